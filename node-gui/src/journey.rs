@@ -1,0 +1,406 @@
+//! Core: the state machine of one node, from power-on to the chosen system's kernel.
+//!
+//! [`Journey::step`] takes one event and says where the node stands now and what the shell must do. It knows no
+//! clock, network or screen. Only `verify.rs` makes the [`VerifiedSystem`] that [`Effect::Start`] carries, so no
+//! order of events starts unverified files.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bt_catalog::SystemId;
+
+pub use crate::problem::{Problem, ProblemKind};
+use crate::verify::VerifiedSystem;
+
+/// Where one node stands between power-on and its new kernel.
+#[derive(Debug)]
+pub enum Journey {
+    /// Before the menu: drivers, network, catalog.
+    Connecting {
+        /// Which part is at work.
+        what: Connecting,
+        /// One line for the person who waits, for example which cable is missing; may be empty.
+        detail: String,
+    },
+    /// The student chooses.
+    Menu {
+        /// What there is to choose.
+        menu: Arc<Menu>,
+        /// The default that starts by itself, until a key is pressed.
+        countdown: Option<Countdown>,
+    },
+    /// The payload of `system` arrives.
+    Downloading {
+        /// The menu it was chosen from.
+        menu: Arc<Menu>,
+        /// Which system.
+        system: SystemId,
+        /// How far it is.
+        progress: Progress,
+    },
+    /// The payload is being hashed against the signed catalog.
+    Verifying {
+        /// The menu it was chosen from.
+        menu: Arc<Menu>,
+        /// Which system.
+        system: SystemId,
+        /// Bytes hashed.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// The kernel of `system` is being loaded and started; there is no way back unless that fails.
+    Starting {
+        /// The menu it was chosen from.
+        menu: Arc<Menu>,
+        /// Which system.
+        system: SystemId,
+    },
+    /// Something failed; the screen says what, why and which button helps.
+    Stopped {
+        /// The menu to go back to, when there is one.
+        menu: Option<Arc<Menu>>,
+        /// Which system it was about, when it was about one.
+        system: Option<SystemId>,
+        /// What happened.
+        problem: Problem,
+    },
+    /// The PC is being switched off or restarted.
+    Leaving {
+        /// Which of the two.
+        how: Leaving,
+    },
+}
+
+/// Which part of the start is at work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connecting {
+    /// Loading drivers.
+    Drivers,
+    /// Waiting for the link and for an address.
+    Network,
+    /// Asking the server for the catalog.
+    Catalog,
+}
+
+/// How a person leaves the picker without choosing a system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaving {
+    /// Switch the PC off.
+    PowerOff,
+    /// Restart the PC.
+    Restart,
+}
+
+/// A default that starts by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Countdown {
+    /// Which system will start.
+    pub system: SystemId,
+    /// Seconds until then, at least 1.
+    pub seconds_left: u32,
+}
+
+/// How far a download is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes here.
+    pub done: u64,
+    /// Bytes in all.
+    pub total: u64,
+    /// Bytes per second, smoothed.
+    pub speed: u64,
+    /// How many other PCs send data now, without the server.
+    pub peers: usize,
+    /// Whether the server sends data now.
+    pub from_server: bool,
+    /// Since when no byte came, once that is long enough to be told.
+    pub stalled_for: Option<Duration>,
+}
+
+/// What the picker shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Menu {
+    /// The lab's name, for the header.
+    pub lab_name: String,
+    /// The room this PC stands in, when known.
+    pub room: Option<String>,
+    /// This PC's name, when known.
+    pub node_name: Option<String>,
+    /// This PC's network address.
+    pub address: Option<String>,
+    /// The systems, in the supervisor's order.
+    pub systems: Vec<MenuItem>,
+    /// Which one is highlighted first.
+    pub default: Option<SystemId>,
+}
+
+impl Menu {
+    /// The item of this system.
+    #[must_use]
+    pub fn item(&self, id: &SystemId) -> Option<&MenuItem> {
+        self.systems.iter().find(|item| item.id == *id)
+    }
+}
+
+/// One system in the picker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MenuItem {
+    /// Its name in the catalog.
+    pub id: SystemId,
+    /// Its name for people.
+    pub name: String,
+    /// One line about it; may be empty.
+    pub note: String,
+    /// Its picture.
+    pub icon: IconRef,
+    /// Bytes to download.
+    pub size: u64,
+}
+
+/// Where a system's picture comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IconRef {
+    /// One of the pictures in this program, by name; unknown names get the plain one.
+    Builtin(String),
+    /// A PNG or SVG file from the server, checked against the catalog.
+    File(Vec<u8>),
+}
+
+/// What a person does at the screen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UiEvent {
+    /// Enter or a click on a system.
+    Choose(SystemId),
+    /// Stop the download or the verification.
+    Cancel,
+    /// From a problem back to the menu.
+    Back,
+    /// Try again what failed.
+    Retry,
+    /// Switch the PC off.
+    PowerOff,
+    /// Restart the PC.
+    Restart,
+    /// Any key or pointer movement: stops the countdown.
+    AnyKey,
+}
+
+/// Everything that can happen to a node; the order is total.
+#[derive(Debug)]
+pub enum Event {
+    /// A person did something.
+    Ui(UiEvent),
+    /// One second went by.
+    Tick,
+    /// The start reached this part.
+    Connecting(Connecting, String),
+    /// The catalog is here and its signature holds.
+    Ready(Ready),
+    /// The start failed.
+    ConnectFailed(Problem),
+    /// The download of this system is so far.
+    Progress(SystemId, Progress),
+    /// All pieces of this system are here.
+    Downloaded(SystemId),
+    /// The verification of this system is so far: bytes hashed, bytes in all.
+    Hashed(SystemId, u64, u64),
+    /// Every file of the system is the one the catalog names.
+    Verified(VerifiedSystem),
+    /// Download, verification or hand-over of this system failed.
+    Failed(SystemId, Problem),
+}
+
+/// What the start ends with.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    /// What to choose from.
+    pub menu: Arc<Menu>,
+    /// A system to start without asking.
+    pub preset: Option<SystemId>,
+    /// Seconds until the menu's default starts by itself.
+    pub timeout: Option<u32>,
+}
+
+/// What the shell must do after a step.
+#[derive(Debug)]
+pub enum Effect {
+    /// Bring up the network and fetch the catalog (again).
+    Connect,
+    /// Fetch the payload of this system from the beginning.
+    Download(SystemId),
+    /// Stop what runs for this system.
+    Abandon(SystemId),
+    /// Hash the payload of this system.
+    Verify(SystemId),
+    /// Load the kernel and start it.
+    Start(VerifiedSystem),
+    /// Switch off or restart.
+    Leave(Leaving),
+}
+
+impl Journey {
+    /// Where every node begins.
+    #[must_use]
+    pub fn begin() -> Self {
+        Self::Connecting { what: Connecting::Drivers, detail: String::new() }
+    }
+
+    /// Takes one event and says where the node stands now and what the shell must do.
+    ///
+    /// Events about another system, or out of turn, change nothing: a late report cannot revive a cancelled
+    /// download.
+    #[must_use]
+    pub fn step(self, event: Event) -> (Self, Option<Effect>) {
+        match event {
+            Event::Ui(UiEvent::PowerOff) => self.leave(Leaving::PowerOff),
+            Event::Ui(UiEvent::Restart) => self.leave(Leaving::Restart),
+            Event::Ui(event) => self.step_person(event),
+            event => self.step_work(event),
+        }
+    }
+
+    /// A person's doing, other than leaving.
+    fn step_person(self, event: UiEvent) -> (Self, Option<Effect>) {
+        match (self, event) {
+            (Self::Menu { menu, .. }, UiEvent::Choose(id)) if menu.item(&id).is_some() => {
+                download(menu, id)
+            }
+            (Self::Menu { menu, .. }, UiEvent::AnyKey) => (Self::menu(menu), None),
+            (
+                Self::Downloading { menu, system, .. } | Self::Verifying { menu, system, .. },
+                UiEvent::Cancel | UiEvent::Back,
+            ) => (Self::menu(menu), Some(Effect::Abandon(system))),
+            (Self::Stopped { menu: Some(menu), .. }, UiEvent::Back | UiEvent::Cancel) => {
+                (Self::menu(menu), None)
+            }
+            (Self::Stopped { menu: Some(menu), system: Some(system), .. }, UiEvent::Retry) => {
+                download(menu, system)
+            }
+            (Self::Stopped { .. }, UiEvent::Retry) => {
+                (Self::connecting(Connecting::Network), Some(Effect::Connect))
+            }
+            (state, _) => (state, None),
+        }
+    }
+
+    /// What the shell reports.
+    fn step_work(self, event: Event) -> (Self, Option<Effect>) {
+        match (self, event) {
+            (Self::Connecting { .. }, Event::Connecting(what, detail)) => {
+                (Self::Connecting { what, detail }, None)
+            }
+            (Self::Connecting { .. }, Event::Ready(ready)) => open(ready),
+            (Self::Connecting { .. }, Event::ConnectFailed(problem)) => {
+                (Self::Stopped { menu: None, system: None, problem }, None)
+            }
+            (Self::Menu { menu, countdown: Some(countdown) }, Event::Tick) => tick(menu, countdown),
+            (Self::Downloading { menu, system, .. }, Event::Progress(of, progress))
+                if of == system =>
+            {
+                (Self::Downloading { menu, system, progress }, None)
+            }
+            (Self::Downloading { menu, system, progress }, Event::Downloaded(of))
+                if of == system =>
+            {
+                let total = progress.total;
+                let effect = Effect::Verify(of);
+                (Self::Verifying { menu, system, done: 0, total }, Some(effect))
+            }
+            (Self::Verifying { menu, system, .. }, Event::Hashed(of, done, total))
+                if of == system =>
+            {
+                (Self::Verifying { menu, system, done, total }, None)
+            }
+            (Self::Verifying { menu, system, .. }, Event::Verified(proof))
+                if *proof.id() == system =>
+            {
+                (Self::Starting { menu, system }, Some(Effect::Start(proof)))
+            }
+            (
+                Self::Downloading { menu, system, .. }
+                | Self::Verifying { menu, system, .. }
+                | Self::Starting { menu, system },
+                Event::Failed(of, problem),
+            ) if of == system => {
+                (Self::Stopped { menu: Some(menu), system: Some(system), problem }, None)
+            }
+            (state, _) => (state, None),
+        }
+    }
+
+    /// Power off or restart, from everywhere but a kernel that is already being started.
+    fn leave(self, how: Leaving) -> (Self, Option<Effect>) {
+        match self {
+            Self::Starting { .. } | Self::Leaving { .. } => (self, None),
+            _ => (Self::Leaving { how }, Some(Effect::Leave(how))),
+        }
+    }
+
+    fn connecting(what: Connecting) -> Self {
+        Self::Connecting { what, detail: String::new() }
+    }
+
+    fn menu(menu: Arc<Menu>) -> Self {
+        Self::Menu { menu, countdown: None }
+    }
+
+    /// The word for this state in a report to the server.
+    #[must_use]
+    pub fn stage(&self) -> &'static str {
+        match self {
+            Self::Connecting { .. } | Self::Menu { .. } | Self::Leaving { .. } => "menu",
+            Self::Downloading { .. } => "downloading",
+            Self::Verifying { .. } => "verifying",
+            Self::Starting { .. } => "starting",
+            Self::Stopped { .. } => "problem",
+        }
+    }
+}
+
+/// Begins the download of a system of this menu.
+fn download(menu: Arc<Menu>, system: SystemId) -> (Journey, Option<Effect>) {
+    let total = menu.item(&system).map_or(0, |item| item.size);
+    let progress = Progress { total, ..Progress::default() };
+    let effect = Effect::Download(system.clone());
+    (Journey::Downloading { menu, system, progress }, Some(effect))
+}
+
+/// The catalog is here: a preset starts, else the menu opens with its countdown.
+fn open(ready: Ready) -> (Journey, Option<Effect>) {
+    let Ready { menu, preset, timeout } = ready;
+    match preset {
+        Some(id) if menu.item(&id).is_some() => download(menu, id),
+        Some(id) => {
+            let problem = unknown_preset(&id);
+            (Journey::Stopped { menu: Some(menu), system: None, problem }, None)
+        }
+        None => {
+            let default = menu.default.clone().filter(|id| menu.item(id).is_some());
+            let countdown = default.zip(timeout.filter(|seconds| *seconds > 0));
+            let countdown =
+                countdown.map(|(system, seconds_left)| Countdown { system, seconds_left });
+            (Journey::Menu { menu, countdown }, None)
+        }
+    }
+}
+
+/// One second of the countdown.
+fn tick(menu: Arc<Menu>, countdown: Countdown) -> (Journey, Option<Effect>) {
+    let Countdown { system, seconds_left } = countdown;
+    if seconds_left <= 1 {
+        return download(menu, system);
+    }
+    let countdown = Some(Countdown { system, seconds_left: seconds_left - 1 });
+    (Journey::Menu { menu, countdown }, None)
+}
+
+fn unknown_preset(id: &SystemId) -> Problem {
+    Problem::new(
+        ProblemKind::BadCatalog,
+        "The system set for this PC is not offered",
+        format!("This PC is set to start “{id}”, and the lab has no such system now."),
+        "Go back to the menu and choose another one, or tell your supervisor.",
+        format!("bt.preset={id}: not in the catalog"),
+    )
+}

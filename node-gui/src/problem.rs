@@ -1,0 +1,98 @@
+//! Core: what can go wrong on a node, in the words its screen shows.
+//!
+//! Three short lines (what, why, remedy) for the student and one line of detail for the supervisor.
+
+/// What kind of failure it is; the picture and the buttons follow from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProblemKind {
+    /// No network card, no link, or no address.
+    NoNetwork,
+    /// The server does not answer, or answers with an error.
+    NoServer,
+    /// The catalog is not signed by this lab.
+    BadSignature,
+    /// The catalog is properly signed but cannot be used.
+    BadCatalog,
+    /// The catalog or its key is too old.
+    Expired,
+    /// The system does not fit into this PC's memory.
+    NoMemory,
+    /// The download got no data for a long time.
+    Stalled,
+    /// A downloaded file is not the one that the catalog names.
+    HashWrong,
+    /// The kernel refused to load or to start the system.
+    KexecRefused,
+    /// A failure of this program or of this PC.
+    Internal,
+}
+
+impl ProblemKind {
+    /// The word of this kind in step records and reports.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::NoNetwork => "no-network",
+            Self::NoServer => "no-server",
+            Self::BadSignature => "bad-signature",
+            Self::BadCatalog => "bad-catalog",
+            Self::Expired => "expired",
+            Self::NoMemory => "no-memory",
+            Self::Stalled => "stalled",
+            Self::HashWrong => "hash-wrong",
+            Self::KexecRefused => "kexec-refused",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// A failure as a person meets it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// What kind of failure it is.
+    pub kind: ProblemKind,
+    /// What happened, one short line.
+    pub what: String,
+    /// Why, one short line.
+    pub why: String,
+    /// Which button or person helps, one short line.
+    pub remedy: String,
+    /// One technical line in small print, for the supervisor.
+    pub detail: String,
+}
+
+impl Problem {
+    /// A problem of this kind in these words.
+    pub fn new(
+        kind: ProblemKind,
+        what: impl Into<String>,
+        why: impl Into<String>,
+        remedy: impl Into<String>,
+        detail: impl Into<String>,
+    ) -> Self {
+        Self {
+            kind,
+            what: what.into(),
+            why: why.into(),
+            remedy: remedy.into(),
+            detail: detail.into(),
+        }
+    }
+
+    /// A failure of this program or of this PC that has no words of its own.
+    pub fn internal(detail: impl Into<String>) -> Self {
+        Self::new(
+            ProblemKind::Internal,
+            "Something went wrong on this PC",
+            "The boot program met a failure it did not expect.",
+            "Try again, or restart the PC. If it stays, tell your supervisor.",
+            detail,
+        )
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {} ({})", self.what, self.why, self.detail)
+    }
+}
