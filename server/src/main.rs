@@ -1,2 +1,2 @@
-//! Placeholder.
+//! Shell: the command `bt-server`.
 fn main() {}
