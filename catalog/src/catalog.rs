@@ -1,0 +1,356 @@
+//! Core: [`Catalog`], its order, and its exact bytes (what is signed).
+//!
+//! The document is TOML so that a supervisor can read it. [`Catalog::to_toml`] gives the bytes that
+//! are signed; [`Catalog::parse`] accepts only what passes every check, so a `Catalog` in hand is
+//! whole: known files, unique ids, sizes that add up without overflow.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ByteSize, CatalogError, Digest, Family, Infohash, LabId, Role, SystemId, entry::position,
+};
+
+/// The largest document a node reads, in bytes; 256 systems take about 200 KiB.
+pub const MAX_BYTES: usize = 1 << 20;
+/// The most systems in one catalog.
+pub const MAX_SYSTEMS: usize = 256;
+const DOCUMENT: &str = "catalog.toml";
+
+/// Everything a lab offers, as it is signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Catalog {
+    /// The lab it belongs to.
+    pub lab_id: LabId,
+    /// The lab's name, as the picker shows it.
+    pub lab_name: String,
+    /// Grows with every publication.
+    pub version: u64,
+    /// When it was signed.
+    pub issued: Timestamp,
+    /// After this a node refuses it.
+    pub expires: Timestamp,
+    /// The system that starts by itself after `timeout_secs`.
+    pub default: Option<SystemId>,
+    /// Seconds of the countdown to the default.
+    pub timeout_secs: u32,
+    /// In the order of the menu.
+    pub systems: Vec<System>,
+}
+
+/// The picture beside a system's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Icon {
+    /// One of the picker's own drawings.
+    Named(String),
+    /// A PNG or SVG file, served as `/icons/<digest>`.
+    File(Digest),
+}
+
+/// One system that a node can start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct System {
+    /// Its id: also the torrent's name.
+    pub id: SystemId,
+    /// What a student reads.
+    pub name: String,
+    /// One line below the name.
+    pub note: String,
+    /// The picture.
+    pub icon: Icon,
+    /// Rooms that see it; empty: all.
+    pub rooms: Vec<String>,
+    /// The exact kernel command line.
+    pub cmdline: String,
+    /// What the system needs itself, without its files.
+    pub min_ram: ByteSize,
+    /// How it finds its image.
+    pub family: Family,
+    /// Magnet link (BEP 9), for stock BitTorrent clients.
+    pub magnet: String,
+    /// The torrent's infohash.
+    pub infohash: Infohash,
+    /// SHA-256 of the .torrent file.
+    pub torrent_sha256: Digest,
+    /// Every file, in the torrent's order.
+    pub files: Vec<SystemFile>,
+}
+
+/// One file of a system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SystemFile {
+    /// What it is for; its name in the torrent is `role.name()`.
+    pub role: Role,
+    /// Length in bytes.
+    pub length: u64,
+    /// SHA-256 of all its bytes.
+    pub sha256: Digest,
+}
+
+impl System {
+    /// Bytes of all files together.
+    pub fn total(&self) -> u64 {
+        self.files.iter().map(|f| f.length).sum()
+    }
+
+    /// The file of a role, if the system has one.
+    pub fn file(&self, role: Role) -> Option<&SystemFile> {
+        self.files.iter().find(|f| f.role == role)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawCatalog {
+    format: String,
+    lab_id: String,
+    lab_name: String,
+    version: u64,
+    issued: String,
+    expires: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    default: Option<String>,
+    timeout_secs: u32,
+    #[serde(default, rename = "system", skip_serializing_if = "Vec::is_empty")]
+    systems: Vec<RawSystem>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSystem {
+    id: String,
+    name: String,
+    note: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    icon: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    icon_sha256: Option<String>,
+    rooms: Vec<String>,
+    cmdline: String,
+    min_ram_bytes: u64,
+    family: String,
+    magnet: String,
+    infohash: String,
+    torrent_sha256: String,
+    files: Vec<RawFile>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFile {
+    name: String,
+    length: u64,
+    sha256: String,
+}
+
+const FORMAT: &str = "bt-catalog-v1";
+
+impl Catalog {
+    /// The bytes to sign and publish.
+    pub fn to_toml(&self) -> String {
+        let raw = RawCatalog {
+            format: FORMAT.into(),
+            lab_id: self.lab_id.to_string(),
+            lab_name: self.lab_name.clone(),
+            version: self.version,
+            issued: self.issued.to_string(),
+            expires: self.expires.to_string(),
+            default: self.default.as_ref().map(ToString::to_string),
+            timeout_secs: self.timeout_secs,
+            systems: self.systems.iter().map(RawSystem::from).collect(),
+        };
+        let text = toml::to_string(&raw).expect("plain strings and numbers always serialise");
+        format!(
+            "# What this lab's PCs can boot. Written and signed by bt-server; do not edit.\n{text}"
+        )
+    }
+
+    /// Reads a catalog whose signature has been verified already.
+    ///
+    /// # Errors
+    /// [`CatalogError::Invalid`] with the first thing that is wrong.
+    pub fn parse(bytes: &[u8]) -> Result<Self, CatalogError> {
+        parse(bytes).map_err(|cause| CatalogError::Invalid { document: DOCUMENT, cause })
+    }
+
+    /// The system of that id.
+    pub fn system(&self, id: &SystemId) -> Option<&System> {
+        self.systems.iter().find(|s| s.id == *id)
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Catalog, String> {
+    if bytes.len() > MAX_BYTES {
+        return Err(format!("it has {} bytes, {MAX_BYTES} are the most", bytes.len()));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|e| format!("it is not UTF-8: {e}"))?;
+    let raw: RawCatalog = toml::from_str(text).map_err(|e| {
+        let (line, column) = position(text, e.span().map_or(0, |s| s.start));
+        format!("line {line}, column {column}: {}", e.message())
+    })?;
+    if raw.format != FORMAT {
+        return Err(format!("its format is `{}`, this version reads `{FORMAT}`", raw.format));
+    }
+    if raw.systems.len() > MAX_SYSTEMS {
+        return Err(format!("it has {} systems, {MAX_SYSTEMS} are the most", raw.systems.len()));
+    }
+    let systems: Vec<System> =
+        raw.systems.into_iter().map(RawSystem::check).collect::<Result<_, _>>()?;
+    let mut seen = BTreeSet::new();
+    for system in &systems {
+        if !seen.insert(&system.id) {
+            return Err(format!("system `{}` is in it twice", system.id));
+        }
+    }
+    let default = raw.default.map(|d| d.parse::<SystemId>()).transpose()?;
+    if let Some(default) = default.as_ref().filter(|d| !seen.contains(d)) {
+        return Err(format!("the default `{default}` is not one of its systems"));
+    }
+    let time = |t: &str| t.parse::<Timestamp>().map_err(|e| format!("`{t}` is no time: {e}"));
+    Ok(Catalog {
+        lab_id: raw.lab_id.parse()?,
+        lab_name: raw.lab_name,
+        version: raw.version,
+        issued: time(&raw.issued)?,
+        expires: time(&raw.expires)?,
+        default,
+        timeout_secs: raw.timeout_secs,
+        systems,
+    })
+}
+
+impl From<&System> for RawSystem {
+    fn from(system: &System) -> Self {
+        let (icon, icon_sha256) = match &system.icon {
+            Icon::Named(name) => (Some(name.clone()), None),
+            Icon::File(digest) => (None, Some(digest.to_string())),
+        };
+        let file = |f: &SystemFile| RawFile {
+            name: f.role.name().into(),
+            length: f.length,
+            sha256: f.sha256.to_string(),
+        };
+        Self {
+            id: system.id.to_string(),
+            name: system.name.clone(),
+            note: system.note.clone(),
+            icon,
+            icon_sha256,
+            rooms: system.rooms.clone(),
+            cmdline: system.cmdline.clone(),
+            min_ram_bytes: system.min_ram.0,
+            family: system.family.name().into(),
+            magnet: system.magnet.clone(),
+            infohash: system.infohash.to_string(),
+            torrent_sha256: system.torrent_sha256.to_string(),
+            files: system.files.iter().map(file).collect(),
+        }
+    }
+}
+
+impl RawSystem {
+    fn check(self) -> Result<System, String> {
+        let id: SystemId = self.id.parse()?;
+        let icon = match (self.icon, self.icon_sha256) {
+            (Some(name), None) => Icon::Named(name),
+            (None, Some(digest)) => Icon::File(digest.parse()?),
+            _ => return Err(format!("system `{id}` needs exactly one of icon and icon_sha256")),
+        };
+        let mut files = Vec::new();
+        for raw in self.files {
+            let role: Role = raw.name.parse()?;
+            files.push(SystemFile { role, length: raw.length, sha256: raw.sha256.parse()? });
+        }
+        // Strictly rising: sorted as in the torrent, and none twice.
+        if !files.windows(2).all(|w| w[0].role < w[1].role) {
+            return Err(format!("the files of `{id}` are not sorted, or one is there twice"));
+        }
+        if !files.iter().any(|f| f.role == Role::Kernel) {
+            return Err(format!("system `{id}` has no kernel"));
+        }
+        if files.iter().try_fold(0_u64, |sum, f| sum.checked_add(f.length)).is_none() {
+            return Err(format!("the files of `{id}` are larger than a number can say"));
+        }
+        if self.cmdline.chars().any(char::is_control) {
+            return Err(format!("the command line of `{id}` holds a control character"));
+        }
+        Ok(System {
+            id,
+            name: self.name,
+            note: self.note,
+            icon,
+            rooms: self.rooms,
+            cmdline: self.cmdline,
+            min_ram: ByteSize(self.min_ram_bytes),
+            family: self.family.parse()?,
+            magnet: self.magnet,
+            infohash: self.infohash.parse()?,
+            torrent_sha256: self.torrent_sha256.parse()?,
+            files,
+        })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn sample() -> Catalog {
+        let at = |s| Timestamp::from_second(s).expect("a valid time");
+        let file = |role, length| SystemFile {
+            role,
+            length,
+            sha256: Digest([role.name().len() as u8; 32]),
+        };
+        Catalog {
+            lab_id: LabId([7; 16]),
+            lab_name: "Lab A1".into(),
+            version: 3,
+            issued: at(1_795_000_000),
+            expires: at(1_797_592_000),
+            default: Some("debian".parse().expect("an id")),
+            timeout_secs: 30,
+            systems: vec![System {
+                id: "debian".parse().expect("an id"),
+                name: "Debian \"12\" – Büro".into(),
+                note: String::new(),
+                icon: Icon::Named("debian".into()),
+                rooms: vec!["A1".into()],
+                cmdline: "quiet root=/dev/x key=\"a b\"".into(),
+                min_ram: ByteSize(1 << 30),
+                family: Family::Plain,
+                magnet: "magnet:?xt=urn:btih:00".into(),
+                infohash: Infohash([9; 20]),
+                torrent_sha256: Digest([8; 32]),
+                files: vec![file(Role::Initrd, 5), file(Role::Kernel, 9)],
+            }],
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_the_same() {
+        let catalog = sample();
+        assert_eq!(Catalog::parse(catalog.to_toml().as_bytes()), Ok(catalog));
+    }
+
+    fn refused(change: impl Fn(&str) -> String, part: &str) {
+        let text = change(&sample().to_toml());
+        let error = Catalog::parse(text.as_bytes()).expect_err("must be refused").to_string();
+        assert!(error.contains(part), "{error}");
+    }
+
+    #[test]
+    fn half_valid_catalogs_do_not_get_out() {
+        refused(|t| t.replace("bt-catalog-v1", "bt-catalog-v9"), "format");
+        refused(|t| t.replace("name = \"kernel\"", "name = \"initrd\""), "not sorted");
+        refused(|t| t.replace("default = \"debian\"", "default = \"other\""), "not one of");
+        refused(|t| t.replace("length = 9", "length = 9\nmode = 1"), "unknown field");
+        refused(|t| t.replace("name = \"kernel\"", "name = \"../kernel\""), "no file of a system");
+        refused(|t| t.replace("icon = \"debian\"\n", ""), "exactly one of");
+        refused(|t| format!("{t}{}", t.split_once("[[system]]").map_or("", |(_, s)| s)), "");
+        refused(|t| t.replace("length = 9", "length = 18446744073709551615"), "");
+        refused(|t| format!("{t}#{}", " ".repeat(MAX_BYTES)), "are the most");
+    }
+}
