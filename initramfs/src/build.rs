@@ -236,18 +236,17 @@ impl Contents {
             bail!("the manifest forbids module {name}, but another module needs it");
         }
         let folder = format!("/lib/modules/{}", kernel.version);
-        for module in set.modules.values() {
-            let bytes = read.remove(&module.file).context("read with its statement")?;
-            self.put(
-                &module.group,
-                Entry::file(format!("{folder}/{}", module.path()), 0o644, bytes),
-            );
+        for group in groups {
+            for module in set.modules.values().filter(|module| module.group == group.group) {
+                let bytes = read.remove(&module.file).context("read with its statement")?;
+                let path = format!("{folder}/{}", module.path());
+                self.put(&module.group, Entry::file(path, 0o644, bytes));
+            }
         }
         let tables = [
             (format!("{folder}/modules.dep"), set.modules_dep()),
             (format!("{folder}/modules.alias"), set.modules_alias()),
             (format!("{folder}/modules.builtin"), kernel.builtin()?),
-            ("/etc/modprobe.d/by-name-only.conf".to_owned(), set.by_name_only(groups)),
         ];
         for (path, text) in tables {
             self.put(TABLES, Entry::file(path, 0o644, text));

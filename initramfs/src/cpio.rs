@@ -262,19 +262,67 @@ pub(crate) mod tests {
     #[test]
     fn a_file_has_exactly_these_bytes() {
         let archive = write(&[Entry::file("/init", 0o755, *b"hello")]);
-        let golden = [
-            "070701000000010000",
-            "81ED00000000000000000000000100000000000000050000000000000000",
-            "000000000000000000000006",
-            "00000000init\0hello\0\0\0",
-            "07070100000000000000000000000000000000000000010000000000000000",
-            "000000000000000000000000000000000000000B00000000TRAILER!!!\0",
-        ]
-        .concat();
-        // The trailer's name ends on no boundary of its own; the block's padding follows.
+        // Magic, then: inode, mode, uid, gid, links, mtime, size, device (2), rdev (2), name size,
+        // check; the name ends with a zero and is padded to four bytes, as is the content.
+        let golden = concat!(
+            "070701",
+            "00000001",
+            "000081ED",
+            "00000000",
+            "00000000",
+            "00000001",
+            "00000000",
+            "00000005",
+            "00000000",
+            "00000000",
+            "00000000",
+            "00000000",
+            "00000005",
+            "00000000",
+            "init\0\0",
+            "hello\0\0\0",
+            "070701",
+            "00000000",
+            "00000000",
+            "00000000",
+            "00000000",
+            "00000001",
+            "00000000",
+            "00000000",
+            "00000000",
+            "00000000",
+            "00000000",
+            "00000000",
+            "0000000B",
+            "00000000",
+            "TRAILER!!!\0",
+        );
         assert_eq!(String::from_utf8_lossy(&archive[..golden.len()]), golden);
         assert_eq!(archive.len(), 512);
         assert!(archive[golden.len()..].iter().all(|b| *b == 0));
+    }
+
+    #[test]
+    fn stock_cpio_lists_what_was_written() {
+        let entries = [
+            Entry::folder("/dev"),
+            Entry::device("/dev/console", 0o600, 5, 1),
+            Entry::file("/init", 0o755, *b"x"),
+            Entry::link("/sh", "busybox"),
+        ];
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), write(&entries)).expect("it was just made");
+        let input = std::fs::File::open(file.path()).expect("it was just made");
+        let list =
+            std::process::Command::new("busybox").args(["cpio", "-tv"]).stdin(input).output();
+        let list = String::from_utf8(list.expect("busybox-static is installed").stdout);
+        let list = list.expect("ASCII");
+        let lines: Vec<_> = list.lines().collect();
+        assert_eq!(lines.len(), 4, "{list}");
+        assert!(lines[0].starts_with("drwxr-xr-x") && lines[0].ends_with("dev"), "{list}");
+        assert!(lines[1].starts_with("crw-------") && lines[1].ends_with("dev/console"), "{list}");
+        assert!(lines[2].starts_with("-rwxr-xr-x") && lines[2].ends_with("init"), "{list}");
+        assert!(lines[3].ends_with("sh -> busybox"), "{list}");
     }
 
     #[test]

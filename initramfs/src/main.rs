@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use bt_initramfs::build::{self, DEBIAN_FIRMWARE, DEBIAN_FONTS, Options};
 use bt_initramfs::image::mega;
+use bt_initramfs::{kernel, sample};
 use clap::{Args, Parser, Subcommand};
 
 /// A larger initramfs is built, and its maker told.
@@ -25,6 +26,8 @@ struct Cli {
 enum Command {
     /// Build the kernel and the initramfs for the nodes of one lab.
     Build(BuildArgs),
+    /// Make the sample system: a kernel and a small initrd that says that it runs.
+    Sample(SampleArgs),
 }
 
 #[derive(Args)]
@@ -64,9 +67,31 @@ struct BuildArgs {
     out: Option<PathBuf>,
 }
 
+#[derive(Args)]
+struct SampleArgs {
+    /// The static BusyBox program.
+    #[arg(long, value_name = "FILE", default_value = "/bin/busybox")]
+    busybox: PathBuf,
+    /// Folder with boot/vmlinuz-VERSION and lib/modules/VERSION, or a linux-image package file.
+    #[arg(long, value_name = "FOLDER", default_value = "/")]
+    kernel: PathBuf,
+    /// Which kernel, if there are several [default: the newest].
+    #[arg(long, value_name = "VERSION")]
+    kernel_version: Option<String>,
+    /// Bytes of noise to add, so that the download takes long enough to be watched.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pad_bytes: u64,
+    /// Folder for vmlinuz and initrd.img.
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+}
+
 fn main() -> ExitCode {
-    let Command::Build(arguments) = Cli::parse().command;
-    match run(arguments) {
+    let done = match Cli::parse().command {
+        Command::Build(arguments) => run_build(arguments),
+        Command::Sample(arguments) => run_sample(&arguments),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bt-initramfs: {error:#}");
@@ -75,7 +100,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: BuildArgs) -> Result<()> {
+fn run_build(arguments: BuildArgs) -> Result<()> {
     let built = build::build(&arguments.options()?)?;
     print!("{}", built.image.table());
     println!("kernel {}: {}", built.kernel_version, built.vmlinuz.display());
@@ -90,6 +115,14 @@ fn run(arguments: BuildArgs) -> Result<()> {
     if size > WORTH_A_WORD {
         eprintln!("note: the initramfs has {}; look for what can go", mega(size));
     }
+    Ok(())
+}
+
+fn run_sample(arguments: &SampleArgs) -> Result<()> {
+    let kernel = kernel::find(&arguments.kernel, arguments.kernel_version.as_deref())?;
+    let files = sample::build(&kernel, &arguments.busybox, &arguments.out, arguments.pad_bytes)?;
+    println!("kernel {}: {}", kernel.version, files.kernel.display());
+    println!("initrd: {}", files.initrd.display());
     Ok(())
 }
 

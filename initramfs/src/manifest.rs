@@ -99,9 +99,6 @@ pub struct ModuleGroup {
     /// Whether their firmware is taken along where the building machine has it.
     #[serde(default)]
     pub firmware: bool,
-    /// Whether loading by hardware alias passes them by.
-    #[serde(default)]
-    pub by_name_only: bool,
 }
 
 #[derive(Deserialize)]
@@ -111,7 +108,9 @@ struct RawManifest {
     files: Vec<Spanned<RawFile>>,
     devices: Vec<Spanned<Device>>,
     links: Links,
+    #[serde(default)]
     modules: Vec<ModuleGroup>,
+    #[serde(default)]
     never: Never,
 }
 
@@ -134,7 +133,7 @@ struct Links {
     names: Vec<Spanned<String>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Never {
     names: Vec<String>,

@@ -199,19 +199,6 @@ impl ModuleSet {
         }
         text
     }
-
-    /// A `modprobe.d` file that keeps these groups from being loaded by alias.
-    pub fn by_name_only(&self, groups: &[&ModuleGroup]) -> String {
-        let mut text = String::from("# `modprobe -b` passes these by; by name they load.\n");
-        for group in groups.iter().filter(|group| group.by_name_only) {
-            for name in group.names.iter().map(|name| normal(name)) {
-                if self.modules.contains_key(&name) {
-                    writeln!(text, "blacklist {name}").expect("a string takes everything");
-                }
-            }
-        }
-        text
-    }
 }
 
 /// The names that a group asks for, sorted, before dependencies.
