@@ -1,2 +1,90 @@
-//! Placeholder.
-fn main() {}
+//! Shell: `cargo lab`: a whole computer lab on one machine, for newcomers, tests and measurements.
+//!
+//! A private network of namespaces ([`net`]), PCs that really boot from it ([`qemu`]), the server
+//! as it ships ([`server`]), and a scripted student who presses keys and looks at the screen
+//! ([`student`]).
+
+mod bench;
+mod boot;
+mod cargo;
+mod clock;
+mod demo;
+mod http;
+mod net;
+mod process;
+mod proxy;
+mod qemu;
+mod qmp;
+mod report;
+mod sample;
+mod scenario;
+mod screen;
+mod server;
+mod setup;
+mod steps;
+mod student;
+mod test;
+mod wire;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use nix::sys::resource::{UsageWho, getrusage};
+
+use report::Report;
+
+/// The virtual computer lab of BootTorrent.
+///
+/// Everything happens on this machine, in a private network: nothing you do here can reach your
+/// own network, and nothing stays behind. New here? Start with `cargo lab demo`.
+#[derive(Parser)]
+#[command(name = "cargo lab", bin_name = "cargo lab", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Action,
+    /// Write the outcome to this file as JSON: {"ok": true or false, the figures, load, CPU seconds}
+    #[arg(long, global = true, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    Demo(demo::Options),
+    Test(test::Options),
+    Boot(boot::Options),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = clock::catch_interrupts().and_then(|()| match &arguments.command {
+        Action::Demo(options) => demo::run(options),
+        Action::Test(options) => test::run(options),
+        Action::Boot(options) => boot::run(options),
+    });
+    let report = outcome.unwrap_or_else(|error| {
+        eprintln!("cargo lab: {error:#}");
+        Report::new(false, "it did not work; the reason stands above")
+    });
+    let written = arguments.json.map_or(Ok(()), |file| write_json(&report, &file));
+    if let Err(error) = &written {
+        eprintln!("cargo lab: {error:#}");
+    }
+    println!("{}", report.line);
+    if report.ok && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn write_json(report: &Report, file: &Path) -> Result<()> {
+    let load = std::fs::read_to_string("/proc/loadavg").context("cannot read the load")?;
+    let load = load.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or_default();
+    let used = getrusage(UsageWho::RUSAGE_SELF)?;
+    let by_children = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let times =
+        [used.user_time(), used.system_time(), by_children.user_time(), by_children.system_time()];
+    let cpu: f64 =
+        times.iter().map(|time| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6).sum();
+    let text =
+        serde_json::to_string_pretty(&report.to_json(load, cpu)).context("cannot write JSON")?;
+    std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))
+}

@@ -1,0 +1,92 @@
+//! Shell: from power-on to the chosen system, for both kinds of firmware.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::bench::Bench;
+use crate::boot::{FirmwareKind, MENU_LIMIT, START_LIMIT};
+use crate::cargo;
+use crate::clock;
+use crate::qemu::Machine;
+use crate::sample::SampleLab;
+use crate::screen::{Region, compare};
+use crate::student::Student;
+
+/// After a key or a step, until the screen shows it.
+const DRAWN: Duration = Duration::from_secs(20);
+
+/// What may differ in the menu from run to run: the header's line with the node's address.
+const VARYING: &[Region] = &[];
+
+pub fn bios(bench: &mut Bench) -> Result<String> {
+    whole_boot(bench, FirmwareKind::Bios)
+}
+
+pub fn uefi(bench: &mut Bench) -> Result<String> {
+    whole_boot(bench, FirmwareKind::Uefi)
+}
+
+fn whole_boot(bench: &mut Bench, kind: FirmwareKind) -> Result<String> {
+    let name = format!("boot-{}", kind.name());
+    let lab = bench.sample_lab(&name)?;
+    let server = bench.serve(&lab, &name)?;
+    let machine = Machine::new(kind.firmware(), 1);
+    let student = Student::switch_on(&name, &machine, &mut bench.lan, &bench.out)?;
+    server.explain(through_the_menu(bench, student, &lab, kind))
+}
+
+fn through_the_menu(
+    bench: &Bench,
+    mut student: Student,
+    lab: &SampleLab,
+    kind: FirmwareKind,
+) -> Result<String> {
+    let name = format!("boot-{}", kind.name());
+    student.wait_step("menu", MENU_LIMIT)?;
+    let menu_secs = student.elapsed().as_secs_f64();
+    check_menu(bench, &mut student, kind)?;
+    student.press(&["down", "ret"])?;
+    let chosen = student.wait_step("chosen", DRAWN)?;
+    let cmdline = student.wait_started(START_LIMIT)?;
+    let secs = student.elapsed().as_secs_f64();
+    student.picture(&format!("{name}-started"))?;
+    let system = chosen.field("system");
+    let expected = lab.cmdline(system)?;
+    ensure!(cmdline == expected, "the system got `{cmdline}`, its entry says `{expected}`");
+    let uploaded = student.steps.iter().any(|step| step.word == "verify");
+    ensure!(uploaded, "the node never said that it checks what it downloaded");
+    student.switch_off()?;
+    Ok(format!("menu after {menu_secs:.0} s, `{system}` runs after {secs:.0} s"))
+}
+
+/// Compares the menu with its reference picture.
+fn check_menu(bench: &Bench, student: &mut Student, kind: FirmwareKind) -> Result<()> {
+    let reference = reference(kind);
+    let name = format!("boot-{}-menu", kind.name());
+    if bench.accept_screens {
+        clock::pause(Duration::from_secs(3))?;
+        let (file, _) = student.picture(&name)?;
+        std::fs::copy(&file, &reference).context("cannot keep the reference picture")?;
+        return Ok(());
+    }
+    let expected = image::open(&reference)
+        .with_context(|| format!("cannot read {}", reference.display()))?
+        .to_rgb8();
+    let looks_right = |picture: &image::RgbImage| {
+        compare(picture, &expected, VARYING).is_some_and(|it| it.is_small())
+    };
+    student.picture_when(&name, DRAWN, looks_right).with_context(|| {
+        format!(
+            "the menu does not look like {}; if it is meant to look different now, run `cargo lab \
+             test boot --accept-screens` and look at the new picture",
+            reference.display()
+        )
+    })?;
+    Ok(())
+}
+
+fn reference(kind: FirmwareKind) -> PathBuf {
+    cargo::workspace().join("tests/screens").join(format!("menu-{}.png", kind.name()))
+}

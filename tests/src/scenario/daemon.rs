@@ -1,0 +1,109 @@
+//! Shell: the server's life in the background, as a supervisor handles it.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::bench::Bench;
+use crate::clock;
+use crate::http;
+use crate::net::SERVER;
+use crate::process::output;
+use crate::sample::SampleLab;
+use crate::server::{HTTP, server_command};
+
+/// `status` says so when the server does not run.
+const NOT_RUNNING: i32 = 3;
+
+pub fn run(bench: &mut Bench) -> Result<String> {
+    let lab = bench.sample_lab("daemon")?;
+    let cli = Cli { program: &bench.programs.server, lab: &lab };
+    let _stopper = Stopper(&cli);
+    cli.expect("status", NOT_RUNNING, &[])?;
+    cli.expect("stop", 0, &[])?;
+    cli.expect("check", 0, &[])?;
+
+    let taken = TcpListener::bind((SERVER, HTTP.port())).context("cannot take the port")?;
+    let own_pid = std::process::id().to_string();
+    cli.expect("start", 1, &["6969", &own_pid])?;
+    drop(taken);
+
+    cli.expect("start", 0, &[])?;
+    http::get(HTTP, "/catalog.toml").context("start returned, but it does not serve")?;
+    cli.expect("status", 0, &[])?;
+    let first = cli.pid()?;
+    let (_, again) = cli.call("start")?;
+    ensure!(cli.pid()? == first, "a second start changed the server: {again}");
+
+    kill(first, Signal::SIGKILL).context("cannot kill the server")?;
+    clock::wait_for("the killed server to be gone", Duration::from_secs(5), || {
+        Ok(http::get(HTTP, "/catalog.toml").is_err().then_some(()))
+    })?;
+    cli.expect("status", NOT_RUNNING, &[])?;
+    cli.expect("start", 0, &[])?;
+    let second = cli.pid()?;
+    ensure!(second != first, "the killed server's process id is still told");
+
+    cli.expect("stop", 0, &[])?;
+    cli.expect("status", NOT_RUNNING, &[])?;
+    cli.expect("stop", 0, &[])?;
+
+    // A process id left behind by a machine that went down belongs to somebody else now.
+    std::fs::write(lab.folder().join("state/pid"), format!("{own_pid}\n"))?;
+    cli.expect("status", NOT_RUNNING, &[])?;
+    cli.expect("start", 0, &[])?;
+    cli.expect("stop", 0, &[])?;
+    Ok("a taken port is named with its process; start and stop twice, a killed server and a stale \
+        pid file are all handled"
+        .into())
+}
+
+/// The server's command line, used on one lab.
+struct Cli<'a> {
+    program: &'a std::path::Path,
+    lab: &'a SampleLab,
+}
+
+impl Cli<'_> {
+    /// Runs one command; returns its exit code and all it said.
+    fn call(&self, action: &str) -> Result<(i32, String)> {
+        let mut command = server_command(self.program, self.lab);
+        command.args(action.split(' '));
+        let output = output(&mut command)?;
+        let said = [output.stdout, output.stderr].concat();
+        let code = output.status.code().context("it was killed")?;
+        Ok((code, String::from_utf8_lossy(&said).trim().to_owned()))
+    }
+
+    /// Runs one command that must end with `code` and say all of `words`.
+    fn expect(&self, action: &str, code: i32, words: &[&str]) -> Result<()> {
+        let (got, said) = self.call(action)?;
+        ensure!(got == code, "`bt-server {action}` ended with {got}, not {code}, and said: {said}");
+        for word in words {
+            ensure!(said.contains(word), "`bt-server {action}` does not say {word}, but: {said}");
+        }
+        ensure!(!said.is_empty(), "`bt-server {action}` says nothing");
+        Ok(())
+    }
+
+    /// The running server's process id, by its own word.
+    fn pid(&self) -> Result<Pid> {
+        let (code, said) = self.call("status --json")?;
+        ensure!(code == 0, "the server does not run: {said}");
+        let status: serde_json::Value = serde_json::from_str(&said).context("status --json")?;
+        let pid = status["pid"].as_i64().context("status tells no pid")?;
+        Ok(Pid::from_raw(i32::try_from(pid)?))
+    }
+}
+
+/// Stops the server in the background, however the scenario ends.
+struct Stopper<'a>(&'a Cli<'a>);
+
+impl Drop for Stopper<'_> {
+    fn drop(&mut self) {
+        self.0.call("stop").ok();
+    }
+}

@@ -1,0 +1,84 @@
+//! Shell: the tests that cross packages: whole boots, attacks, strangers' clients.
+//!
+//! Every scenario uses the programs as they ship, on the virtual LAN, and says in one sentence what
+//! it saw.
+
+mod attack;
+mod boot;
+mod clients;
+mod daemon;
+mod refusal;
+mod swarm;
+
+use anyhow::Result;
+
+use crate::bench::Bench;
+
+/// One test of the whole.
+pub struct Scenario {
+    /// Its name, for `cargo lab test NAME`.
+    pub name: &'static str,
+    /// What holds when it passes.
+    pub what: &'static str,
+    /// Runs it; returns what was seen.
+    pub run: fn(&mut Bench) -> Result<String>,
+}
+
+/// All of them; the quick ones first.
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "daemon",
+        what: "start, stop and status answer in words, whatever state the server is in",
+        run: daemon::run,
+    },
+    Scenario {
+        name: "minisign",
+        what: "the stock minisign tool accepts the published catalog",
+        run: clients::minisign,
+    },
+    Scenario {
+        name: "aria2",
+        what: "aria2c downloads a system with nothing but the magnet link",
+        run: clients::aria2,
+    },
+    Scenario {
+        name: "swarm",
+        what: "a node that boots while another still shares fetches from it and from the server",
+        run: swarm::second_node,
+    },
+    Scenario {
+        name: "boot-bios",
+        what: "a BIOS PC boots by PXE into the picker and starts the chosen system",
+        run: boot::bios,
+    },
+    Scenario {
+        name: "boot-uefi",
+        what: "a UEFI PC boots by PXE into the picker and starts the chosen system",
+        run: boot::uefi,
+    },
+    Scenario {
+        name: "refuse-flipped-bit",
+        what: "a catalog with one flipped bit is refused on the screen, in words",
+        run: refusal::flipped_bit,
+    },
+    Scenario {
+        name: "refuse-wrong-key",
+        what: "a catalog signed with another lab's keys is refused on the screen, in words",
+        run: refusal::wrong_key,
+    },
+    Scenario {
+        name: "refuse-changed-image",
+        what: "an image changed after signing never starts, and the screen says so",
+        run: refusal::changed_image,
+    },
+    Scenario {
+        name: "no-server",
+        what: "a node without a server says so, and goes on once the server is back",
+        run: refusal::no_server,
+    },
+    Scenario {
+        name: "attack-garbage",
+        what: "bt-server survives garbage on each port and serves the next real boot",
+        run: attack::garbage,
+    },
+];

@@ -1,0 +1,129 @@
+//! Shell: what must never start, and what the student then reads.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
+
+use crate::bench::{Bench, direct};
+use crate::clock;
+use crate::proxy::Proxy;
+use crate::qemu::{Firmware, Machine};
+use crate::screen::shows_something;
+use crate::server::HTTP;
+use crate::steps::Step;
+use crate::student::Student;
+
+/// From power-on to the catalog, without a firmware.
+const CATALOG_LIMIT: Duration = Duration::from_secs(120);
+/// A node gives a silent server this long, and more, before it speaks of a problem.
+const PROBLEM_LIMIT: Duration = Duration::from_secs(180);
+/// After a key or a step, until the screen shows it.
+const DRAWN: Duration = Duration::from_secs(30);
+
+pub fn flipped_bit(bench: &mut Bench) -> Result<String> {
+    let name = "refuse-flipped-bit";
+    let lab = bench.sample_lab(name)?;
+    let server = bench.serve(&lab, name)?;
+    let proxy = Proxy::start()?;
+    let firmware = through(direct(&lab, ""), &proxy);
+    let mut student =
+        Student::switch_on(name, &Machine::new(firmware, 1), &mut bench.lan, &bench.out)?;
+    let outcome = refused(&mut student, name, CATALOG_LIMIT, &["BadSignature"]).and_then(|words| {
+        proxy.become_honest();
+        student.press(&["ret"])?;
+        student.wait_step("menu", DRAWN).context("after the catalog was put right")?;
+        Ok(format!("the screen says \"{words}\"; with the true catalog, Retry leads to the menu"))
+    });
+    server.explain(outcome)
+}
+
+/// The same boot, but the node talks to the attacker.
+fn through(firmware: Firmware, proxy: &Proxy) -> Firmware {
+    let Firmware::Direct { kernel, initramfs, cmdline } = firmware else { return firmware };
+    let cmdline = cmdline.replace(&HTTP.to_string(), &proxy.address().to_string());
+    Firmware::Direct { kernel, initramfs, cmdline }
+}
+
+pub fn wrong_key(bench: &mut Bench) -> Result<String> {
+    let name = "refuse-wrong-key";
+    let old = bench.sample_lab(&format!("{name}-old"))?;
+    let rekeyed = bench.sample_lab(name)?;
+    // The same lab by name and id, but its keys were made anew: only the signature can tell.
+    let lab_id = std::fs::read(old.folder().join("keys/lab-id")).context("the old lab's id")?;
+    std::fs::write(rekeyed.folder().join("keys/lab-id"), lab_id)?;
+    let server = bench.serve(&rekeyed, name)?;
+    let machine = Machine::new(direct(&old, ""), 1);
+    let mut student = Student::switch_on(name, &machine, &mut bench.lan, &bench.out)?;
+    let words = refused(&mut student, name, CATALOG_LIMIT, &["BadSignature"]);
+    Ok(format!("the screen says \"{}\"", server.explain(words)?))
+}
+
+pub fn changed_image(bench: &mut Bench) -> Result<String> {
+    let name = "refuse-changed-image";
+    let lab = bench.sample_lab(name)?;
+    let server = bench.serve(&lab, name)?;
+    change_secretly(&lab.image("initrd"))?;
+    let machine = Machine::new(direct(&lab, ""), 1);
+    let mut student = Student::switch_on(name, &machine, &mut bench.lan, &bench.out)?;
+    let outcome = (|| {
+        student.wait_step("menu", CATALOG_LIMIT)?;
+        student.press(&["ret"])?;
+        student.wait_step("download", DRAWN)?;
+        let words = refused(&mut student, name, PROBLEM_LIMIT, &["HashWrong", "Stalled"])?;
+        ensure!(student.started.is_none(), "the changed system was started");
+        Ok(format!("the screen says \"{words}\""))
+    })();
+    server.explain(outcome)
+}
+
+/// Changes one byte of a file and gives it back its old time: what an attacker with access to the
+/// disk would do, or a dying disk.
+fn change_secretly(file: &Path) -> Result<()> {
+    let modified = nix::sys::stat::stat(file)?;
+    let time = TimeSpec::new(modified.st_mtime, modified.st_mtime_nsec);
+    let mut bytes = std::fs::read(file)?;
+    bytes[100_000] ^= 1;
+    // In place, as the seed has it open.
+    let opened = std::fs::File::options().write(true).open(file)?;
+    std::os::unix::fs::FileExt::write_all_at(&opened, &bytes[100_000..=100_000], 100_000)?;
+    let here = nix::fcntl::AT_FDCWD;
+    utimensat(here, file, &time, &time, UtimensatFlags::FollowSymlink)
+        .context("cannot set back the file's time")
+}
+
+pub fn no_server(bench: &mut Bench) -> Result<String> {
+    let name = "no-server";
+    let lab = bench.sample_lab(name)?;
+    let mut server = bench.serve(&lab, name)?;
+    // The PC gets its address from the server, then finds it gone: it boots slower than this.
+    let machine = Machine::new(direct(&lab, ""), 1);
+    let mut student = Student::switch_on(name, &machine, &mut bench.lan, &bench.out)?;
+    student.wait_step("network", CATALOG_LIMIT)?;
+    server.check_running()?;
+    drop(server);
+    let words = refused(&mut student, name, PROBLEM_LIMIT, &["NoServer"])?;
+    let server = bench.serve(&lab, &format!("{name}-again"))?;
+    student.press(&["ret"])?;
+    let menu = student.wait_step("menu", DRAWN).context("after the server was started again");
+    server.explain(menu)?;
+    Ok(format!("the screen says \"{words}\"; with the server back, Retry leads to the menu"))
+}
+
+/// Waits for a problem of one of these kinds, takes its picture, and returns its words.
+fn refused(student: &mut Student, name: &str, limit: Duration, kinds: &[&str]) -> Result<String> {
+    let problem: Step = student.wait_problem(limit)?;
+    clock::pause(Duration::from_secs(1))?;
+    student.picture_when(&format!("{name}-problem"), DRAWN, shows_something)?;
+    let kind = problem.field("kind");
+    ensure!(
+        kind.is_empty() || kinds.contains(&kind),
+        "the problem is of the kind {kind}, not {}",
+        kinds.join(" or ")
+    );
+    let words = problem.field("text").to_owned();
+    ensure!(words.split(' ').count() >= 3, "the node says only \"{words}\"");
+    Ok(words)
+}

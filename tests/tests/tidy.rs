@@ -1,0 +1,172 @@
+//! Shell: the style guide's rules that a machine can check, over every tracked file.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The workspace's folder.
+fn workspace() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().expect("the package lies in the workspace's folder").to_owned()
+}
+
+/// Every source file below a package's `src` folder, its name from the workspace, and its text.
+fn sources(extension: &str) -> Vec<(String, String)> {
+    let mut sources = Vec::new();
+    for entry in walkdir::WalkDir::new(workspace()).sort_by_file_name() {
+        let entry = entry.expect("the checkout is readable");
+        let path = entry.path().strip_prefix(workspace()).expect("it lies inside");
+        let is_ours = !path.starts_with("target") && !path.starts_with(".git");
+        if is_ours && path.extension().is_some_and(|it| it == extension) {
+            let text = std::fs::read_to_string(entry.path()).expect("source files are text");
+            sources.push((path.display().to_string(), text));
+        }
+    }
+    assert!(!sources.is_empty(), "no .{extension} file was found");
+    sources
+}
+
+/// The part of a file before its unit tests.
+fn without_tests(text: &str) -> &str {
+    text.split("#[cfg(test)]").next().unwrap_or(text)
+}
+
+/// Fails with every place that breaks a rule, one per line.
+fn assert_none(rule: &str, broken: Vec<String>) {
+    assert!(broken.is_empty(), "{rule}:\n{}", broken.join("\n"));
+}
+
+/// Files of `src` folders, with the line numbers and lines before the unit tests that `breaks`.
+fn lines_that(breaks: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut broken = Vec::new();
+    for (name, text) in sources("rs").into_iter().filter(|(name, _)| name.contains("src/")) {
+        for (number, line) in (1..).zip(without_tests(&text).lines()) {
+            let code = line.split("//").next().unwrap_or(line);
+            if breaks(code) {
+                broken.push(format!("{name}:{number}: {}", line.trim()));
+            }
+        }
+    }
+    broken
+}
+
+#[test]
+fn every_module_says_whether_it_is_core_or_shell() {
+    let broken = sources("rs")
+        .into_iter()
+        .filter(|(name, _)| name.contains("src/") && !name.ends_with("lib.rs"))
+        .filter(|(_, text)| !text.starts_with("//! Core:") && !text.starts_with("//! Shell:"))
+        .map(|(name, _)| name)
+        .collect();
+    assert_none("begin these files with `//! Core:` or `//! Shell:`", broken);
+}
+
+#[test]
+fn cores_do_no_input_or_output() {
+    const FORBIDDEN: &[&str] = &[
+        "std::fs::",
+        "std::net::TcpStream",
+        "std::net::UdpSocket",
+        "Instant::now",
+        "SystemTime::now",
+        "tokio::spawn",
+        "thread::spawn",
+        "thread::sleep",
+        "rand::rng",
+        "println!",
+        "tracing::",
+    ];
+    let mut broken = Vec::new();
+    for (name, text) in sources("rs") {
+        if !text.starts_with("//! Core:") {
+            continue;
+        }
+        for (number, line) in (1..).zip(without_tests(&text).lines()) {
+            let code = line.split("//").next().unwrap_or(line);
+            if FORBIDDEN.iter().any(|word| code.contains(word)) {
+                broken.push(format!("{name}:{number}: {}", line.trim()));
+            }
+        }
+    }
+    assert_none("a core has no clock, files, network, threads or log", broken);
+}
+
+#[test]
+fn nothing_is_unwrapped_outside_tests() {
+    let broken = lines_that(|code| code.contains(".unwrap()"));
+    assert_none("say with `expect` why it cannot fail, or handle it", broken);
+}
+
+#[test]
+fn nothing_is_left_to_do_and_no_test_is_switched_off() {
+    // In two parts, so that this file does not find itself.
+    let forbidden =
+        [["to", "do!("].concat(), ["unimple", "mented!("].concat(), ["#[ig", "nore"].concat()];
+    let mut broken = Vec::new();
+    for (name, text) in sources("rs") {
+        for (number, line) in (1..).zip(text.lines()) {
+            if forbidden.iter().any(|word| line.contains(word)) {
+                broken.push(format!("{name}:{number}: {}", line.trim()));
+            }
+        }
+    }
+    assert_none("finish these", broken);
+}
+
+#[test]
+fn colours_stand_only_in_the_theme() {
+    let is_colour = |line: &str| {
+        line.split('#').skip(1).any(|after| {
+            let digits = after.chars().take_while(char::is_ascii_hexdigit).count();
+            matches!(digits, 3 | 4 | 6 | 8)
+        })
+    };
+    let mut broken = Vec::new();
+    for (name, text) in sources("slint") {
+        if name.ends_with("theme.slint") {
+            continue;
+        }
+        for (number, line) in (1..).zip(text.lines()) {
+            if is_colour(line.split("//").next().unwrap_or(line)) {
+                broken.push(format!("{name}:{number}: {}", line.trim()));
+            }
+        }
+    }
+    assert_none("give the colour a name in theme.slint", broken);
+}
+
+#[test]
+fn no_tracked_file_names_a_folder_of_somebodys_machine() {
+    let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(workspace()).output();
+    let listed = listed.expect("git is there, it fetched the checkout").stdout;
+    let listed = String::from_utf8(listed).expect("file names are text");
+    let mut broken = Vec::new();
+    for name in listed.split('\0').filter(|name| !name.is_empty()) {
+        // Pictures and captures are no text; a tracked file may just have been deleted.
+        let Ok(text) = std::fs::read_to_string(workspace().join(name)) else { continue };
+        for (number, line) in (1..).zip(text.lines()) {
+            if names_a_private_folder(line) {
+                broken.push(format!("{name}:{number}: {}", line.trim()));
+            }
+        }
+    }
+    assert_none("these paths exist on one machine only", broken);
+}
+
+/// Whether a line holds `/home/<name>`, `/Users/<name>` or `/root/<file>`.
+fn names_a_private_folder(line: &str) -> bool {
+    ["/home/", "/Users/", "/root/"].iter().any(|folder| {
+        line.match_indices(folder).any(|(at, _)| {
+            let before = line[..at].chars().next_back();
+            let after = line[at + folder.len()..].chars().next();
+            let begins_a_path = before.is_none_or(|it| !it.is_alphanumeric() && it != '.');
+            begins_a_path && after.is_some_and(|it| it.is_ascii_alphanumeric() || it == '.')
+        })
+    })
+}
+
+#[test]
+fn private_folders_are_recognised() {
+    assert!(names_a_private_folder(&["see /ho", "me/eve/x"].concat()));
+    assert!(!names_a_private_folder("https://example.org/home/page"));
+    assert!(!names_a_private_folder("/home/*/lab"));
+}
