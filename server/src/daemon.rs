@@ -1,0 +1,297 @@
+//! Shell: one server per lab, started in the background and stopped.
+//!
+//! Who runs is told by a lock (flock(2)) on `state/pid`, never by the number in it: the kernel drops
+//! the lock with the process, however that ended, so a stale file means nothing. The number is for
+//! people, and for the rare server that does not answer on its socket.
+//!
+//! `start` runs the program again as its child. The child keeps the terminal until everything works;
+//! then it says so through a pipe and lets go of the terminal. So every reason not to start is
+//! printed where somebody reads it.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, BufRead, BufReader, Read, Seek, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+
+use crate::control;
+use crate::lab::Lab;
+
+/// A log that is larger at the start of the server is put aside as `log.1`.
+const LOG_LIMIT: u64 = 10 << 20;
+/// A clean end takes less than a second; a slow disk may add some.
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+const STOP_POLL: Duration = Duration::from_millis(50);
+/// The child's last line on its pipe.
+const READY: &str = "ready";
+
+/// Why a server could not be started or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// `state/` cannot be used.
+    #[error("cannot use {}; check the owner of the lab folder, or run as root", path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// There is one already.
+    #[error("bt-server runs already (process {0})")]
+    Running(u32),
+    /// The program could not be run again.
+    #[error("cannot run bt-server in the background")]
+    Spawn(#[source] io::Error),
+    /// The child has printed its reason.
+    #[error("bt-server did not start ({0})")]
+    NotStarted(ExitStatus),
+    /// It still runs.
+    #[error(
+        "bt-server (process {pid}) has not stopped after {} s; see state/log, or end it with \
+         `kill -9 {pid}`: that loses nothing", STOP_PATIENCE.as_secs()
+    )]
+    StillRunning {
+        /// Its process id.
+        pid: u32,
+    },
+}
+
+/// The right to be this lab's server, held as long as this value lives.
+#[derive(Debug)]
+pub struct Claim {
+    file: File,
+}
+
+impl Claim {
+    /// Takes it, and records this process.
+    ///
+    /// # Errors
+    /// [`DaemonError::Running`] where another process has it.
+    pub fn take(lab: &Lab) -> Result<Self, DaemonError> {
+        let error = |source| DaemonError::State { path: pid_file(lab), source };
+        let mut file = open_pid_file(lab).map_err(error)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(DaemonError::Running(read_pid(&mut file))),
+            Err(TryLockError::Error(source)) => return Err(error(source)),
+        }
+        file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(error)?;
+        Ok(Self { file })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // The file stays: removing it would let two processes lock two files of the same name.
+        if let Err(error) = self.file.set_len(0) {
+            tracing::warn!(%error, "state/pid could not be emptied");
+        }
+    }
+}
+
+/// The process id of the lab's running server.
+///
+/// # Errors
+/// Where `state/pid` cannot be opened.
+pub fn running(lab: &Lab) -> Result<Option<u32>, DaemonError> {
+    let error = |source| DaemonError::State { path: pid_file(lab), source };
+    let mut file = match OpenOptions::new().read(true).open(pid_file(lab)) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(error(e)),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => Ok(Some(read_pid(&mut file))),
+        Err(TryLockError::Error(source)) => Err(error(source)),
+    }
+}
+
+/// Starts the server in the background and returns when it is ready, with what it says.
+///
+/// # Errors
+/// [`DaemonError::Running`], or [`DaemonError::NotStarted`] when the child has printed why.
+pub fn start(lab: &Lab) -> Result<String, DaemonError> {
+    if let Some(pid) = running(lab)? {
+        return Err(DaemonError::Running(pid));
+    }
+    let program = std::env::current_exe().map_err(DaemonError::Spawn)?;
+    let mut child = Command::new(program)
+        .arg("--lab")
+        .arg(lab.root())
+        .args(["start", "--detach"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(DaemonError::Spawn)?;
+    let stdout = child.stdout.take().expect("it is piped");
+    let mut words = Vec::new();
+    for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+        if line == READY {
+            return Ok(words.join("\n"));
+        }
+        words.push(line);
+    }
+    Err(DaemonError::NotStarted(child.wait().map_err(DaemonError::Spawn)?))
+}
+
+/// In the child: says that all works, and lets go of the terminal. Its output goes to the log.
+///
+/// # Errors
+/// Where the log cannot be opened.
+pub fn detach(lab: &Lab, words: &str) -> io::Result<()> {
+    let log = open_log(lab)?;
+    let mut stdout = io::stdout();
+    // Whoever started us may be gone by now; the server runs all the same.
+    if let Err(error) = writeln!(stdout, "{words}\n{READY}").and_then(|()| stdout.flush()) {
+        tracing::warn!(%error, "nobody waits for the start any more");
+    }
+    let null = OpenOptions::new().read(true).open("/dev/null")?;
+    dup2_stdin(null.as_fd())?;
+    dup2_stdout(log.as_fd())?;
+    dup2_stderr(log.as_fd())?;
+    std::env::set_current_dir(lab.root())?;
+    setsid()?;
+    Ok(())
+}
+
+/// How a `stop` ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// There was nothing to stop.
+    WasNotRunning,
+    /// It ended cleanly.
+    Ended {
+        /// Its process id.
+        pid: u32,
+    },
+}
+
+/// Asks the server to end, and waits until it has.
+///
+/// # Errors
+/// Where it does not end in time.
+pub fn stop(lab: &Lab) -> Result<Stopped, DaemonError> {
+    let Some(pid) = running(lab)? else { return Ok(Stopped::WasNotRunning) };
+    if let Err(error) = control::stop(lab) {
+        tracing::debug!(%error, "no answer on the control socket");
+        terminate(pid);
+    }
+    #[expect(clippy::disallowed_methods, reason = "a shell that waits")]
+    let started = Instant::now();
+    while started.elapsed() < STOP_PATIENCE {
+        if running(lab)?.is_none() {
+            return Ok(Stopped::Ended { pid });
+        }
+        thread::sleep(STOP_POLL);
+    }
+    Err(DaemonError::StillRunning { pid })
+}
+
+/// SIGTERM to the process that holds the lock: the number was read while the lock was held.
+fn terminate(pid: u32) {
+    let Ok(pid) = i32::try_from(pid) else { return };
+    if pid > 0 && let Err(error) = kill(Pid::from_raw(pid), Signal::SIGTERM) {
+        tracing::debug!(%error, pid, "cannot be signalled");
+    }
+}
+
+/// The log, for appending; a large one is put aside first, once per start.
+///
+/// # Errors
+/// Where it cannot be opened.
+pub fn open_log(lab: &Lab) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o640).open(lab.log())
+}
+
+/// Puts a large log aside as `log.1`.
+///
+/// # Errors
+/// Where it cannot be renamed.
+pub fn rotate_log(lab: &Lab) -> io::Result<()> {
+    match fs::metadata(lab.log()) {
+        Ok(metadata) if metadata.len() > LOG_LIMIT => {
+            fs::rename(lab.log(), lab.state().join("log.1"))
+        }
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes a folder that only its owner can enter; one that exists stays as it is.
+///
+/// # Errors
+/// Where it cannot be made.
+pub fn private_folder(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn pid_file(lab: &Lab) -> PathBuf {
+    lab.state().join("pid")
+}
+
+fn open_pid_file(lab: &Lab) -> io::Result<File> {
+    private_folder(&lab.state())?;
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(pid_file(lab))
+}
+
+fn read_pid(file: &mut File) -> u32 {
+    let mut text = String::new();
+    let read = file.rewind().and_then(|()| file.take(32).read_to_string(&mut text));
+    read.ok().and_then(|_| text.trim().parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lab() -> (tempfile::TempDir, Lab) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        fs::write(folder.path().join("server.toml"), "").expect("written");
+        let lab = Lab::open(folder.path()).expect("a lab");
+        (folder, lab)
+    }
+
+    #[test]
+    fn one_claim_at_a_time() {
+        let (_folder, lab) = lab();
+        assert_eq!(running(&lab).expect("works"), None);
+        let claim = Claim::take(&lab).expect("the first");
+        let me = std::process::id();
+        assert_eq!(running(&lab).expect("works"), Some(me));
+        assert!(matches!(Claim::take(&lab), Err(DaemonError::Running(pid)) if pid == me));
+        drop(claim);
+        assert_eq!(running(&lab).expect("works"), None);
+        Claim::take(&lab).expect("free again");
+    }
+
+    #[test]
+    fn a_stale_pid_file_means_nothing() {
+        let (_folder, lab) = lab();
+        fs::create_dir(lab.state()).expect("made");
+        fs::write(pid_file(&lab), "1\n").expect("written");
+        assert_eq!(running(&lab).expect("works"), None);
+        assert_eq!(stop(&lab).expect("works"), Stopped::WasNotRunning);
+        Claim::take(&lab).expect("free");
+    }
+
+    #[test]
+    fn only_a_large_log_is_put_aside() {
+        let (_folder, lab) = lab();
+        fs::create_dir(lab.state()).expect("made");
+        rotate_log(&lab).expect("nothing to do");
+        let log = open_log(&lab).expect("opens");
+        rotate_log(&lab).expect("small");
+        assert!(lab.log().exists());
+        log.set_len(LOG_LIMIT + 1).expect("grows");
+        rotate_log(&lab).expect("put aside");
+        assert!(!lab.log().exists() && lab.state().join("log.1").exists());
+    }
+}
