@@ -4,5 +4,19 @@
 //! its neighbours, checks every byte against the signed catalog and starts it by kexec. [`journey`] is the whole
 //! story as one state machine; [`app`] performs what it asks for.
 
+pub mod catalog;
+pub mod cmdline;
+pub mod console;
+pub mod fonts;
+pub mod handover;
+pub mod http;
+pub mod icons;
+pub mod init;
+pub mod input;
 pub mod journey;
+pub mod present;
 pub mod problem;
+pub mod report;
+pub mod selection;
+pub mod verify;
+pub mod window;
