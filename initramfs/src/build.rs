@@ -289,3 +289,132 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     fs::write(&new, bytes).with_context(|| format!("cannot write {}", new.display()))?;
     fs::rename(&new, path).with_context(|| format!("cannot write {}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::cpio::{Node, tests::read};
+    use crate::elf::tests::{executable, module};
+
+    const KEY: &str = "untrusted comment: minisign public key D050BAF5CE9F7641\n\
+        RWRBdp/O9bpQ0JuN6arUwFgw7yekbulltXRFcxry2Vtj2t8k89dC4HN5\n";
+
+    /// A small kernel, programs, fonts and firmware, all in one folder.
+    fn inputs() -> (TempDir, Options) {
+        let folder = TempDir::new().expect("a temporary folder");
+        let root = folder.path();
+        let modules = "lib/modules/6.1.0-1-amd64";
+        let evdev = module(b"depends=\0alias=input:b*\0");
+        let r8169 = module(b"depends=libphy\0softdep=pre: realtek\0firmware=rtl_nic/a.fw\0");
+        let realtek = zstd::encode_all(module(b"depends=libphy\0").as_slice(), 3).expect("memory");
+        let files: [(&str, &[u8]); 13] = [
+            ("boot/vmlinuz-6.1.0-1-amd64", b"kernel"),
+            (&format!("{modules}/modules.builtin"), b"kernel/net/libphy.ko\n"),
+            (&format!("{modules}/kernel/input/evdev.ko"), &evdev),
+            (&format!("{modules}/kernel/net/r8169.ko"), &r8169),
+            (&format!("{modules}/kernel/net/realtek.ko.zst"), &realtek),
+            ("rtl_nic/a.fw", b"firmware"),
+            ("node", &executable(Program::Static)),
+            ("dynamic", &executable(Program::Dynamic)),
+            ("root.pub", KEY.as_bytes()),
+            ("Inter-Regular.otf", b"font"),
+            ("Inter-Medium.otf", b"font"),
+            ("Inter-SemiBold.otf", b"font"),
+            ("Inter-Bold.otf", b"font"),
+        ];
+        for (path, bytes) in files {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().expect("in the folder")).expect("a new folder");
+            fs::write(path, bytes).expect("a new file");
+        }
+        let options = Options {
+            node: root.join("node"),
+            busybox: root.join("node"),
+            kernel: root.to_owned(),
+            kernel_version: None,
+            root_key: root.join("root.pub"),
+            lab_id: "00112233445566778899aabbccddeeff".parse().expect("a lab id"),
+            version_floor: 7,
+            font: root.to_owned(),
+            firmware: root.to_owned(),
+            out: root.join("out"),
+        };
+        (folder, options)
+    }
+
+    fn refused(change: impl FnOnce(&mut Options, &Path), part: &str) {
+        let (folder, mut options) = inputs();
+        change(&mut options, folder.path());
+        let error = format!("{:#}", build(&options).expect_err("must be refused"));
+        assert!(error.contains(part), "{error}");
+    }
+
+    #[test]
+    fn the_image_holds_what_a_node_needs() {
+        let (_folder, options) = inputs();
+        let built = build(&options).expect("complete inputs");
+        let archive = zstd::decode_all(built.image.bytes.as_slice()).expect("zstd");
+        let entries = read(&archive);
+        let text = |path: &str| {
+            let entry = entries.iter().find(|entry| entry.path == path);
+            match entry.map(|entry| &entry.node) {
+                Some(Node::File(bytes)) => String::from_utf8_lossy(bytes).into_owned(),
+                other => panic!("{path} is {other:?}"),
+            }
+        };
+        let lab = text("/etc/boottorrent/lab.toml");
+        assert_eq!(
+            lab,
+            "lab_id = \"00112233445566778899aabbccddeeff\"\nversion_floor = 7\nbuilt = 0\n"
+        );
+        assert_eq!(text("/etc/boottorrent/root.pub"), KEY);
+        assert_eq!(text("/lib/firmware/rtl_nic/a.fw"), "firmware");
+        assert_eq!(built.firmware, ["rtl_nic/a.fw"]);
+        let modules = "/lib/modules/6.1.0-1-amd64";
+        assert_eq!(
+            text(&format!("{modules}/modules.dep")),
+            "kernel/input/evdev.ko:\nkernel/net/r8169.ko: kernel/net/realtek.ko\n\
+             kernel/net/realtek.ko:\n"
+        );
+        assert_eq!(text(&format!("{modules}/modules.alias")), "alias input:b* evdev\n");
+        assert!(text(&format!("{modules}/kernel/net/realtek.ko")).starts_with("\x7fELF"));
+        assert!(built.absent.contains(&"tg3".to_owned()));
+        assert_eq!(fs::read(&built.initrd).expect("just written"), built.image.bytes);
+        assert_eq!(fs::read(&built.vmlinuz).expect("just written"), b"kernel");
+    }
+
+    #[test]
+    fn every_folder_comes_before_what_is_in_it() {
+        let (_folder, options) = inputs();
+        let built = build(&options).expect("complete inputs");
+        let archive = zstd::decode_all(built.image.bytes.as_slice()).expect("zstd");
+        let mut folders = BTreeSet::from([String::new()]);
+        for entry in read(&archive) {
+            let (folder, _) = entry.path.rsplit_once('/').expect("absolute");
+            assert!(folders.contains(folder), "{}", entry.path);
+            if entry.node == Node::Folder {
+                folders.insert(entry.path);
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_inputs_give_the_same_bytes() {
+        let (one, two) = (inputs(), inputs());
+        let build = |options| build(options).expect("complete inputs").image;
+        assert_eq!(build(&one.1), build(&two.1));
+    }
+
+    #[test]
+    fn each_wrong_input_is_refused_with_a_remedy() {
+        refused(|o, folder| o.node = folder.join("dynamic"), "needs libraries");
+        refused(|o, folder| o.node = folder.join("gone"), "crt-static");
+        refused(|o, folder| o.busybox = folder.join("root.pub"), "busybox-static");
+        refused(|o, folder| o.root_key = folder.join("node"), "node");
+        refused(|o, folder| o.root_key = folder.join("gone"), "bt-server init");
+        refused(|o, folder| o.font = folder.join("gone"), "fonts-inter");
+        refused(|o, folder| o.kernel = folder.join("gone"), "apt install linux-image-amd64");
+    }
+}

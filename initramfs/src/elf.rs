@@ -29,8 +29,11 @@ pub enum Program {
 pub fn program(elf: &[u8]) -> Program {
     const PT_INTERP: u32 = 3;
     const EM_X86_64: u16 = 62;
+    const ET_EXEC: u16 = 2;
+    const ET_DYN: u16 = 3; // Position-independent programs too.
     let Some(headers) = Table::programs(elf) else { return Program::Foreign };
-    if u16_at(elf, 0x12) != Some(EM_X86_64) {
+    let is_program = matches!(u16_at(elf, 0x10), Some(ET_EXEC | ET_DYN));
+    if !is_program || u16_at(elf, 0x12) != Some(EM_X86_64) {
         return Program::Foreign;
     }
     if headers.iter().any(|header| header.u32(0) == Some(PT_INTERP)) {
@@ -132,6 +135,16 @@ pub(crate) mod tests {
         elf
     }
 
+    /// A program without code: static, or with a loader to ask for.
+    pub(crate) fn executable(kind: Program) -> Vec<u8> {
+        let mut elf = vec![0; 64 + 56];
+        elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        (elf[0x10], elf[0x12]) = (2, 62);
+        (elf[0x20], elf[0x36], elf[0x38]) = (64, 56, 1);
+        elf[64] = if kind == Program::Dynamic { 3 } else { 1 };
+        elf
+    }
+
     #[test]
     fn a_section_is_found_by_its_name() {
         assert_eq!(section(&module(b"name=x\0"), ".modinfo"), Some(b"name=x\0".as_slice()));
@@ -139,10 +152,11 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_script_is_no_program_and_this_test_is_one() {
+    fn only_a_program_without_a_loader_is_static() {
+        assert_eq!(program(&executable(Program::Static)), Program::Static);
+        assert_eq!(program(&executable(Program::Dynamic)), Program::Dynamic);
         assert_eq!(program(b"#!/bin/sh\n"), Program::Foreign);
-        let own = std::fs::read("/proc/self/exe").expect("Linux shows the running program");
-        assert_ne!(program(&own), Program::Foreign);
+        assert_eq!(program(&module(b"name=x\0")), Program::Foreign);
     }
 
     proptest! {

@@ -85,8 +85,6 @@ pub struct Device {
 pub struct ModuleGroup {
     /// The line of the size table they count for.
     pub group: String,
-    /// What they are for, in words.
-    pub about: String,
     /// Module names.
     #[serde(default)]
     pub names: Vec<String>,
@@ -107,7 +105,7 @@ struct RawManifest {
     folders: Vec<Spanned<String>>,
     files: Vec<Spanned<RawFile>>,
     devices: Vec<Spanned<Device>>,
-    links: Links,
+    links: Vec<Links>,
     #[serde(default)]
     modules: Vec<ModuleGroup>,
     #[serde(default)]
@@ -172,10 +170,12 @@ impl Manifest {
             devices.push(device.into_inner());
         }
         let mut links = Vec::new();
-        for name in &raw.links.names {
-            let path = format!("{}/{}", raw.links.folder, name.get_ref());
-            seen.take(&path, name.span().start)?;
-            links.push((path, raw.links.to.clone()));
+        for Links { folder, to, names } in raw.links {
+            for name in names {
+                let path = format!("{folder}/{}", name.get_ref());
+                seen.take(&path, name.span().start)?;
+                links.push((path, to.clone()));
+            }
         }
         let folders = raw.folders.into_iter().map(Spanned::into_inner).collect();
         let never = raw.never.names;
@@ -260,8 +260,8 @@ mod tests {
     /// A small manifest with this line among its files, which is line 3.
     fn with_file(line: &str) -> String {
         format!(
-            "folders = [\"/bin\"]\nfiles = [\n{line}\n]\ndevices = []\n[links]\nfolder = \"/bin\"\n\
-             to = \"busybox\"\nnames = [\"sh\"]\n[[modules]]\ngroup = \"input\"\nabout = \"keys\"\n\
+            "folders = [\"/bin\"]\nfiles = [\n{line}\n]\ndevices = []\n[[links]]\nfolder = \"/bin\"\n\
+             to = \"busybox\"\nnames = [\"sh\"]\n[[modules]]\ngroup = \"input\"\n\
              names = [\"evdev\"]\n[never]\nnames = []\n"
         )
     }
