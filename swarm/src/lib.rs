@@ -1,1 +1,42 @@
-//! Placeholder.
+//! BootTorrent's BitTorrent engine, shared by server and node.
+//!
+//! A room of PCs that start together should get their system in the time that one alone would
+//! need. Two roles make that happen:
+//!
+//! - [`Seed`], the server: gives many torrents on one port and *super-seeds*. It shows each node
+//!   only a few pieces at a time, each piece to one node first, so that it sends little more
+//!   than one copy in all.
+//! - [`Node`]: fetches one torrent from everybody, rarest piece first, and gives to everybody. There
+//!   is no choking and there are no upload slots: in one room everyone may have everything.
+//!
+//! Both speak plain BitTorrent v1 (BEP 3, 9, 10), so stock clients can join. Deliberately absent:
+//! DHT, peer exchange, local discovery, UDP transport, encryption. The tracker knows everybody.
+//!
+//! All decisions are in cores that know neither sockets nor clocks; [`swarm::Swarm`] is the state of
+//! one swarm, made of [`picker`], [`superseed`] and the peers' queues. [`engine`] and its
+//! connections move the bytes.
+
+pub mod announce;
+mod bencode;
+pub mod bitfield;
+mod connection;
+pub mod dial;
+pub mod engine;
+pub mod layout;
+mod member;
+pub mod meter;
+pub mod peer;
+pub mod picker;
+pub mod storage;
+pub mod superseed;
+pub mod swarm;
+pub mod torrent;
+pub mod wire;
+
+pub use engine::{Node, NodeOptions, Seed, SeedOptions, SeedStats, SwarmError};
+pub use peer::PeerId;
+pub use storage::{Files, ReadOnlyFiles, Storage};
+pub use swarm::Progress;
+pub use torrent::{
+    CreateError, Created, FileDigest, FileSpec, Infohash, Metainfo, MetainfoError, create, magnet,
+};

@@ -1,0 +1,100 @@
+//! Core: a set of pieces, kept in the wire's own form (BEP 3: high bit first).
+
+/// Which pieces somebody holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bitfield {
+    bytes: Vec<u8>,
+    length: u32,
+    count: u32,
+}
+
+impl Bitfield {
+    /// No piece out of `length`.
+    pub fn empty(length: u32) -> Self {
+        Self { bytes: vec![0; length.div_ceil(8) as usize], length, count: 0 }
+    }
+
+    /// Every piece out of `length`.
+    pub fn full(length: u32) -> Self {
+        let mut all = Self::empty(length);
+        (0..length).for_each(|piece| {
+            all.insert(piece);
+        });
+        all
+    }
+
+    /// Reads the wire's form; `None` if the length is wrong or a spare bit is set.
+    pub fn from_wire(bytes: &[u8], length: u32) -> Option<Self> {
+        let spare = (8 - length % 8) % 8;
+        let tail_is_clear = bytes.last().is_none_or(|last| last.trailing_zeros() >= spare);
+        if bytes.len() != length.div_ceil(8) as usize || !tail_is_clear {
+            return None;
+        }
+        let count = bytes.iter().map(|byte| byte.count_ones()).sum();
+        Some(Self { bytes: bytes.to_vec(), length, count })
+    }
+
+    /// The wire's form.
+    pub fn wire(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Whether `piece` is in the set; never for a piece past the end.
+    pub fn contains(&self, piece: u32) -> bool {
+        piece < self.length && self.bytes[piece as usize / 8] & (0x80 >> (piece % 8)) != 0
+    }
+
+    /// Adds a piece; `false` if it was there already or lies past the end.
+    pub fn insert(&mut self, piece: u32) -> bool {
+        if piece >= self.length || self.contains(piece) {
+            return false;
+        }
+        self.bytes[piece as usize / 8] |= 0x80 >> (piece % 8);
+        self.count += 1;
+        true
+    }
+
+    /// How many pieces are in the set.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Whether every piece is in the set.
+    pub fn is_full(&self) -> bool {
+        self.count == self.length
+    }
+
+    /// The pieces in the set, in order.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..self.length).filter(|piece| self.contains(*piece))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_piece_is_the_high_bit() {
+        let mut set = Bitfield::empty(10);
+        assert!(set.insert(0) && set.insert(9) && !set.insert(9) && !set.insert(10));
+        assert_eq!(set.wire(), [0x80, 0x40]);
+        assert_eq!(set.iter().collect::<Vec<_>>(), [0, 9]);
+        assert_eq!(Bitfield::from_wire(set.wire(), 10), Some(set));
+    }
+
+    #[test]
+    fn spare_bits_and_wrong_lengths_are_refused() {
+        assert_eq!(Bitfield::from_wire(&[0, 0x20], 10), None);
+        assert_eq!(Bitfield::from_wire(&[0], 10), None);
+        assert_eq!(Bitfield::from_wire(&[0, 0, 0], 10), None);
+    }
+
+    #[test]
+    fn a_full_set_has_every_piece_and_no_spare_bit() {
+        let set = Bitfield::full(10);
+        assert!(set.is_full());
+        assert_eq!(set.wire(), [0xff, 0xc0]);
+        assert!(!set.contains(10));
+    }
+}

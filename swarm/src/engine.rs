@@ -1,0 +1,330 @@
+//! Shell: the two roles, [`Seed`] and [`Node`], with their listeners, dials and clock ticks.
+//!
+//! Announcing is the caller's: it asks the tracker (see [`crate::announce`]) and feeds the answer to
+//! [`Node::add_peers`].
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::{net::TcpListener, sync::Semaphore, time::MissedTickBehavior};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, warn};
+
+use crate::{
+    connection::{self, Ended},
+    dial::{DialBook, Ending},
+    member::{Member, now},
+    peer::PeerId,
+    storage::Storage,
+    swarm::{Progress, Refusal, Swarm},
+    torrent::{Infohash, Metainfo},
+};
+
+/// How often time-outs are looked for.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Connections of one listener, shaking hands or established; more are closed at once.
+const MAX_CONNECTIONS: usize = 2048;
+
+/// How a seed runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeedOptions {
+    /// Where to listen; port 0 lets the system choose.
+    pub listen: SocketAddr,
+}
+
+impl Default for SeedOptions {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([0, 0, 0, 0], 6881)) }
+    }
+}
+
+/// How a node runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeOptions {
+    /// Where to listen; port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// The server's address. It is never shut out; wrong data from it is told as
+    /// [`SwarmError::WrongSource`] instead.
+    pub server: Option<IpAddr>,
+}
+
+impl Default for NodeOptions {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([0, 0, 0, 0], 0)), server: None }
+    }
+}
+
+/// Why a download did not come to its end.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SwarmError {
+    /// No room, or a broken disk.
+    #[error("cannot store the payload")]
+    Storage(#[source] Arc<io::Error>),
+    /// The server's files are not those that its torrent was made of.
+    #[error(
+        "the server gave piece {piece} wrong several times: its files have changed; publish again"
+    )]
+    WrongSource {
+        /// The first such piece.
+        piece: u32,
+    },
+    /// [`Node::stop`] was called.
+    #[error("the download was stopped")]
+    Stopped,
+}
+
+/// What a seed gave in one swarm.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SeedStats {
+    /// Payload bytes sent.
+    pub uploaded: u64,
+    /// Connected peers.
+    pub peers: usize,
+}
+
+/// Gives any number of torrents on one port, super-seeding each.
+pub struct Seed {
+    id: PeerId,
+    port: u16,
+    members: Members,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+type Members = Arc<RwLock<HashMap<Infohash, Arc<Member>>>>;
+
+impl Seed {
+    /// Listens; torrents are added afterwards.
+    ///
+    /// # Errors
+    /// If the port cannot be had.
+    pub async fn start(options: SeedOptions) -> io::Result<Self> {
+        let listener = TcpListener::bind(options.listen).await?;
+        let seed = Self {
+            id: PeerId::ours(rand::random()),
+            port: listener.local_addr()?.port(),
+            members: Members::default(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        let members = Arc::clone(&seed.members);
+        let lookup = move |infohash| members.read().get(&infohash).cloned();
+        listen(listener, seed.id, lookup, &seed.stop, &seed.tasks);
+        let members = Arc::clone(&seed.members);
+        tick(&seed.stop, &seed.tasks, move || {
+            let members: Vec<Arc<Member>> = members.read().values().cloned().collect();
+            members.iter().for_each(|member| member.tick());
+        });
+        Ok(seed)
+    }
+
+    /// Gives one more torrent. One of the same infohash is replaced.
+    pub fn add(&self, metainfo: Metainfo, storage: Arc<dyn Storage>) {
+        let (infohash, metadata) = (metainfo.infohash(), metainfo.info_bytes().len());
+        let swarm = Swarm::seed(metainfo.layout(), self.id, metadata, now());
+        let stop = self.stop.child_token();
+        let member = Member::new(metainfo, storage, swarm, stop, self.tasks.clone());
+        if let Some(old) = self.members.write().insert(infohash, member) {
+            old.close();
+        }
+    }
+
+    /// Gives a torrent no more and ends its connections.
+    pub fn remove(&self, infohash: Infohash) {
+        if let Some(member) = self.members.write().remove(&infohash) {
+            member.close();
+        }
+    }
+
+    /// What was given of a torrent; `None` if it is not one of this seed's.
+    pub fn stats(&self, infohash: Infohash) -> Option<SeedStats> {
+        let member = self.members.read().get(&infohash).cloned()?;
+        Some(
+            member.with(|swarm, _| SeedStats {
+                uploaded: swarm.uploaded(),
+                peers: swarm.peer_count(),
+            }),
+        )
+    }
+
+    /// The port it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Ends every connection and waits until all is let go.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Downloads one torrent and gives it on while it runs.
+pub struct Node {
+    id: PeerId,
+    port: u16,
+    member: Arc<Member>,
+    dials: Arc<Mutex<DialBook>>,
+}
+
+impl Node {
+    /// Listens and waits for peers; nothing of the payload is taken as being in `storage`.
+    ///
+    /// # Errors
+    /// If the port cannot be had.
+    pub async fn start(
+        metainfo: Metainfo,
+        storage: Arc<dyn Storage>,
+        options: NodeOptions,
+    ) -> io::Result<Self> {
+        let listener = TcpListener::bind(options.listen).await?;
+        let port = listener.local_addr()?.port();
+        let id = PeerId::ours(rand::random());
+        let (layout, metadata) = (metainfo.layout(), metainfo.info_bytes().len());
+        let swarm = Swarm::node(layout, id, metadata, options.server, rand::random(), now());
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let member = Member::new(metainfo, storage, swarm, stop.clone(), tasks.clone());
+        let own = Arc::clone(&member);
+        let lookup = move |infohash| (own.meta.infohash() == infohash).then(|| Arc::clone(&own));
+        listen(listener, id, lookup, &stop, &tasks);
+        let dials = Arc::new(Mutex::new(DialBook::default()));
+        let node = Self { id, port, member: Arc::clone(&member), dials: Arc::clone(&dials) };
+        tick(&stop, &tasks, move || {
+            member.tick();
+            dial_due(&member, id, &dials);
+        });
+        Ok(node)
+    }
+
+    /// Learns where peers are. Known ones may come again: each is dialled until it is connected.
+    pub fn add_peers(&self, peers: &[SocketAddr]) {
+        {
+            let mut dials = self.dials.lock();
+            peers.iter().for_each(|peer| dials.learn(*peer));
+        }
+        dial_due(&self.member, self.id, &self.dials);
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> Progress {
+        self.member.with(|swarm, now| swarm.progress(now))
+    }
+
+    /// Waits until every piece is here and checked. The node goes on giving until it is stopped.
+    ///
+    /// # Errors
+    /// [`SwarmError`] if that cannot happen any more.
+    pub async fn finished(&self) -> Result<(), SwarmError> {
+        let mut outcome = self.member.outcome();
+        match outcome.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone().unwrap_or(Err(SwarmError::Stopped)),
+            Err(_) => Err(SwarmError::Stopped),
+        }
+    }
+
+    /// The port it listens on, for the announce.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// How it calls itself, for the announce.
+    pub fn peer_id(&self) -> PeerId {
+        self.id
+    }
+
+    /// Ends every connection and waits until the storage is let go.
+    pub async fn stop(self) {
+        self.member.close();
+        self.member.tasks.close();
+        self.member.tasks.wait().await;
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.member.close();
+    }
+}
+
+fn listen(
+    listener: TcpListener,
+    id: PeerId,
+    lookup: impl Fn(Infohash) -> Option<Arc<Member>> + Clone + Send + Sync + 'static,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let (connections, connection_stop) = (tasks.clone(), stop.clone());
+    let accepting = async move {
+        loop {
+            let (stream, address) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of descriptors, most likely: others will end.
+                    warn!(%error, "cannot accept a peer");
+                    tokio::time::sleep(TICK).await;
+                    continue;
+                }
+            };
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+            let lookup = lookup.clone();
+            connections.spawn(connection_stop.clone().run_until_cancelled_owned(async move {
+                let ended = connection::accept(stream, address, id, lookup).await;
+                debug!(peer = %address, %ended, "connection ended");
+                drop(place);
+            }));
+        }
+    };
+    tasks.spawn(stop.clone().run_until_cancelled_owned(accepting));
+}
+
+fn tick(stop: &CancellationToken, tasks: &TaskTracker, act: impl Fn() + Send + 'static) {
+    let ticking = async move {
+        let mut interval = tokio::time::interval(TICK);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            act();
+        }
+    };
+    tasks.spawn(stop.clone().run_until_cancelled_owned(ticking));
+}
+
+/// Dials what is due. A complete node waits to be dialled.
+fn dial_due(member: &Arc<Member>, id: PeerId, dials: &Arc<Mutex<DialBook>>) {
+    if member.stop.is_cancelled() || member.with(|swarm, _| swarm.is_complete()) {
+        return;
+    }
+    for address in dials.lock().due(now()) {
+        let (member, dials) = (Arc::clone(member), Arc::clone(dials));
+        let stop = member.stop.clone();
+        member.tasks.clone().spawn(stop.run_until_cancelled_owned(async move {
+            let connected = || dials.lock().connected(address, now());
+            let ended = connection::dial(&member, id, address, connected).await;
+            debug!(peer = %address, %ended, "dial ended");
+            dials.lock().ended(address, ending(&ended), now());
+        }));
+    }
+}
+
+fn ending(ended: &Ended) -> Ending {
+    match ended {
+        Ended::Refused(Refusal::Myself | Refusal::ShutOut) => Ending::Hopeless,
+        Ended::Refused(Refusal::Duplicate) => Ending::Duplicate,
+        _ => Ending::Over,
+    }
+}

@@ -1,0 +1,417 @@
+//! Core: which block to ask of whom.
+//!
+//! Rarest piece first; started pieces before new ones; from a peer that holds everything only what
+//! nobody else holds, since others can give the rest; when all is asked for, the last blocks are
+//! asked of a second and third peer and cancelled when one comes. A piece that failed its hash is
+//! fetched again from one peer alone, so that its next failure names the culprit.
+//!
+//! Time and chance come from outside: the seed of the small generator is an argument.
+
+mod part;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use part::Part;
+
+use crate::{
+    bitfield::Bitfield,
+    layout::{BLOCK, Block, Layout},
+    meter::Meter,
+    peer::PeerKey,
+};
+
+/// A peer that has given nothing for this long loses what was asked of it.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// Requests kept open towards one peer: what it gives in this time, within these bounds (measured).
+const WINDOW: Duration = Duration::from_millis(400);
+const WINDOW_BLOCKS: (usize, usize) = (8, 256);
+
+/// How often one block may be asked for at the same time.
+const MAX_ASKED: u8 = 3;
+
+/// Double requests kept open towards one peer.
+const END_GAME_WINDOW: usize = 2;
+
+/// Requests that timed out and may still be answered late; older ones are forgotten.
+const MAX_LATE: usize = 512;
+
+/// What the picker knows and decides for one download.
+#[derive(Debug)]
+pub struct Picker {
+    layout: Layout,
+    have: Bitfield,
+    /// How many connected peers hold each piece.
+    availability: Vec<u16>,
+    parts: BTreeMap<u32, Part>,
+    /// Pieces that failed their hash and must come from one peer alone.
+    distrusted: BTreeSet<u32>,
+    peers: BTreeMap<PeerKey, Source>,
+    own_salt: u64,
+    chance: u64,
+}
+
+#[derive(Debug)]
+struct Source {
+    ip: IpAddr,
+    salt: u64,
+    holds: Bitfield,
+    is_choking: bool,
+    /// Requests that are open, oldest first.
+    asked: VecDeque<Block>,
+    /// Requests that timed out or were cut off by a choke; an answer is still welcome.
+    late: VecDeque<Block>,
+    current: Option<u32>,
+    meter: Meter,
+    last_progress: Instant,
+    is_stalled: bool,
+}
+
+/// What came of a received block.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Received {
+    /// It is new: store it, then call [`Picker::stored`]. These peers need not send it any more.
+    New {
+        /// Other peers that were asked for it.
+        cancel: Vec<PeerKey>,
+    },
+    /// It was asked for, but came from elsewhere in the meantime.
+    Duplicate,
+    /// Nobody asked this peer for it.
+    Unasked,
+}
+
+/// Who gave the blocks of a complete piece, in order.
+pub type Givers = Vec<IpAddr>;
+
+impl Picker {
+    /// A download that starts with nothing. `salt` differs from node to node; `seed` is any number.
+    pub fn new(layout: Layout, salt: u64, seed: u64) -> Self {
+        let pieces = layout.pieces();
+        Self {
+            layout,
+            have: Bitfield::empty(pieces),
+            availability: vec![0; pieces as usize],
+            parts: BTreeMap::new(),
+            distrusted: BTreeSet::new(),
+            peers: BTreeMap::new(),
+            own_salt: salt,
+            chance: seed,
+        }
+    }
+
+    /// The verified pieces.
+    pub fn have(&self) -> &Bitfield {
+        &self.have
+    }
+
+    /// A peer came. Until told otherwise it holds nothing and chokes (BEP 3).
+    pub fn join(&mut self, key: PeerKey, ip: IpAddr, salt: u64, now: Instant) {
+        let source = Source {
+            ip,
+            salt,
+            holds: Bitfield::empty(self.layout.pieces()),
+            is_choking: true,
+            asked: VecDeque::new(),
+            late: VecDeque::new(),
+            current: None,
+            meter: Meter::new(now),
+            last_progress: now,
+            is_stalled: false,
+        };
+        self.peers.insert(key, source);
+    }
+
+    /// A peer went; what was asked of it is free again.
+    pub fn leave(&mut self, key: PeerKey) {
+        self.release(key);
+        let Some(source) = self.peers.remove(&key) else { return };
+        for piece in source.holds.iter() {
+            self.availability[piece as usize] -= 1;
+        }
+    }
+
+    /// A peer holds one more piece.
+    pub fn holds(&mut self, key: PeerKey, piece: u32) {
+        let Some(source) = self.peers.get_mut(&key) else { return };
+        if source.holds.insert(piece) {
+            self.availability[piece as usize] += 1;
+        }
+    }
+
+    /// Whether a peer holds everything.
+    pub fn is_full(&self, key: PeerKey) -> bool {
+        self.peers.get(&key).is_some_and(|source| source.holds.is_full())
+    }
+
+    /// Whether a peer holds anything that is missing here.
+    pub fn wants_from(&self, key: PeerKey) -> bool {
+        let Some(source) = self.peers.get(&key) else { return false };
+        let pairs = source.holds.wire().iter().zip(self.have.wire());
+        pairs.into_iter().any(|(theirs, ours)| theirs & !ours != 0)
+    }
+
+    /// A peer chokes or unchokes. A choke voids what was asked of it (BEP 3).
+    pub fn choked(&mut self, key: PeerKey, is_choking: bool) {
+        if is_choking {
+            self.release(key);
+        }
+        if let Some(source) = self.peers.get_mut(&key) {
+            source.is_choking = is_choking;
+        }
+    }
+
+    /// The next blocks to ask of a peer.
+    pub fn fill(&mut self, key: PeerKey, now: Instant) -> Vec<Block> {
+        let mut blocks = Vec::new();
+        let Some(source) = self.peers.get_mut(&key) else { return blocks };
+        if source.is_choking || source.holds.count() == 0 || self.have.is_full() {
+            return blocks;
+        }
+        if source.asked.is_empty() {
+            source.last_progress = now;
+        }
+        let window = source.window(now);
+        while self.open_requests(key) < window {
+            let Some(block) = self.next_block(key) else { break };
+            self.ask(key, block);
+            blocks.push(block);
+        }
+        blocks
+    }
+
+    /// A block came from a peer; the caller has checked that it is one of the layout's.
+    pub fn received(&mut self, key: PeerKey, block: Block, now: Instant) -> Received {
+        let Some(source) = self.peers.get_mut(&key) else { return Received::Unasked };
+        let was_open = remove(&mut source.asked, block);
+        if !was_open && !remove(&mut source.late, block) {
+            return Received::Unasked;
+        }
+        source.last_progress = now;
+        source.is_stalled = false;
+        source.meter.add(u64::from(self.layout.range(block).length), now);
+        let ip = source.ip;
+        let Some(part) = self.parts.get_mut(&block.piece) else { return Received::Duplicate };
+        if !part.take(block.index, key, ip, was_open) {
+            return Received::Duplicate;
+        }
+        let cancel = self.peers.iter_mut().filter(|(other, _)| **other != key);
+        let cancel =
+            cancel.filter_map(|(other, source)| remove(&mut source.asked, block).then_some(*other));
+        Received::New { cancel: cancel.collect() }
+    }
+
+    /// A new block is in the storage. Returns who gave the piece if this was its last one; the
+    /// piece must then be checked and [`Picker::passed`] or [`Picker::failed`] called.
+    pub fn stored(&mut self, block: Block) -> Option<Givers> {
+        let part = self.parts.get_mut(&block.piece)?;
+        part.store(block.index).then(|| part.givers())
+    }
+
+    /// A complete piece has the right hash.
+    pub fn passed(&mut self, piece: u32) {
+        self.parts.remove(&piece);
+        self.distrusted.remove(&piece);
+        self.have.insert(piece);
+    }
+
+    /// A complete piece has a wrong hash: it is fetched again, from one peer alone.
+    pub fn failed(&mut self, piece: u32) {
+        self.parts.remove(&piece);
+        self.distrusted.insert(piece);
+    }
+
+    /// Frees what was asked of peers that give nothing; returns these peers.
+    pub fn expire(&mut self, now: Instant) -> Vec<PeerKey> {
+        let is_overdue = |source: &Source| {
+            !source.asked.is_empty()
+                && now.saturating_duration_since(source.last_progress) >= REQUEST_TIMEOUT
+        };
+        let overdue: Vec<PeerKey> = self
+            .peers
+            .iter()
+            .filter(|(_, source)| is_overdue(source))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in &overdue {
+            self.release(*key);
+            if let Some(source) = self.peers.get_mut(key) {
+                source.is_stalled = true;
+                source.last_progress = now;
+            }
+        }
+        overdue
+    }
+
+    fn open_requests(&self, key: PeerKey) -> usize {
+        self.peers.get(&key).map_or(0, |source| source.asked.len())
+    }
+
+    fn ask(&mut self, key: PeerKey, block: Block) {
+        let distrusted = self.distrusted.contains(&block.piece);
+        let blocks = self.layout.blocks_of(block.piece);
+        let part = self.parts.entry(block.piece).or_insert_with(|| Part::new(blocks));
+        part.ask(block.index, distrusted.then_some(key));
+        if let Some(source) = self.peers.get_mut(&key) {
+            source.asked.push_back(block);
+            source.current = Some(block.piece);
+        }
+    }
+
+    /// Frees all that was asked of a peer and remembers it as late.
+    fn release(&mut self, key: PeerKey) {
+        let Some(source) = self.peers.get_mut(&key) else { return };
+        for block in source.asked.drain(..) {
+            if let Some(part) = self.parts.get_mut(&block.piece) {
+                part.release(block.index);
+            }
+            source.late.push_back(block);
+        }
+        source.late.drain(..source.late.len().saturating_sub(MAX_LATE));
+        source.current = None;
+        for part in self.parts.values_mut() {
+            part.forsake(key);
+        }
+        self.parts.retain(|_, part| !part.is_untouched());
+    }
+
+    fn next_block(&mut self, key: PeerKey) -> Option<Block> {
+        let Some(piece) = self.next_piece(key) else { return self.end_game(key) };
+        let index = match self.parts.get(&piece) {
+            Some(part) => part.first_free()?,
+            None => 0,
+        };
+        Some(Block { piece, index })
+    }
+
+    /// The piece from which a peer is asked for the next block.
+    fn next_piece(&mut self, key: PeerKey) -> Option<u32> {
+        let source = self.peers.get(&key)?;
+        let open_to_peer =
+            |piece: u32| self.parts.get(&piece).is_some_and(|part| part.is_open_to(key));
+        if let Some(current) = source.current.filter(|piece| open_to_peer(*piece)) {
+            return Some(current);
+        }
+        let is_full = source.holds.is_full();
+        let started = self.started_for(key, |piece| !(is_full && self.others_hold(piece)));
+        if started.is_some() {
+            return started;
+        }
+        let new = if is_full { self.new_from_full(key) } else { self.rarest_new(key) };
+        if is_full && new.is_none_or(|piece| self.others_hold(piece)) {
+            // Nothing rare is left with a peer that holds everything: help with a started piece.
+            return self.started_for(key, |_| true).or(new);
+        }
+        new
+    }
+
+    /// Whether somebody beside one full peer holds a piece.
+    fn others_hold(&self, piece: u32) -> bool {
+        self.availability[piece as usize] > 1
+    }
+
+    /// The started piece that is rarest, then nearest to its end.
+    fn started_for(&self, key: PeerKey, may: impl Fn(u32) -> bool) -> Option<u32> {
+        let holds = &self.peers.get(&key)?.holds;
+        let open = self.parts.iter().filter(|(piece, part)| {
+            part.is_open_to(key) && holds.contains(**piece) && may(**piece)
+        });
+        let best =
+            open.min_by_key(|(piece, part)| (self.availability[**piece as usize], part.free()));
+        best.map(|(piece, _)| *piece)
+    }
+
+    fn is_new(&self, piece: u32) -> bool {
+        !self.have.contains(piece) && !self.parts.contains_key(&piece)
+    }
+
+    /// The rarest piece that is not started; chance decides between equals.
+    fn rarest_new(&mut self, key: PeerKey) -> Option<u32> {
+        let holds = &self.peers.get(&key)?.holds;
+        let start = next_chance(&mut self.chance);
+        let candidates = holds.iter().filter(|piece| self.is_new(*piece));
+        candidates.min_by_key(|piece| {
+            (self.availability[*piece as usize], mix(start ^ u64::from(*piece)))
+        })
+    }
+
+    /// The piece to start from a peer that holds everything: one that only it holds, and among these
+    /// one that no other unfinished peer is likely to take. Everybody ranks everybody by the same
+    /// hash of peer and piece, so the shares do not overlap although nobody arranges them.
+    fn new_from_full(&mut self, key: PeerKey) -> Option<u32> {
+        let start = next_chance(&mut self.chance);
+        let rivals: Vec<u64> = self
+            .peers
+            .values()
+            .filter(|peer| !peer.holds.is_full())
+            .map(|peer| peer.salt)
+            .collect();
+        let is_anothers = |piece: u32| {
+            let own = mix(self.own_salt ^ u64::from(piece));
+            rivals.iter().any(|salt| mix(salt ^ u64::from(piece)) > own)
+        };
+        let holds = &self.peers.get(&key)?.holds;
+        let candidates = holds.iter().filter(|piece| self.is_new(*piece));
+        candidates.min_by_key(|piece| {
+            let common = self.others_hold(*piece);
+            let availability = self.availability[*piece as usize];
+            (common, is_anothers(*piece), availability, mix(start ^ u64::from(*piece)))
+        })
+    }
+
+    /// Everything this peer holds is asked for already: ask again for what was asked least often.
+    fn end_game(&mut self, key: PeerKey) -> Option<Block> {
+        let start = next_chance(&mut self.chance);
+        let source = self.peers.get(&key)?;
+        if source.asked.len() >= END_GAME_WINDOW {
+            return None;
+        }
+        let parts = self
+            .parts
+            .iter()
+            .filter(|(piece, part)| source.holds.contains(**piece) && part.may_be_asked_of_many());
+        let blocks = parts.flat_map(|(piece, part)| {
+            part.asked(MAX_ASKED).map(|(index, asked)| (asked, Block { piece: *piece, index }))
+        });
+        let fresh = blocks.filter(|(_, block)| !source.asked.contains(block));
+        let best = fresh.min_by_key(|(asked, block)| {
+            (*asked, mix(start ^ (u64::from(block.piece) << 32) ^ u64::from(block.index)))
+        });
+        best.map(|(_, block)| block)
+    }
+}
+
+impl Source {
+    fn window(&mut self, now: Instant) -> usize {
+        if self.is_stalled {
+            return 1;
+        }
+        let bytes = self.meter.rate(now) * WINDOW.as_secs_f64();
+        ((bytes / f64::from(BLOCK)) as usize).clamp(WINDOW_BLOCKS.0, WINDOW_BLOCKS.1)
+    }
+}
+
+fn remove(blocks: &mut VecDeque<Block>, block: Block) -> bool {
+    let found = blocks.iter().position(|other| *other == block);
+    found.and_then(|at| blocks.remove(at)).is_some()
+}
+
+/// A number that looks random: the finaliser of SplitMix64.
+fn mix(number: u64) -> u64 {
+    let mut x = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+fn next_chance(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(1);
+    mix(*state)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+//! Core: a piece that is being fetched.
+
+use std::net::IpAddr;
+
+use crate::peer::PeerKey;
+
+/// The blocks of one piece between the first request and the check of its hash.
+#[derive(Debug)]
+pub(super) struct Part {
+    blocks: Vec<State>,
+    free: usize,
+    unstored: usize,
+    source: From,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Free,
+    /// Asked for, this many times.
+    Asked(u8),
+    /// Here, and on its way into the storage.
+    Got(IpAddr),
+    Stored(IpAddr),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum From {
+    Anyone,
+    /// The piece failed before: this peer alone may give it.
+    Only(PeerKey),
+}
+
+impl Part {
+    pub(super) fn new(blocks: u32) -> Self {
+        let blocks = vec![State::Free; blocks as usize];
+        Self { free: blocks.len(), unstored: blocks.len(), blocks, source: From::Anyone }
+    }
+
+    pub(super) fn free(&self) -> usize {
+        self.free
+    }
+
+    pub(super) fn first_free(&self) -> Option<u32> {
+        let at = self.blocks.iter().position(|state| *state == State::Free)?;
+        u32::try_from(at).ok()
+    }
+
+    /// Whether there is a block to ask this peer for.
+    pub(super) fn is_open_to(&self, key: PeerKey) -> bool {
+        self.free > 0 && (self.source == From::Anyone || self.source == From::Only(key))
+    }
+
+    pub(super) fn may_be_asked_of_many(&self) -> bool {
+        self.source == From::Anyone
+    }
+
+    /// Nothing is here and nothing is asked for.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.free == self.blocks.len()
+    }
+
+    /// A block is asked for; with `only`, the whole piece is to come from that peer.
+    pub(super) fn ask(&mut self, index: u32, only: Option<PeerKey>) {
+        if let Some(key) = only {
+            self.source = From::Only(key);
+        }
+        let state = &mut self.blocks[index as usize];
+        *state = match *state {
+            State::Free => {
+                self.free -= 1;
+                State::Asked(1)
+            }
+            State::Asked(times) => State::Asked(times.saturating_add(1)),
+            other => other,
+        };
+    }
+
+    /// One request for a block is void.
+    pub(super) fn release(&mut self, index: u32) {
+        let state = &mut self.blocks[index as usize];
+        *state = match *state {
+            State::Asked(1) => {
+                self.free += 1;
+                State::Free
+            }
+            State::Asked(times) => State::Asked(times - 1),
+            other => other,
+        };
+    }
+
+    /// A block came; `false` if it is here already, or may not come from this peer.
+    pub(super) fn take(&mut self, index: u32, key: PeerKey, ip: IpAddr, was_open: bool) -> bool {
+        if matches!(self.source, From::Only(only) if only != key || !was_open) {
+            return false;
+        }
+        let state = &mut self.blocks[index as usize];
+        match *state {
+            State::Got(_) | State::Stored(_) => return false,
+            State::Free => self.free -= 1,
+            State::Asked(_) => {}
+        }
+        *state = State::Got(ip);
+        true
+    }
+
+    /// A block is in the storage; `true` if it was the last.
+    pub(super) fn store(&mut self, index: u32) -> bool {
+        let state = &mut self.blocks[index as usize];
+        let State::Got(ip) = *state else { return false };
+        *state = State::Stored(ip);
+        self.unstored -= 1;
+        self.unstored == 0
+    }
+
+    /// A peer gives up. If the piece was to come from it alone, it starts again from nothing, unless
+    /// it is complete and only its check is missing.
+    pub(super) fn forsake(&mut self, key: PeerKey) {
+        let is_here = |state: &State| matches!(state, State::Got(_) | State::Stored(_));
+        if self.source == From::Only(key) && !self.blocks.iter().all(is_here) {
+            *self = Self::new(u32::try_from(self.blocks.len()).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Blocks that are asked for, fewer than `limit` times.
+    pub(super) fn asked(&self, limit: u8) -> impl Iterator<Item = (u32, u8)> + '_ {
+        (0..).zip(&self.blocks).filter_map(move |(index, state)| match state {
+            State::Asked(times) if *times < limit => Some((index, *times)),
+            _ => None,
+        })
+    }
+
+    /// Who gave each block.
+    pub(super) fn givers(&self) -> Vec<IpAddr> {
+        let got = self.blocks.iter().filter_map(|state| match state {
+            State::Got(ip) | State::Stored(ip) => Some(*ip),
+            State::Free | State::Asked(_) => None,
+        });
+        got.collect()
+    }
+}

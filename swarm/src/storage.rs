@@ -1,0 +1,246 @@
+//! Shell: where a payload's bytes are kept.
+//!
+//! A payload is one row of bytes, its files one after the other in the torrent's order.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::{fd::AsRawFd, unix::fs::FileExt},
+    path::{Path, PathBuf},
+};
+
+use crate::torrent::{FileSpec, Metainfo};
+
+/// A payload's bytes, read and written at any offset and from several threads.
+pub trait Storage: Send + Sync + 'static {
+    /// Fills `buf` from `offset` on.
+    ///
+    /// # Errors
+    /// If not all of it can be read.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
+
+    /// Stores `data` from `offset` on.
+    ///
+    /// # Errors
+    /// If not all of it can be stored.
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+}
+
+/// Files that can only be read: a seed can never change an image.
+#[derive(Debug)]
+pub struct ReadOnlyFiles(Row);
+
+impl ReadOnlyFiles {
+    /// Opens the files of a torrent, found by their names in `specs`.
+    ///
+    /// # Errors
+    /// If one is missing, cannot be opened or has another length than the torrent says.
+    pub fn open(metainfo: &Metainfo, specs: &[FileSpec]) -> io::Result<Self> {
+        let mut row = Row::default();
+        for (name, length) in metainfo.files() {
+            let spec = specs.iter().find(|spec| spec.name == *name).ok_or_else(|| {
+                io::Error::new(io::ErrorKind::NotFound, format!("no file is given for {name}"))
+            })?;
+            let file = File::open(&spec.path).map_err(|error| named(&spec.path, &error))?;
+            let found = file.metadata()?.len();
+            if found != *length {
+                let path = spec.path.display();
+                let text = format!("{path} has {found} bytes, its torrent says {length}");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+            }
+            row.push(file, *length);
+        }
+        Ok(Self(row))
+    }
+}
+
+impl Storage for ReadOnlyFiles {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.0.read_at(offset, buf)
+    }
+
+    fn write_at(&self, _offset: u64, _data: &[u8]) -> io::Result<()> {
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, "a seed's files are never written"))
+    }
+}
+
+/// Files of a download in one folder, on disk or in memory.
+#[derive(Debug)]
+pub struct Files {
+    row: Row,
+    folder: PathBuf,
+    names: Vec<String>,
+}
+
+impl Files {
+    /// Creates the files of a torrent with their full size, so that lack of room shows at once.
+    ///
+    /// Files that are there already are emptied first.
+    ///
+    /// # Errors
+    /// If a file cannot be created or the room is not there.
+    pub fn create(metainfo: &Metainfo, folder: &Path) -> io::Result<Self> {
+        std::fs::create_dir_all(folder).map_err(|error| named(folder, &error))?;
+        let mut row = Row::default();
+        for (name, length) in metainfo.files() {
+            let path = folder.join(name);
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .open(&path)
+                .and_then(|file| reserve(&file, *length).map(|()| file))
+                .map_err(|error| named(&path, &error))?;
+            row.push(file, *length);
+        }
+        let names = metainfo.files().iter().map(|(name, _)| name.clone()).collect();
+        Ok(Self { row, folder: folder.to_owned(), names })
+    }
+
+    /// Where the file of this name is, if the torrent has it.
+    pub fn file(&self, name: &str) -> Option<PathBuf> {
+        self.names.iter().any(|known| known == name).then(|| self.folder.join(name))
+    }
+}
+
+impl Storage for Files {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.row.read_at(offset, buf)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.row.write_at(offset, data)
+    }
+}
+
+/// Gives the file its size and its room: `fallocate(2)`, or a plain size where that is unknown.
+fn reserve(file: &File, length: u64) -> io::Result<()> {
+    if length == 0 {
+        return Ok(());
+    }
+    let size = i64::try_from(length).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+    // SAFETY: the descriptor is open for the whole call, and no memory is passed.
+    if unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, size) } == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EOPNOTSUPP | libc::ENOSYS) => file.set_len(length),
+        _ => Err(error),
+    }
+}
+
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+/// Files in a row, each with the offset at which it starts.
+#[derive(Debug, Default)]
+struct Row {
+    files: Vec<(u64, u64, File)>,
+    total: u64,
+}
+
+impl Row {
+    fn push(&mut self, file: File, length: u64) {
+        self.files.push((self.total, length, file));
+        self.total += length;
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.each_part(offset, buf.len(), |file, at, range| file.read_exact_at(&mut buf[range], at))
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.each_part(offset, data.len(), |file, at, range| file.write_all_at(&data[range], at))
+    }
+
+    /// Calls `part` with each file that the range touches, the offset in it, and which bytes.
+    fn each_part(
+        &self,
+        offset: u64,
+        length: usize,
+        mut part: impl FnMut(&File, u64, std::ops::Range<usize>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        if offset.checked_add(length as u64).is_none_or(|end| end > self.total) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "outside of the payload"));
+        }
+        let first = self.files.partition_point(|(start, size, _)| start + size <= offset);
+        let mut done = 0;
+        for (start, size, file) in &self.files[first..] {
+            if done == length {
+                break;
+            }
+            let at = offset + done as u64 - start;
+            let room = usize::try_from(size - at).unwrap_or(usize::MAX);
+            let take = room.min(length - done);
+            part(file, at, done..done + take)?;
+            done += take;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::torrent::create;
+
+    /// A payload of three files: 10, 0 and 20 bytes.
+    fn payload(folder: &Path) -> (Metainfo, Vec<FileSpec>) {
+        let specs: Vec<FileSpec> = [("a", 10), ("b", 0), ("c", 20)]
+            .into_iter()
+            .map(|(name, length)| {
+                let path = folder.join(name);
+                std::fs::write(&path, vec![name.as_bytes()[0]; length]).expect("writable");
+                FileSpec { name: name.to_owned(), path }
+            })
+            .collect();
+        let created = create("sys", &specs, "", 1, &|_| ()).expect("readable");
+        (Metainfo::parse(&created.torrent).expect("own torrents are well-formed"), specs)
+    }
+
+    #[test]
+    fn reads_cross_file_borders() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (meta, specs) = payload(folder.path());
+        let files = ReadOnlyFiles::open(&meta, &specs).expect("all files are there");
+        let mut buf = [0; 4];
+        files.read_at(8, &mut buf).expect("inside");
+        assert_eq!(&buf, b"aacc");
+        assert!(files.read_at(27, &mut buf).is_err());
+        assert!(files.read_at(u64::MAX, &mut buf).is_err());
+    }
+
+    #[test]
+    fn a_seed_never_writes() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (meta, specs) = payload(folder.path());
+        let files = ReadOnlyFiles::open(&meta, &specs).expect("all files are there");
+        assert!(files.write_at(0, b"x").is_err());
+    }
+
+    #[test]
+    fn a_file_of_another_length_is_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (meta, specs) = payload(folder.path());
+        std::fs::write(&specs[2].path, b"short").expect("writable");
+        let error = ReadOnlyFiles::open(&meta, &specs).expect_err("the length differs");
+        assert!(error.to_string().ends_with("c has 5 bytes, its torrent says 20"), "{error}");
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (meta, _) = payload(folder.path());
+        let files = Files::create(&meta, &folder.path().join("out")).expect("there is room");
+        files.write_at(7, b"123456").expect("inside");
+        let mut buf = [0; 6];
+        files.read_at(7, &mut buf).expect("inside");
+        assert_eq!(&buf, b"123456");
+        let path = files.file("c").expect("the torrent has it");
+        assert_eq!(&std::fs::read(path).expect("readable")[..4], b"456\0");
+        assert_eq!(files.file("../c"), None);
+    }
+}

@@ -1,0 +1,536 @@
+//! Core: one swarm as one member sees it: all peers, the picker or the super-seeder, who is shut out.
+//!
+//! Connections, storage and hashing are the caller's: it tells what came and what was done, asks
+//! [`Swarm::next`] for what goes out, and wakes the connections of [`Swarm::take_wakes`].
+
+mod blame;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use blame::{Blame, Verdict};
+
+use crate::{
+    bitfield::Bitfield,
+    layout::{Block, Layout, Range},
+    meter::Meter,
+    peer::{Next, Peer, PeerId, PeerKey},
+    picker::{Givers, Picker, Received},
+    superseed::SuperSeed,
+    wire::{Incoming, Outgoing, Violation},
+};
+
+/// Most peers of one swarm: a full mesh of the largest room and some to spare.
+pub const MAX_PEERS: usize = 256;
+
+/// Most peers of one swarm from one address, so that no machine takes all the room.
+pub const MAX_PEERS_PER_ADDRESS: usize = 32;
+
+/// A peer that sent data within this time counts as a source.
+const SOURCE_SPAN: Duration = Duration::from_secs(2);
+
+/// Addresses whose received bytes are remembered after they left.
+const MAX_REMEMBERED: usize = 512;
+
+/// The state of one swarm.
+#[derive(Debug)]
+pub struct Swarm {
+    layout: Layout,
+    id: PeerId,
+    metadata_size: usize,
+    role: Role,
+    peers: BTreeMap<PeerKey, Peer>,
+    next_key: u64,
+    blame: Blame,
+    checking: BTreeMap<u32, Givers>,
+    wakes: BTreeSet<PeerKey>,
+    uploaded: u64,
+    downloaded: Meter,
+    /// What peers that left had given.
+    departed: BTreeMap<SocketAddr, u64>,
+    wrong_source: Option<u32>,
+}
+
+#[derive(Debug)]
+enum Role {
+    Seed { have: Bitfield, superseed: SuperSeed },
+    Node(Box<Picker>),
+}
+
+/// Why a peer may not join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It is this very member.
+    #[error("this is our own connection")]
+    Myself,
+    /// It gave wrong data.
+    #[error("its address is shut out for wrong data")]
+    ShutOut,
+    /// It is connected already.
+    #[error("it is connected already")]
+    Duplicate,
+    /// No room.
+    #[error("there are too many peers")]
+    Full,
+}
+
+/// A complete piece that the caller must hash and then report with [`Swarm::checked`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Check {
+    /// Which piece.
+    pub piece: u32,
+}
+
+/// What the hash of a piece showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    /// Which piece.
+    pub piece: u32,
+    /// Whether the hash is the right one.
+    pub is_right: bool,
+    /// SHA-1 of each block; may be left empty for a right piece of which [`Swarm::is_suspect`] says
+    /// no.
+    pub blocks: Vec<[u8; 20]>,
+}
+
+/// What a node has reached.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes here and checked.
+    pub done: u64,
+    /// Bytes in all.
+    pub total: u64,
+    /// Bytes per second coming in, smoothed.
+    pub speed: u64,
+    /// Payload bytes given to others.
+    pub uploaded: u64,
+    /// Connected peers.
+    pub peers: usize,
+    /// Peers that sent data in the last two seconds.
+    pub sources: usize,
+    /// Payload bytes received in all from each address, also from peers that left.
+    pub peers_sending: Vec<(SocketAddr, u64)>,
+}
+
+impl Swarm {
+    /// The member that holds everything and super-seeds.
+    pub fn seed(layout: Layout, id: PeerId, metadata_size: usize, now: Instant) -> Self {
+        let have = Bitfield::full(layout.pieces());
+        let role = Role::Seed { have, superseed: SuperSeed::new(layout) };
+        Self::new(layout, id, metadata_size, role, None, now)
+    }
+
+    /// A member that starts with nothing. `trusted` is an address that is never shut out: the server.
+    pub fn node(
+        layout: Layout,
+        id: PeerId,
+        metadata_size: usize,
+        trusted: Option<IpAddr>,
+        chance: u64,
+        now: Instant,
+    ) -> Self {
+        let role = Role::Node(Box::new(Picker::new(layout, id.salt(), chance)));
+        Self::new(layout, id, metadata_size, role, trusted, now)
+    }
+
+    fn new(
+        layout: Layout,
+        id: PeerId,
+        metadata_size: usize,
+        role: Role,
+        trusted: Option<IpAddr>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            layout,
+            id,
+            metadata_size,
+            role,
+            peers: BTreeMap::new(),
+            next_key: 0,
+            blame: Blame::new(trusted),
+            checking: BTreeMap::new(),
+            wakes: BTreeSet::new(),
+            uploaded: 0,
+            downloaded: Meter::new(now),
+            departed: BTreeMap::new(),
+            wrong_source: None,
+        }
+    }
+
+    /// Whether everything is here and checked.
+    pub fn is_complete(&self) -> bool {
+        self.have().is_full()
+    }
+
+    /// A piece that the trusted server itself gave wrong again and again: its copy must be damaged.
+    pub fn wrong_source(&self) -> Option<u32> {
+        self.wrong_source
+    }
+
+    /// Payload bytes given to others.
+    pub fn uploaded(&self) -> u64 {
+        self.uploaded
+    }
+
+    /// Connected peers.
+    pub fn peer_count(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Connections that have something to do since the last call.
+    pub fn take_wakes(&mut self) -> BTreeSet<PeerKey> {
+        std::mem::take(&mut self.wakes)
+    }
+
+    /// A peer has shaken hands.
+    ///
+    /// # Errors
+    /// [`Refusal`] if it may not join; the connection is then to be closed.
+    pub fn join(&mut self, newcomer: Newcomer, now: Instant) -> Result<PeerKey, Refusal> {
+        let Newcomer { id, address, was_dialled, is_extended } = newcomer;
+        self.admit(&newcomer, now)?;
+        let key = PeerKey(self.next_key);
+        self.next_key += 1;
+        let mut peer = Peer::new(id, address, was_dialled, now);
+        let shown = match &mut self.role {
+            // Stock clients are shown everything: some give up on a seed that seems to have nothing.
+            Role::Seed { superseed, .. } if id.is_ours() => {
+                superseed.join(key, now);
+                Bitfield::empty(self.layout.pieces())
+            }
+            Role::Seed { have, .. } => have.clone(),
+            Role::Node(picker) => {
+                picker.join(key, address.ip(), id.salt(), now);
+                picker.have().clone()
+            }
+        };
+        peer.say(Outgoing::Bitfield(shown));
+        if is_extended {
+            peer.say(Outgoing::Handshake { metadata_size: self.metadata_size });
+        }
+        peer.say(Outgoing::Unchoke);
+        self.peers.insert(key, peer);
+        self.wakes.insert(key);
+        self.show(key);
+        Ok(key)
+    }
+
+    fn admit(&mut self, newcomer: &Newcomer, now: Instant) -> Result<(), Refusal> {
+        let ip = newcomer.address.ip();
+        if newcomer.id == self.id {
+            return Err(Refusal::Myself);
+        }
+        if self.blame.is_shut_out(ip) {
+            return Err(Refusal::ShutOut);
+        }
+        let old = self.peers.iter().find(|(_, peer)| peer.id == newcomer.id);
+        if let Some((key, old)) = old {
+            if !self.replaces(old, newcomer) {
+                return Err(Refusal::Duplicate);
+            }
+            self.leave(*key, now);
+        }
+        let neighbours = self.peers.values().filter(|peer| peer.address.ip() == ip).count();
+        if self.peers.len() >= MAX_PEERS || neighbours >= MAX_PEERS_PER_ADDRESS {
+            return Err(Refusal::Full);
+        }
+        Ok(())
+    }
+
+    /// Which of two connections to one peer stays; both ends come to the same answer.
+    ///
+    /// If both dialled, the one dialled by the smaller id stays. If one of them dialled again, it
+    /// has given up its first connection. Another address cannot push a peer out by using its id.
+    fn replaces(&self, old: &Peer, newcomer: &Newcomer) -> bool {
+        if old.address.ip() != newcomer.address.ip() {
+            return false;
+        }
+        old.was_dialled == newcomer.was_dialled || newcomer.was_dialled == (self.id < newcomer.id)
+    }
+
+    /// A connection ended. What was asked of it is asked of others.
+    pub fn leave(&mut self, key: PeerKey, now: Instant) {
+        let Some(peer) = self.peers.remove(&key) else { return };
+        self.wakes.insert(key);
+        let is_known = self.departed.contains_key(&peer.address);
+        if peer.received > 0 && (is_known || self.departed.len() < MAX_REMEMBERED) {
+            *self.departed.entry(peer.address).or_default() += peer.received;
+        }
+        match &mut self.role {
+            Role::Seed { superseed, .. } => superseed.leave(key),
+            Role::Node(picker) => picker.leave(key),
+        }
+        self.fill_all(now);
+    }
+
+    /// A message came. A block that is returned must be stored, then reported to [`Swarm::stored`].
+    ///
+    /// # Errors
+    /// [`Violation`] if the connection must be closed for it.
+    pub fn receive(
+        &mut self,
+        key: PeerKey,
+        message: &Incoming<'_>,
+        now: Instant,
+    ) -> Result<Option<Block>, Violation> {
+        let Some(peer) = self.peers.get_mut(&key) else { return Ok(None) };
+        peer.heard(now);
+        match message {
+            Incoming::Unknown => {}
+            Incoming::Choke | Incoming::Unchoke => {
+                if let Role::Node(picker) = &mut self.role {
+                    picker.choked(key, *message == Incoming::Choke);
+                }
+                self.fill(key, now);
+            }
+            Incoming::Have(piece) => self.peer_holds(key, std::iter::once(*piece), now),
+            Incoming::Bitfield(bits) => self.peer_holds(key, bits.iter(), now),
+            Incoming::Request(range) => {
+                // Without BEP 6 there is no way to refuse: a request for what is not here is dropped.
+                if have(&self.role).contains(range.piece) {
+                    peer.queue_upload(*range)?;
+                    self.wakes.insert(key);
+                }
+            }
+            Incoming::Cancel(range) => peer.cancel_upload(*range),
+            Incoming::Handshake { metadata } => peer.takes_metadata_as(*metadata),
+            Incoming::MetadataRequest(part) => {
+                peer.queue_metadata(*part);
+                self.wakes.insert(key);
+            }
+            Incoming::Data(block, _) => return self.receive_block(key, *block, now),
+        }
+        Ok(None)
+    }
+
+    fn receive_block(
+        &mut self,
+        key: PeerKey,
+        block: Block,
+        now: Instant,
+    ) -> Result<Option<Block>, Violation> {
+        let Some(peer) = self.peers.get_mut(&key) else { return Ok(None) };
+        let Role::Node(picker) = &mut self.role else { return peer.gave_unasked().map(|()| None) };
+        let range = self.layout.range(block);
+        let outcome = picker.received(key, block, now);
+        if outcome == Received::Unasked {
+            return peer.gave_unasked().map(|()| None);
+        }
+        peer.gave(u64::from(range.length), now);
+        let is_new = match outcome {
+            Received::New { cancel } => {
+                self.downloaded.add(u64::from(range.length), now);
+                for other in cancel {
+                    self.say(other, Outgoing::Cancel(range));
+                }
+                true
+            }
+            Received::Duplicate | Received::Unasked => false,
+        };
+        self.fill(key, now);
+        Ok(is_new.then_some(block))
+    }
+
+    /// A block is in the storage. A piece that is returned must be hashed.
+    pub fn stored(&mut self, block: Block) -> Option<Check> {
+        let Role::Node(picker) = &mut self.role else { return None };
+        let givers = picker.stored(block)?;
+        self.checking.insert(block.piece, givers);
+        Some(Check { piece: block.piece })
+    }
+
+    /// Whether a piece failed before with blocks of several peers, so that the digests of its blocks
+    /// are wanted although it is right.
+    pub fn is_suspect(&self, piece: u32) -> bool {
+        self.blame.is_suspect(piece)
+    }
+
+    /// A piece was hashed.
+    pub fn checked(&mut self, checked: &Checked, now: Instant) {
+        let Some(givers) = self.checking.remove(&checked.piece) else { return };
+        let Role::Node(picker) = &mut self.role else { return };
+        let verdict = if checked.is_right {
+            picker.passed(checked.piece);
+            self.blame.right(checked.piece, &checked.blocks)
+        } else {
+            picker.failed(checked.piece);
+            self.blame.wrong(checked.piece, &givers, &checked.blocks)
+        };
+        match verdict {
+            Verdict::Nobody => {}
+            Verdict::Trusted => self.wrong_source = Some(checked.piece),
+            Verdict::ShutOut(culprits) => {
+                self.close_all(|peer| culprits.contains(&peer.address.ip()), now)
+            }
+        }
+        if checked.is_right {
+            self.tell_all(checked.piece);
+        } else {
+            self.fill_all(now);
+        }
+    }
+
+    /// What goes out to a peer next.
+    pub fn next(&mut self, key: PeerKey, now: Instant) -> Next {
+        self.peers.get_mut(&key).map_or(Next::Closed, |peer| peer.next(now))
+    }
+
+    /// A range went out to a peer.
+    pub fn sent(&mut self, key: PeerKey, range: Range, now: Instant) {
+        self.uploaded += u64::from(range.length);
+        if let Role::Seed { superseed, .. } = &mut self.role {
+            superseed.sent(key, range.piece, now);
+            self.show(key);
+        }
+    }
+
+    /// To be called about ten times a second: time-outs, take-backs, keep-alives.
+    pub fn tick(&mut self, now: Instant) {
+        self.close_all(|peer| peer.is_silent(now), now);
+        let quiet =
+            self.peers.iter_mut().filter_map(|(key, peer)| peer.keep_alive(now).then_some(*key));
+        self.wakes.extend(quiet);
+        match &mut self.role {
+            Role::Seed { superseed, .. } => {
+                let peers = &self.peers;
+                let idle = |key| peers.get(&key).is_some_and(Peer::is_idle);
+                for key in superseed.take_back(now, idle) {
+                    self.show(key);
+                }
+            }
+            Role::Node(picker) => {
+                if !picker.expire(now).is_empty() {
+                    self.fill_all(now);
+                }
+            }
+        }
+    }
+
+    /// Ends every connection.
+    pub fn close(&mut self, now: Instant) {
+        self.close_all(|_| true, now);
+    }
+
+    /// How far the download is.
+    pub fn progress(&mut self, now: Instant) -> Progress {
+        let done = self.have().iter().map(|piece| u64::from(self.layout.length_of(piece))).sum();
+        let is_source = |peer: &&Peer| {
+            peer.last_data.is_some_and(|at| now.saturating_duration_since(at) < SOURCE_SPAN)
+        };
+        let mut received = self.departed.clone();
+        for peer in self.peers.values().filter(|peer| peer.received > 0) {
+            *received.entry(peer.address).or_default() += peer.received;
+        }
+        Progress {
+            done,
+            total: self.layout.total(),
+            speed: self.downloaded.rate(now) as u64,
+            uploaded: self.uploaded,
+            peers: self.peers.len(),
+            sources: self.peers.values().filter(is_source).count(),
+            peers_sending: received.into_iter().collect(),
+        }
+    }
+
+    fn have(&self) -> &Bitfield {
+        have(&self.role)
+    }
+
+    fn say(&mut self, key: PeerKey, message: Outgoing) {
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.say(message);
+            self.wakes.insert(key);
+        }
+    }
+
+    fn peer_holds(&mut self, key: PeerKey, pieces: impl Iterator<Item = u32>, now: Instant) {
+        match &mut self.role {
+            Role::Seed { superseed, .. } => {
+                pieces.for_each(|piece| superseed.holds(key, piece));
+                self.show(key);
+            }
+            Role::Node(picker) => {
+                pieces.for_each(|piece| picker.holds(key, piece));
+                let is_interesting = picker.wants_from(key);
+                if let Some(peer) = self.peers.get_mut(&key)
+                    && is_interesting
+                    && !peer.is_interesting
+                {
+                    peer.is_interesting = true;
+                    self.say(key, Outgoing::Interested);
+                }
+                self.fill(key, now);
+            }
+        }
+    }
+
+    /// Asks a peer for as much as its window holds.
+    fn fill(&mut self, key: PeerKey, now: Instant) {
+        let Role::Node(picker) = &mut self.role else { return };
+        let layout = self.layout;
+        for block in picker.fill(key, now) {
+            self.say(key, Outgoing::Request(layout.range(block)));
+        }
+    }
+
+    fn fill_all(&mut self, now: Instant) {
+        let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
+        for key in keys {
+            self.fill(key, now);
+        }
+    }
+
+    /// Shows a node the next pieces.
+    fn show(&mut self, key: PeerKey) {
+        let Role::Seed { superseed, .. } = &mut self.role else { return };
+        for piece in superseed.show(key) {
+            self.say(key, Outgoing::Have(piece));
+        }
+    }
+
+    /// Tells everybody of a new piece; also those who hold it, for a super-seeder counts on it.
+    fn tell_all(&mut self, piece: u32) {
+        let is_complete = self.have().is_full();
+        for (key, peer) in &mut self.peers {
+            peer.say(Outgoing::Have(piece));
+            if is_complete && std::mem::take(&mut peer.is_interesting) {
+                peer.say(Outgoing::NotInterested);
+            }
+            self.wakes.insert(*key);
+        }
+    }
+
+    fn close_all(&mut self, which: impl Fn(&Peer) -> bool, now: Instant) {
+        let chosen = self.peers.iter().filter(|(_, peer)| which(peer)).map(|(key, _)| *key);
+        let chosen: Vec<PeerKey> = chosen.collect();
+        for key in chosen {
+            self.leave(key, now);
+        }
+    }
+}
+
+fn have(role: &Role) -> &Bitfield {
+    match role {
+        Role::Seed { have, .. } => have,
+        Role::Node(picker) => picker.have(),
+    }
+}
+
+/// A peer at the door, after both handshakes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Newcomer {
+    /// As it calls itself.
+    pub id: PeerId,
+    /// Where the connection comes from or leads to.
+    pub address: SocketAddr,
+    /// Whether this member dialled.
+    pub was_dialled: bool,
+    /// Whether it understands BEP 10.
+    pub is_extended: bool,
+}

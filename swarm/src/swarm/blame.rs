@@ -1,0 +1,155 @@
+//! Core: who is to blame for a piece with a wrong hash.
+//!
+//! A piece that came from one address alone convicts it. Of a piece with blocks of several, the
+//! digest of each block is kept until the piece is right, and then whoever gave another block is
+//! convicted: nobody is shut out on suspicion.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+/// Most addresses that are shut out, and most pieces under suspicion, that are remembered.
+const MAX_SHUT_OUT: usize = 1024;
+const MAX_SUSPECTS: usize = 64;
+
+/// Most failed attempts at one piece whose digests are kept.
+const MAX_ATTEMPTS: usize = 4;
+
+/// So many wrong copies of one piece from the trusted server alone are no accident of the network.
+const TRUSTED_FAILURES: u32 = 3;
+
+/// The SHA-1 of each block of a failed attempt, with who gave it.
+type Attempt = Vec<(IpAddr, [u8; 20])>;
+
+/// What is known against whom.
+#[derive(Debug)]
+pub(super) struct Blame {
+    trusted: Option<IpAddr>,
+    shut_out: BTreeSet<IpAddr>,
+    suspects: BTreeMap<u32, Vec<Attempt>>,
+    /// How often the trusted server alone gave a piece wrong.
+    trusted_failures: BTreeMap<u32, u32>,
+}
+
+/// What follows from the hash of a piece.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing can be said.
+    Nobody,
+    /// These addresses gave wrong data and are shut out from now on.
+    ShutOut(BTreeSet<IpAddr>),
+    /// The trusted server gives wrong data.
+    Trusted,
+}
+
+impl Blame {
+    pub(super) fn new(trusted: Option<IpAddr>) -> Self {
+        Self {
+            trusted,
+            shut_out: BTreeSet::new(),
+            suspects: BTreeMap::new(),
+            trusted_failures: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn is_shut_out(&self, ip: IpAddr) -> bool {
+        self.shut_out.contains(&ip)
+    }
+
+    pub(super) fn is_suspect(&self, piece: u32) -> bool {
+        self.suspects.contains_key(&piece)
+    }
+
+    /// A piece has a wrong hash.
+    pub(super) fn wrong(&mut self, piece: u32, givers: &[IpAddr], blocks: &[[u8; 20]]) -> Verdict {
+        let distinct: BTreeSet<IpAddr> = givers.iter().copied().collect();
+        match (distinct.len(), distinct.first()) {
+            (1, Some(ip)) if Some(*ip) == self.trusted => {
+                let failures = self.trusted_failures.entry(piece).or_default();
+                *failures += 1;
+                let is_certain = *failures >= TRUSTED_FAILURES;
+                return if is_certain { Verdict::Trusted } else { Verdict::Nobody };
+            }
+            (1, _) => return self.shut_out(distinct),
+            _ => {}
+        }
+        let has_room = self.suspects.len() < MAX_SUSPECTS || self.is_suspect(piece);
+        if has_room && givers.len() == blocks.len() {
+            let attempts = self.suspects.entry(piece).or_default();
+            if attempts.len() < MAX_ATTEMPTS {
+                attempts.push(givers.iter().copied().zip(blocks.iter().copied()).collect());
+            }
+        }
+        Verdict::Nobody
+    }
+
+    /// A piece is right: whoever gave another block in an earlier attempt lied.
+    pub(super) fn right(&mut self, piece: u32, blocks: &[[u8; 20]]) -> Verdict {
+        let Some(attempts) = self.suspects.remove(&piece) else { return Verdict::Nobody };
+        let mut liars = BTreeSet::new();
+        for attempt in attempts.iter().filter(|attempt| attempt.len() == blocks.len()) {
+            let wrong = attempt.iter().zip(blocks).filter(|((_, was), is)| was != *is);
+            liars.extend(wrong.map(|((ip, _), _)| *ip));
+        }
+        if let Some(trusted) = self.trusted {
+            liars.remove(&trusted);
+        }
+        if liars.is_empty() { Verdict::Nobody } else { self.shut_out(liars) }
+    }
+
+    fn shut_out(&mut self, culprits: BTreeSet<IpAddr>) -> Verdict {
+        if self.shut_out.len() < MAX_SHUT_OUT {
+            self.shut_out.extend(&culprits);
+        }
+        Verdict::ShutOut(culprits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+    const GOOD: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
+    const EVIL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 3));
+
+    fn blame() -> Blame {
+        Blame::new(Some(SERVER))
+    }
+
+    #[test]
+    fn a_wrong_piece_from_one_alone_shuts_it_out() {
+        let mut blame = blame();
+        let verdict = blame.wrong(0, &[EVIL, EVIL], &[[1; 20], [2; 20]]);
+        assert_eq!(verdict, Verdict::ShutOut([EVIL].into()));
+        assert!(blame.is_shut_out(EVIL));
+    }
+
+    #[test]
+    fn of_a_mixed_piece_only_the_liar_is_shut_out_and_only_with_proof() {
+        let mut blame = blame();
+        assert_eq!(blame.wrong(0, &[GOOD, EVIL], &[[1; 20], [6; 20]]), Verdict::Nobody);
+        assert!(!blame.is_shut_out(EVIL) && blame.is_suspect(0));
+        assert_eq!(blame.right(0, &[[1; 20], [2; 20]]), Verdict::ShutOut([EVIL].into()));
+        assert!(!blame.is_shut_out(GOOD) && !blame.is_suspect(0));
+    }
+
+    #[test]
+    fn the_server_is_never_shut_out_but_named_at_the_third_time() {
+        let mut blame = blame();
+        assert_eq!(blame.wrong(0, &[SERVER], &[[1; 20]]), Verdict::Nobody);
+        assert_eq!(blame.wrong(0, &[SERVER], &[[1; 20]]), Verdict::Nobody);
+        assert_eq!(blame.wrong(0, &[SERVER], &[[1; 20]]), Verdict::Trusted);
+        assert!(!blame.is_shut_out(SERVER));
+    }
+
+    #[test]
+    fn memory_of_suspects_is_bounded() {
+        let mut blame = blame();
+        for piece in 0..1000 {
+            blame.wrong(piece, &[GOOD, EVIL], &[[1; 20], [6; 20]]);
+        }
+        assert_eq!(blame.suspects.len(), MAX_SUSPECTS);
+    }
+}

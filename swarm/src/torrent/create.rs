@@ -1,0 +1,414 @@
+//! Shell: makes a torrent from files, reading each byte once.
+//!
+//! One thread reads, one takes the SHA-256 of the files in order, the others take the SHA-1 of the
+//! pieces as they come. Same files, same bytes: files are sorted by name, nothing is dated.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+};
+
+use librqbit_sha1_wrapper::{ISha1, Sha1};
+use sha2::{Digest, Sha256};
+
+use super::{FileSpec, Infohash, is_plain_component};
+use crate::{bencode, layout::Layout};
+
+/// Smallest and largest piece. Below, there are more messages than use; above, a piece takes too
+/// long until it can be passed on.
+const PIECE_LENGTHS: (u64, u64) = (256 << 10, 4 << 20);
+
+/// How many pieces to aim for: a room of 32 shares evenly from 32 pieces for each (measured).
+const WANTED_PIECES: u64 = 1024;
+
+/// Pieces that are read ahead of the slowest hash: bounds the memory to a few pieces.
+const READ_AHEAD: usize = 4;
+
+/// Name, length and hash of one file of a payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileDigest {
+    /// As in the torrent.
+    pub name: String,
+    /// In bytes.
+    pub length: u64,
+    /// SHA-256 of the whole file.
+    pub sha256: [u8; 32],
+}
+
+/// A finished torrent and what was learned of its files on the way.
+#[derive(Debug, Clone)]
+pub struct Created {
+    /// The `.torrent` file.
+    pub torrent: Vec<u8>,
+    /// The swarm's name.
+    pub infohash: Infohash,
+    /// In the torrent's order: sorted by name.
+    pub files: Vec<FileDigest>,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+/// Why no torrent was made.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// Nothing to share.
+    #[error("there is nothing to share in {0}: every file is empty")]
+    Empty(String),
+    /// A name that is not one plain path component, or that comes twice.
+    #[error("the name {0:?} cannot stand in a torrent; use plain file names, each once")]
+    BadName(String),
+    /// More than 2^20 pieces of 4 MiB.
+    #[error("{name} has {total} bytes, more than a torrent can hold")]
+    TooLarge {
+        /// The payload's name.
+        name: String,
+        /// Its bytes.
+        total: u64,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {path}")]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file grew or shrank while it was read.
+    #[error("{path} changed while it was read; wait until it is complete, then try again")]
+    Changed {
+        /// Which file.
+        path: PathBuf,
+    },
+}
+
+/// Makes the torrent of `files`, private (BEP 27) and sorted by name.
+///
+/// Blocks until all is read and hashed. `threads` (at least 1) take SHA-1 beside the thread that
+/// takes SHA-256. `progress` is called with the bytes read so far.
+///
+/// # Errors
+/// [`CreateError`], which names the file.
+pub fn create(
+    name: &str,
+    files: &[FileSpec],
+    announce: &str,
+    threads: usize,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Created, CreateError> {
+    let sources = open_sorted(name, files)?;
+    let total = sources.iter().fold(0_u64, |sum, source| sum.saturating_add(source.length));
+    if total == 0 {
+        return Err(CreateError::Empty(name.to_owned()));
+    }
+    let layout = Layout::new(total, piece_length_for(total))
+        .ok_or_else(|| CreateError::TooLarge { name: name.to_owned(), total })?;
+    let (pieces, digests) = hash_all(&sources, layout, threads.max(1), progress)?;
+    let info = info_dictionary(name, &sources, layout, &pieces);
+    let mut sha1 = Sha1::new();
+    sha1.update(&info);
+    let files = sources
+        .into_iter()
+        .zip(digests)
+        .map(|(source, sha256)| FileDigest { name: source.name, length: source.length, sha256 })
+        .collect();
+    Ok(Created {
+        torrent: torrent_file(announce, &info),
+        infohash: Infohash(sha1.finish()),
+        files,
+        total,
+    })
+}
+
+fn piece_length_for(total: u64) -> u32 {
+    let wanted = total.div_ceil(WANTED_PIECES).clamp(PIECE_LENGTHS.0, PIECE_LENGTHS.1);
+    u32::try_from(wanted.next_power_of_two()).expect("clamped to 4 MiB")
+}
+
+struct Source {
+    name: String,
+    path: PathBuf,
+    file: File,
+    length: u64,
+}
+
+fn open_sorted(name: &str, files: &[FileSpec]) -> Result<Vec<Source>, CreateError> {
+    if !is_plain_component(name) {
+        return Err(CreateError::BadName(name.to_owned()));
+    }
+    let mut sorted: Vec<&FileSpec> = files.iter().collect();
+    sorted.sort_by(|one, other| one.name.cmp(&other.name));
+    if let Some(pair) = sorted.windows(2).find(|pair| pair[0].name == pair[1].name) {
+        return Err(CreateError::BadName(pair[0].name.clone()));
+    }
+    sorted.into_iter().map(open).collect()
+}
+
+fn open(spec: &FileSpec) -> Result<Source, CreateError> {
+    if !is_plain_component(&spec.name) {
+        return Err(CreateError::BadName(spec.name.clone()));
+    }
+    let opened = File::open(&spec.path).and_then(|file| {
+        let length = file.metadata()?.len();
+        Ok((file, length))
+    });
+    let (file, length) =
+        opened.map_err(|source| CreateError::Unreadable { path: spec.path.clone(), source })?;
+    Ok(Source { name: spec.name.clone(), path: spec.path.clone(), file, length })
+}
+
+/// One piece's bytes on the way to both hashes.
+struct PieceData {
+    number: usize,
+    bytes: Vec<u8>,
+}
+
+type PieceHashes = Vec<[u8; 20]>;
+type FileHashes = Vec<[u8; 32]>;
+
+fn hash_all(
+    sources: &[Source],
+    layout: Layout,
+    threads: usize,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<(PieceHashes, FileHashes), CreateError> {
+    let hashes = Mutex::new(vec![[0; 20]; layout.pieces() as usize]);
+    thread::scope(|scope| {
+        let (to_sha1, pieces) = sync_channel::<Arc<PieceData>>(READ_AHEAD);
+        let (to_sha256, whole) = sync_channel::<Arc<PieceData>>(READ_AHEAD);
+        let pieces = Arc::new(Mutex::new(pieces));
+        let lengths: Vec<u64> = sources.iter().map(|source| source.length).collect();
+        let digests = scope.spawn(move || sha256_of_files(&whole, &lengths));
+        for _ in 0..threads {
+            let (pieces, hashes) = (Arc::clone(&pieces), &hashes);
+            scope.spawn(move || sha1_of_pieces(&pieces, hashes));
+        }
+        drop(pieces);
+        let read = read_pieces(sources, layout, [&to_sha1, &to_sha256], progress);
+        drop((to_sha1, to_sha256));
+        let digests = digests.join().expect("hashing does not panic");
+        read.map(|()| digests)
+    })
+    .map(|digests| (hashes.into_inner().expect("hashing does not panic"), digests))
+}
+
+/// Takes the next piece while holding the lock, hashes it after letting go.
+fn sha1_of_pieces(pieces: &Mutex<Receiver<Arc<PieceData>>>, hashes: &Mutex<PieceHashes>) {
+    loop {
+        let next = pieces.lock().expect("receiving does not panic").recv();
+        let Ok(piece) = next else { return };
+        let mut sha1 = Sha1::new();
+        sha1.update(&piece.bytes);
+        hashes.lock().expect("storing does not panic")[piece.number] = sha1.finish();
+    }
+}
+
+/// Cuts the stream of pieces into files again and hashes each.
+fn sha256_of_files(pieces: &Receiver<Arc<PieceData>>, lengths: &[u64]) -> FileHashes {
+    let mut current = pieces.recv().ok();
+    let mut used = 0;
+    lengths
+        .iter()
+        .map(|length| {
+            let (mut sha256, mut left) = (Sha256::new(), *length);
+            while left > 0
+                && let Some(piece) = &current
+            {
+                let rest = &piece.bytes[used..];
+                let take = rest.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                sha256.update(&rest[..take]);
+                left -= take as u64;
+                used += take;
+                if used == piece.bytes.len() {
+                    (current, used) = (pieces.recv().ok(), 0);
+                }
+            }
+            sha256.finalize().into()
+        })
+        .collect()
+}
+
+fn read_pieces(
+    sources: &[Source],
+    layout: Layout,
+    hashers: [&SyncSender<Arc<PieceData>>; 2],
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<(), CreateError> {
+    let mut done = 0;
+    let mut number = 0;
+    let mut bytes = Vec::with_capacity(layout.piece_length() as usize);
+    let mut hand_over = |bytes: Vec<u8>| {
+        done += bytes.len() as u64;
+        let piece = Arc::new(PieceData { number, bytes });
+        number += 1;
+        for hasher in hashers {
+            hasher.send(Arc::clone(&piece)).expect("hashers live until the channel closes");
+        }
+        progress(done);
+    };
+    for source in sources {
+        let mut left = source.length;
+        while left > 0 {
+            let room = u64::from(layout.piece_length()) - bytes.len() as u64;
+            let want = room.min(left);
+            let got = (&source.file).take(want).read_to_end(&mut bytes);
+            let got = got.map_err(|error| CreateError::Unreadable {
+                path: source.path.clone(),
+                source: error,
+            })?;
+            if got as u64 != want {
+                return Err(CreateError::Changed { path: source.path.clone() });
+            }
+            left -= want;
+            if bytes.len() == layout.piece_length() as usize {
+                let next = Vec::with_capacity(layout.piece_length() as usize);
+                hand_over(std::mem::replace(&mut bytes, next));
+            }
+        }
+        check_unchanged(source)?;
+    }
+    if !bytes.is_empty() {
+        hand_over(bytes);
+    }
+    Ok(())
+}
+
+fn check_unchanged(source: &Source) -> Result<(), CreateError> {
+    match source.file.metadata() {
+        Ok(now) if now.len() == source.length => Ok(()),
+        Ok(_) => Err(CreateError::Changed { path: source.path.clone() }),
+        Err(error) => Err(CreateError::Unreadable { path: source.path.clone(), source: error }),
+    }
+}
+
+fn info_dictionary(name: &str, sources: &[Source], layout: Layout, pieces: &[[u8; 20]]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(pieces.len() * 20 + 1024);
+    out.push(b'd');
+    bencode::put_bytes(&mut out, b"files");
+    out.push(b'l');
+    for source in sources {
+        out.push(b'd');
+        bencode::put_pair(&mut out, "length", source.length);
+        bencode::put_bytes(&mut out, b"path");
+        out.push(b'l');
+        bencode::put_bytes(&mut out, source.name.as_bytes());
+        out.extend_from_slice(b"ee");
+    }
+    out.push(b'e');
+    bencode::put_bytes(&mut out, b"name");
+    bencode::put_bytes(&mut out, name.as_bytes());
+    bencode::put_pair(&mut out, "piece length", u64::from(layout.piece_length()));
+    bencode::put_bytes(&mut out, b"pieces");
+    bencode::put_bytes(&mut out, pieces.as_flattened());
+    bencode::put_pair(&mut out, "private", 1);
+    out.push(b'e');
+    out
+}
+
+fn torrent_file(announce: &str, info: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(info.len() + announce.len() + 64);
+    out.push(b'd');
+    bencode::put_bytes(&mut out, b"announce");
+    bencode::put_bytes(&mut out, announce.as_bytes());
+    bencode::put_bytes(&mut out, b"info");
+    out.extend_from_slice(info);
+    out.push(b'e');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::torrent::Metainfo;
+
+    const PIECE: usize = 256 << 10;
+
+    fn content(length: usize, salt: u8) -> Vec<u8> {
+        (0..length).map(|at| (at * 31 / 7) as u8 ^ salt).collect()
+    }
+
+    /// Creates from files of these lengths, parses the result and checks every hash.
+    fn check(lengths: &[usize], threads: usize) -> Created {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let contents: Vec<Vec<u8>> =
+            lengths.iter().zip(0_u8..).map(|(length, salt)| content(*length, salt)).collect();
+        let mut specs = Vec::new();
+        for (number, content) in contents.iter().enumerate() {
+            let path = folder.path().join(format!("file{number}"));
+            std::fs::write(&path, content).expect("the folder is writable");
+            specs.insert(0, FileSpec { name: format!("f{number}"), path });
+        }
+        let seen = AtomicU64::new(0);
+        let created = create("sys", &specs, "http://a/announce", threads, &|done| {
+            seen.fetch_max(done, Ordering::Relaxed);
+        })
+        .expect("the files can be read");
+        let meta = Metainfo::parse(&created.torrent).expect("own torrents are well-formed");
+        let payload = contents.concat();
+        assert_eq!(meta.infohash(), created.infohash);
+        assert_eq!(meta.total(), payload.len() as u64);
+        assert_eq!(seen.into_inner(), payload.len() as u64);
+        for (piece, bytes) in (0..).zip(payload.chunks(meta.piece_length() as usize)) {
+            let mut sha1 = Sha1::new();
+            sha1.update(bytes);
+            assert_eq!(meta.hash_of(piece), sha1.finish());
+        }
+        for (digest, content) in created.files.iter().zip(&contents) {
+            assert_eq!(digest.sha256, <[u8; 32]>::from(Sha256::digest(content)));
+        }
+        created
+    }
+
+    #[test]
+    fn an_exact_multiple_of_the_piece_length_is_right() {
+        check(&[4 * PIECE], 2);
+    }
+
+    #[test]
+    fn one_byte_more_is_right() {
+        check(&[4 * PIECE + 1], 1);
+    }
+
+    #[test]
+    fn files_that_share_a_piece_are_right() {
+        check(&[10, 0, PIECE, 2 * PIECE - 10, 0], 3);
+    }
+
+    #[test]
+    fn the_same_files_give_the_same_torrent() {
+        assert_eq!(check(&[PIECE * 3, 77], 1).torrent, check(&[PIECE * 3, 77], 4).torrent);
+    }
+
+    #[test]
+    fn nothing_to_share_is_an_error() {
+        let error = create("sys", &[], "", 1, &|_| ()).expect_err("there is no file");
+        assert!(matches!(error, CreateError::Empty(_)));
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let spec = FileSpec { name: "kernel".to_owned(), path: "does-not-exist".into() };
+        let error = create("sys", &[spec], "", 1, &|_| ()).expect_err("there is no such file");
+        assert_eq!(error.to_string(), "cannot read does-not-exist");
+    }
+
+    #[test]
+    fn piece_length_follows_the_size() {
+        for (total, expected) in [
+            (1, 256 << 10),
+            (256 << 20, 256 << 10),
+            ((256 << 20) + 1, 512 << 10),
+            (4 << 30, 4 << 20),
+            (1 << 40, 4 << 20),
+        ] {
+            assert_eq!(piece_length_for(total), expected, "{total}");
+        }
+    }
+}
