@@ -216,8 +216,8 @@ pub enum Event {
 pub struct Ready {
     /// What to choose from.
     pub menu: Arc<Menu>,
-    /// A system to start without asking.
-    pub preset: Option<SystemId>,
+    /// A system to start without asking, as somebody wrote it.
+    pub preset: Option<String>,
     /// Seconds until the menu's default starts by itself.
     pub timeout: Option<u32>,
 }
@@ -369,10 +369,14 @@ fn download(menu: Arc<Menu>, system: SystemId) -> (Journey, Option<Effect>) {
 /// The catalog is here: a preset starts, else the menu opens with its countdown.
 fn open(ready: Ready) -> (Journey, Option<Effect>) {
     let Ready { menu, preset, timeout } = ready;
+    let preset = preset.map(|name| {
+        let item = menu.systems.iter().find(|item| item.id.as_str() == name);
+        item.map(|item| item.id.clone()).ok_or(name)
+    });
     match preset {
-        Some(id) if menu.item(&id).is_some() => download(menu, id),
-        Some(id) => {
-            let problem = unknown_preset(&id);
+        Some(Ok(id)) => download(menu, id),
+        Some(Err(name)) => {
+            let problem = unknown_preset(&name);
             (Journey::Stopped { menu: Some(menu), system: None, problem }, None)
         }
         None => {
@@ -395,12 +399,205 @@ fn tick(menu: Arc<Menu>, countdown: Countdown) -> (Journey, Option<Effect>) {
     (Journey::Menu { menu, countdown }, None)
 }
 
-fn unknown_preset(id: &SystemId) -> Problem {
+fn unknown_preset(name: &str) -> Problem {
     Problem::new(
         ProblemKind::BadCatalog,
         "The system set for this PC is not offered",
-        format!("This PC is set to start “{id}”, and the lab has no such system now."),
+        format!("This PC is set to start “{name}”, and the lab has no such system now."),
         "Go back to the menu and choose another one, or tell your supervisor.",
-        format!("bt.preset={id}: not in the catalog"),
+        format!("bt.preset={name}: not in the catalog"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::verify::tests::proof;
+
+    fn id(text: &str) -> SystemId {
+        text.parse().expect("an id")
+    }
+
+    fn menu() -> Arc<Menu> {
+        let item = |name: &str| MenuItem {
+            id: id(name),
+            name: name.to_owned(),
+            note: String::new(),
+            icon: IconRef::Builtin(String::new()),
+            size: 10,
+        };
+        Arc::new(Menu {
+            lab_name: "Lab".into(),
+            room: None,
+            node_name: None,
+            address: None,
+            systems: vec![item("a"), item("b")],
+            default: Some(id("b")),
+        })
+    }
+
+    fn ready(preset: Option<&str>, timeout: Option<u32>) -> Event {
+        Event::Ready(Ready { menu: menu(), preset: preset.map(str::to_owned), timeout })
+    }
+
+    fn choose(name: &str) -> Event {
+        Event::Ui(UiEvent::Choose(id(name)))
+    }
+
+    /// Plays the events from power-on; gives the last state's stage and every effect in words.
+    fn play(events: Vec<Event>) -> (Journey, Vec<String>) {
+        let mut journey = Journey::begin();
+        let mut effects = Vec::new();
+        for event in events {
+            let (next, effect) = journey.step(event);
+            journey = next;
+            effects.extend(effect.map(|effect| match effect {
+                Effect::Start(proof) => format!("start {}", proof.id()),
+                other => format!("{other:?}"),
+            }));
+        }
+        (journey, effects)
+    }
+
+    fn check(events: Vec<Event>, stage: &str, effects: &[&str]) {
+        let (journey, did) = play(events);
+        assert_eq!(journey.stage(), stage, "{journey:?}");
+        let did: Vec<String> =
+            did.iter().map(|text| text.replace("SystemId(\"", "").replace("\")", "")).collect();
+        assert_eq!(did, effects);
+    }
+
+    #[test]
+    fn the_main_road_leads_from_power_on_to_kexec() {
+        let events = vec![
+            Event::Connecting(Connecting::Network, String::new()),
+            ready(None, None),
+            choose("a"),
+            Event::Progress(id("a"), Progress { done: 10, total: 10, ..Progress::default() }),
+            Event::Downloaded(id("a")),
+            Event::Hashed(id("a"), 10, 10),
+            Event::Verified(proof("a")),
+        ];
+        check(events, "starting", &["Download(a)", "Verify(a)", "start a"]);
+    }
+
+    #[test]
+    fn a_preset_starts_without_asking_and_an_unknown_one_is_told() {
+        check(vec![ready(Some("a"), Some(9))], "downloading", &["Download(a)"]);
+        check(vec![ready(Some("zzz"), None)], "problem", &[]);
+        check(vec![ready(Some("zzz"), None), Event::Ui(UiEvent::Back)], "menu", &[]);
+    }
+
+    #[test]
+    fn the_countdown_starts_the_default_unless_a_key_is_pressed() {
+        check(vec![ready(None, Some(2)), Event::Tick], "menu", &[]);
+        check(
+            vec![ready(None, Some(2)), Event::Tick, Event::Tick],
+            "downloading",
+            &["Download(b)"],
+        );
+        let stopped = vec![ready(None, Some(1)), Event::Ui(UiEvent::AnyKey), Event::Tick];
+        check(stopped, "menu", &[]);
+    }
+
+    #[test]
+    fn late_events_about_another_system_change_nothing() {
+        let events = vec![
+            ready(None, None),
+            choose("a"),
+            Event::Ui(UiEvent::Cancel),
+            choose("b"),
+            Event::Downloaded(id("a")),
+            Event::Failed(id("a"), Problem::internal("late")),
+            Event::Verified(proof("a")),
+        ];
+        check(events, "downloading", &["Download(a)", "Abandon(a)", "Download(b)"]);
+    }
+
+    #[test]
+    fn every_problem_has_a_way_back() {
+        let fail = || Event::Failed(id("a"), Problem::internal("x"));
+        let retry = || Event::Ui(UiEvent::Retry);
+        check(
+            vec![ready(None, None), choose("a"), fail(), retry()],
+            "downloading",
+            &["Download(a)", "Download(a)"],
+        );
+        check(
+            vec![ready(None, None), choose("a"), fail(), Event::Ui(UiEvent::Back)],
+            "menu",
+            &["Download(a)"],
+        );
+        check(vec![Event::ConnectFailed(Problem::internal("x")), retry()], "menu", &["Connect"]);
+    }
+
+    #[test]
+    fn a_refused_kernel_brings_the_picker_back() {
+        let events = vec![
+            ready(None, None),
+            choose("a"),
+            Event::Downloaded(id("a")),
+            Event::Verified(proof("a")),
+            Event::Ui(UiEvent::PowerOff),
+            Event::Failed(id("a"), Problem::internal("kexec")),
+        ];
+        check(events, "problem", &["Download(a)", "Verify(a)", "start a"]);
+    }
+
+    #[test]
+    fn leaving_is_final() {
+        let events = vec![ready(None, None), Event::Ui(UiEvent::Restart), choose("a")];
+        check(events, "menu", &["Leave(Restart)"]);
+    }
+
+    fn any_event() -> impl Strategy<Value = Event> {
+        let name = prop_oneof![Just("a"), Just("b"), Just("zzz")];
+        (0..16_u8, name).prop_map(|(kind, name)| match kind {
+            0 => Event::Tick,
+            1 => ready(None, Some(1)),
+            2 => ready(Some(name), None),
+            3 => Event::ConnectFailed(Problem::internal("x")),
+            4 => Event::Progress(id(name), Progress::default()),
+            5 | 6 => Event::Downloaded(id(name)),
+            7 => Event::Hashed(id(name), 1, 2),
+            8 => Event::Failed(id(name), Problem::internal("x")),
+            9 | 10 => choose(name),
+            11 => Event::Ui(UiEvent::Cancel),
+            12 => Event::Ui(UiEvent::Back),
+            13 => Event::Ui(UiEvent::Retry),
+            14 => Event::Verified(proof(if name == "zzz" { "a" } else { name })),
+            _ => Event::Connecting(Connecting::Catalog, String::new()),
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+        /// Whatever happens in whatever order: a kernel starts only with a proof for the very system whose
+        /// verification was asked for last, and only out of the state that waits for it.
+        #[test]
+        fn no_order_of_events_reaches_kexec_unverified(events in proptest::collection::vec(any_event(), 0..60)) {
+            let mut journey = Journey::begin();
+            let mut asked: Option<SystemId> = None;
+            for event in events {
+                let is_proof = matches!(event, Event::Verified(_));
+                let (next, effect) = journey.step(event);
+                match effect {
+                    Some(Effect::Verify(system)) => asked = Some(system),
+                    Some(Effect::Start(proof)) => {
+                        prop_assert!(is_proof);
+                        let took = asked.take();
+                        prop_assert_eq!(took.as_ref(), Some(proof.id()));
+                        let is_starting =
+                            matches!(&next, Journey::Starting { system, .. } if system == proof.id());
+                        prop_assert!(is_starting);
+                    }
+                    Some(_) => asked = None,
+                    None => {}
+                }
+                journey = next;
+            }
+        }
+    }
 }

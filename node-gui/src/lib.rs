@@ -4,9 +4,12 @@
 //! its neighbours, checks every byte against the signed catalog and starts it by kexec. [`journey`] is the whole
 //! story as one state machine; [`app`] performs what it asks for.
 
+pub mod app;
 pub mod catalog;
+pub mod cli;
 pub mod cmdline;
 pub mod console;
+pub mod fetch;
 pub mod fonts;
 pub mod handover;
 pub mod http;
@@ -18,5 +21,6 @@ pub mod present;
 pub mod problem;
 pub mod report;
 pub mod selection;
+pub mod text;
 pub mod verify;
 pub mod window;

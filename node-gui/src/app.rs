@@ -1,0 +1,255 @@
+//! Shell: the node as `/init`: one stream of events in, effects out, the screen set in one place.
+//!
+//! Slint has the main thread, tokio the others. Work runs in tasks that send [`Note`]s; each carries the ticket of its
+//! work, so that what an abandoned task still says is not heard.
+
+use std::fs;
+use std::io::Write;
+use std::mem::discriminant;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use self::work::Shared;
+use crate::cmdline::Cmdline;
+use crate::init::modules::Drivers;
+use crate::init::{children, last_words, mounts, serial};
+use crate::input;
+use crate::journey::{Effect, Event, Journey};
+use crate::present::present;
+use crate::report::Report;
+use crate::text;
+use crate::window::{Handle, Window, WindowError};
+
+mod work;
+
+/// Starts the node. Never returns: PID 1 that ends is a kernel panic.
+pub fn run_as_init() -> ! {
+    last_words::install();
+    if let Err(why) = mounts::mount_all() {
+        last_words::give_up(&why);
+    }
+    let line = Cmdline::parse(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
+    if let Some(name) = &line.serial {
+        serial::open(name);
+    }
+    if line.shell {
+        last_words::allow_shell();
+    }
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_writer(std::io::stderr)
+        .init();
+    serial::step("init", &[]);
+    children::reap_forever();
+    load_drivers();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => last_words::give_up(&format!("cannot start threads: {error}")),
+    };
+    let (notes, inbox) = mpsc::unbounded_channel();
+    runtime.spawn(App::new(line, notes.clone()).run(inbox));
+    if let Err(error) = show_screen(&notes) {
+        tracing::warn!(%error, "no picture");
+        post(&notes, None, What::Screen(None));
+    }
+    loop {
+        std::thread::park();
+    }
+}
+
+fn load_drivers() {
+    let mut drivers = Drivers::default();
+    drivers.load_first();
+    serial::step("modules", &[]);
+    drivers.watch();
+}
+
+/// Opens the picker and stays in it for as long as there is a screen.
+fn show_screen(notes: &mpsc::UnboundedSender<Note>) -> Result<(), WindowError> {
+    let window = Window::new()?;
+    let listener = notes.clone();
+    window.on_event(move |event| post(&listener, None, What::Event(Event::Ui(event))));
+    if let Err(error) = input::start(window.handle()) {
+        tracing::warn!(%error, "no keyboard and no pointer");
+    }
+    post(notes, None, What::Screen(Some(window.handle())));
+    window.run()
+}
+
+/// One message to the event loop.
+#[derive(Debug)]
+pub(crate) struct Note {
+    /// The work it comes from; `None` from the person, the clock and the screen.
+    ticket: Option<u64>,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Event(Event),
+    /// There is a screen now, or none (any more).
+    Screen(Option<Handle>),
+}
+
+/// Sends a note; the event loop lives as long as the process, so nobody misses it.
+fn post(notes: &mpsc::UnboundedSender<Note>, ticket: Option<u64>, what: What) {
+    if notes.send(Note { ticket, what }).is_err() {
+        tracing::error!("the event loop is gone");
+    }
+}
+
+/// What one piece of work says to the event loop.
+#[derive(Debug, Clone)]
+pub(crate) struct Say {
+    notes: mpsc::UnboundedSender<Note>,
+    ticket: u64,
+}
+
+impl Say {
+    pub(crate) fn event(&self, event: Event) {
+        post(&self.notes, Some(self.ticket), What::Event(event));
+    }
+}
+
+/// The event loop's own.
+struct App {
+    shared: Arc<Shared>,
+    notes: mpsc::UnboundedSender<Note>,
+    screen: Option<Handle>,
+    /// Whether it is known that there will be no screen, so that text is shown.
+    is_text: bool,
+    text: String,
+    ticket: u64,
+    work: Option<AbortHandle>,
+}
+
+impl App {
+    fn new(line: Cmdline, notes: mpsc::UnboundedSender<Note>) -> Self {
+        Self {
+            shared: Arc::new(Shared::new(line)),
+            notes,
+            screen: None,
+            is_text: false,
+            text: String::new(),
+            ticket: 0,
+            work: None,
+        }
+    }
+
+    /// Performs the journey until a kernel starts or the PC is switched off.
+    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Note>) {
+        let mut journey = Journey::begin();
+        self.perform(Effect::Connect);
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            let note = tokio::select! {
+                note = inbox.recv() => note.expect("this loop holds a sender itself"),
+                _ = ticks.tick() => Note { ticket: None, what: What::Event(Event::Tick) },
+            };
+            match note {
+                Note { ticket: Some(ticket), .. } if ticket != self.ticket => continue,
+                Note { what: What::Screen(screen), .. } => self.change_screen(screen),
+                Note { what: What::Event(event), .. } => {
+                    let before = discriminant(&journey);
+                    let (next, effect) = journey.step(event);
+                    journey = next;
+                    if before != discriminant(&journey) {
+                        // The first second of a countdown is a whole one.
+                        ticks.reset();
+                        record(&journey);
+                    }
+                    if let Some(effect) = effect {
+                        self.perform(effect);
+                    }
+                }
+            }
+            self.show(&journey);
+        }
+    }
+
+    /// The one place where the screen and the server learn what is.
+    fn show(&mut self, journey: &Journey) {
+        if let Some(screen) = &self.screen
+            && screen.show(present(journey)).is_err()
+        {
+            self.change_screen(None);
+        }
+        if self.is_text {
+            let text = text::line(journey);
+            if text != self.text {
+                print(&text, self.shared.line.serial.is_some());
+                self.text = text;
+            }
+        }
+        if let Some(lab) = &*self.shared.lab.lock() {
+            lab.reporter.tell(Report::of(journey, lab.mac, lab.name.as_deref()));
+        }
+    }
+
+    fn change_screen(&mut self, screen: Option<Handle>) {
+        self.is_text = screen.is_none();
+        self.screen = screen;
+        self.shared.take_console(self.screen.is_some());
+    }
+
+    /// Does what the journey asks for; what was being done before ends.
+    fn perform(&mut self, effect: Effect) {
+        self.ticket += 1;
+        if let Some(work) = self.work.take() {
+            work.abort();
+        }
+        let say = Say { notes: self.notes.clone(), ticket: self.ticket };
+        let shared = Arc::clone(&self.shared);
+        let task = match effect {
+            Effect::Connect => tokio::spawn(work::connect(shared, say)),
+            Effect::Download(id) => {
+                serial::step("chosen", &[("system", id.as_str())]);
+                tokio::spawn(work::download(shared, say, id))
+            }
+            Effect::Abandon(_) => {
+                // Not to be aborted by what is chosen next: that waits for it.
+                tokio::spawn(async move { shared.drop_payload().await });
+                return;
+            }
+            Effect::Verify(id) => tokio::spawn(work::verify(shared, say, id)),
+            Effect::Start(proof) => tokio::spawn(work::hand_over(shared, say, proof)),
+            Effect::Leave(how) => tokio::spawn(work::leave(shared, how)),
+        };
+        self.work = Some(task.abort_handle());
+    }
+}
+
+/// Writes the step record of a state that was just entered.
+fn record(journey: &Journey) {
+    match journey {
+        Journey::Menu { menu, .. } => {
+            serial::step("menu", &[("systems", &menu.systems.len().to_string())]);
+        }
+        Journey::Verifying { system, total, .. } => {
+            let bytes = total.to_string();
+            serial::step("download", &[("system", system.as_str()), ("bytes", &bytes)]);
+        }
+        Journey::Starting { system, .. } => {
+            serial::step("verify", &[("system", system.as_str())]);
+        }
+        Journey::Stopped { problem, .. } => {
+            let text = problem.to_string();
+            serial::step("problem", &[("kind", problem.kind.word()), ("text", &text)]);
+        }
+        Journey::Connecting { .. } | Journey::Downloading { .. } | Journey::Leaving { .. } => {}
+    }
+}
+
+/// Prints a line where a person may see it.
+fn print(text: &str, is_serial: bool) {
+    println!("{text}");
+    if is_serial
+        && let Ok(mut tty) = fs::OpenOptions::new().write(true).open("/dev/tty0")
+        && let Err(error) = writeln!(tty, "{text}")
+    {
+        tracing::debug!(%error, "no text on the screen");
+    }
+}

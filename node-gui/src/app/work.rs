@@ -1,0 +1,304 @@
+//! Shell: the pieces of work that the journey asks for, one function each.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bt_catalog::{Catalog, System, SystemId};
+use tokio::task::spawn_blocking;
+
+use super::Say;
+use crate::catalog::{self, Identity};
+use crate::cmdline::{Cmdline, Mac};
+use crate::console::{self, Graphics};
+use crate::fetch::Download;
+use crate::handover::{kexec, memory};
+use crate::http::Http;
+use crate::init::mounts::PAYLOAD;
+use crate::init::network::Network;
+use crate::init::serial;
+use crate::journey::{Connecting, Event, Leaving, Ready};
+use crate::problem::{Problem, ProblemKind};
+use crate::report::Reporter;
+use crate::verify::{self, Refused, VerifiedSystem};
+
+/// Between two events of progress: 4 a second.
+const TELL: Duration = Duration::from_millis(250);
+/// How long switching off may wait for the swarm.
+const HURRY: Duration = Duration::from_secs(2);
+/// How long the serial line may take to send its last record.
+const DRAIN: Duration = Duration::from_millis(300);
+
+/// What the pieces of work share.
+pub(super) struct Shared {
+    pub(super) line: Cmdline,
+    /// The lab, once its catalog was verified.
+    pub(super) lab: parking_lot::Mutex<Option<Lab>>,
+    network: parking_lot::Mutex<Option<Network>>,
+    /// The payload in memory. Whoever works on it holds the lock, so that the next one waits for its end.
+    payload: tokio::sync::Mutex<Option<Download>>,
+    graphics: parking_lot::Mutex<Option<Graphics>>,
+}
+
+/// The lab that this node is in.
+pub(super) struct Lab {
+    http: Http,
+    catalog: Arc<Catalog>,
+    pub(super) reporter: Arc<Reporter>,
+    pub(super) mac: Option<Mac>,
+    pub(super) name: Option<String>,
+}
+
+impl Shared {
+    pub(super) fn new(line: Cmdline) -> Self {
+        Self {
+            line,
+            lab: parking_lot::Mutex::default(),
+            network: parking_lot::Mutex::default(),
+            payload: tokio::sync::Mutex::default(),
+            graphics: parking_lot::Mutex::default(),
+        }
+    }
+
+    /// Takes the text console out of the picture, or gives it back.
+    pub(super) fn take_console(&self, is_taken: bool) {
+        let mut graphics = self.graphics.lock();
+        if !is_taken {
+            *graphics = None;
+            return;
+        }
+        match Graphics::enter() {
+            Ok(ours) => *graphics = Some(ours),
+            Err(error) => tracing::warn!(%error, "the text console stays in the picture"),
+        }
+    }
+
+    /// Leaves the swarm and frees the memory of the payload.
+    pub(super) async fn drop_payload(&self) {
+        drop_payload(&mut *self.payload.lock().await).await;
+    }
+
+    fn http_and_system(&self, id: &SystemId) -> Result<(Http, System), Problem> {
+        let lab = self.lab.lock();
+        let lab = lab.as_ref().ok_or_else(|| Problem::internal("no catalog yet"))?;
+        let system = lab.catalog.system(id);
+        let system = system.ok_or_else(|| Problem::internal(format!("{id} left the catalog")))?;
+        Ok((lab.http.clone(), system.clone()))
+    }
+
+    async fn last_report(&self) {
+        let reporter = self.lab.lock().as_ref().map(|lab| Arc::clone(&lab.reporter));
+        if let Some(reporter) = reporter {
+            reporter.flush().await;
+        }
+    }
+}
+
+async fn drop_payload(slot: &mut Option<Download>) {
+    let Some(download) = slot.take() else { return };
+    let folder = download.folder().to_owned();
+    download.stop().await;
+    if let Err(error) = fs::remove_dir_all(&folder) {
+        tracing::warn!(%error, folder = %folder.display(), "the payload stays in memory");
+    }
+}
+
+/// Network, server, catalog, menu.
+pub(super) async fn connect(shared: Arc<Shared>, say: Say) {
+    match try_connect(&shared, &say).await {
+        Ok(ready) => say.event(Event::Ready(ready)),
+        Err(problem) => say.event(Event::ConnectFailed(problem)),
+    }
+}
+
+async fn try_connect(shared: &Arc<Shared>, say: &Say) -> Result<Ready, Problem> {
+    say.event(Event::Connecting(Connecting::Network, String::new()));
+    let (server, who, mac) = network_up(shared, say).await?;
+    let http = Http::new(&server)?;
+    say.event(Event::Connecting(Connecting::Catalog, String::new()));
+    let trust = catalog::trust(Path::new(catalog::ROOT_KEY), Path::new(catalog::LAB))?;
+    let catalog = Arc::new(catalog::fetch(&http, &trust).await?);
+    serial::step("catalog", &[("version", &catalog.version.to_string())]);
+    let name = who.name.clone();
+    let menu = catalog::menu(&http, &catalog, who).await;
+    let reporter = Arc::new(Reporter::start(http.clone()));
+    let timeout = (catalog.timeout_secs > 0).then_some(catalog.timeout_secs);
+    *shared.lab.lock() = Some(Lab { http, catalog, reporter, mac, name });
+    Ok(Ready { menu, preset: shared.line.preset.clone(), timeout })
+}
+
+/// Brings the network up from nothing, as often as it is asked for.
+async fn network_up(
+    shared: &Arc<Shared>,
+    say: &Say,
+) -> Result<(String, Identity, Option<Mac>), Problem> {
+    let (shared, say) = (Arc::clone(shared), say.clone());
+    let up = spawn_blocking(move || {
+        // The one before ends first, and its udhcpc with it.
+        drop(shared.network.lock().take());
+        let tell = |text| say.event(Event::Connecting(Connecting::Network, text));
+        let network = Network::up(&shared.line, &tell)?;
+        let address = network.lease.address().map(str::to_owned);
+        serial::step(
+            "network",
+            &[("interface", &network.interface), ("ip", address.as_deref().unwrap_or("none"))],
+        );
+        let who = Identity { name: network.lease.hostname().map(str::to_owned), address };
+        let known = (network.server.clone(), who, network.mac);
+        *shared.network.lock() = Some(network);
+        Ok(known)
+    });
+    up.await.unwrap_or_else(|error| Err(Problem::internal(format!("network: {error}"))))
+}
+
+/// Fetches the payload of this system; one that got stuck goes on where it was.
+pub(super) async fn download(shared: Arc<Shared>, say: Say, id: SystemId) {
+    match try_download(&shared, &say, &id).await {
+        Ok(()) => say.event(Event::Downloaded(id)),
+        Err(problem) => {
+            if problem.kind != ProblemKind::Stalled {
+                shared.drop_payload().await;
+            }
+            say.event(Event::Failed(id, problem));
+        }
+    }
+}
+
+async fn try_download(shared: &Shared, say: &Say, id: &SystemId) -> Result<(), Problem> {
+    let (http, system) = shared.http_and_system(id)?;
+    let mut slot = shared.payload.lock().await;
+    if slot.as_ref().is_some_and(|download| download.id() != id) {
+        drop_payload(&mut slot).await;
+    }
+    let download = match slot.take() {
+        Some(download) => download,
+        None => {
+            memory::check(&system, memory_now()?)?;
+            Download::start(&http, &system, &Path::new(PAYLOAD).join(id.as_str())).await?
+        }
+    };
+    let download = slot.insert(download);
+    download.complete(|progress| say.event(Event::Progress(id.clone(), progress))).await
+}
+
+fn memory_now() -> Result<memory::Memory, Problem> {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    memory::Memory::parse(&text).ok_or_else(|| Problem::internal("/proc/meminfo is not readable"))
+}
+
+/// Stops a blocking hash when the task that waits for it is aborted.
+struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Hashes the payload; the swarm goes on sharing it meanwhile.
+pub(super) async fn verify(shared: Arc<Shared>, say: Say, id: SystemId) {
+    let stop = StopOnDrop(Arc::new(AtomicBool::new(false)));
+    match try_verify(&shared, &say, &id, stop.0.clone()).await {
+        Ok(proof) => say.event(Event::Verified(proof)),
+        Err(Refused::Cancelled) => {}
+        Err(Refused::Problem(problem)) => {
+            // Wrong bytes are neither kept nor shared; trying again fetches all of them.
+            shared.drop_payload().await;
+            say.event(Event::Failed(id, problem));
+        }
+    }
+}
+
+async fn try_verify(
+    shared: &Shared,
+    say: &Say,
+    id: &SystemId,
+    stop: Arc<AtomicBool>,
+) -> Result<VerifiedSystem, Refused> {
+    let (_, system) = shared.http_and_system(id).map_err(Refused::Problem)?;
+    let say = say.clone();
+    let verified = spawn_blocking(move || {
+        let folder = Path::new(PAYLOAD).join(system.id.as_str());
+        let total = system.total();
+        let mut told = now();
+        verify::verify(&system, &folder, &mut |done| {
+            if now().duration_since(told) >= TELL || done == total {
+                told = now();
+                say.event(Event::Hashed(system.id.clone(), done, total));
+            }
+            !stop.load(Ordering::Relaxed)
+        })
+    });
+    let lost = |error| Err(Refused::Problem(Problem::internal(format!("hashing: {error}"))));
+    verified.await.unwrap_or_else(lost)
+}
+
+/// Loads the kernel, lets go of everything and starts it. Comes back only with a problem.
+pub(super) async fn hand_over(shared: Arc<Shared>, say: Say, proof: VerifiedSystem) {
+    let id = proof.id().clone();
+    // The engine holds the files open for writing, and the kernel refuses to load such files.
+    shared.drop_payload().await;
+    shared.last_report().await;
+    let loaded = spawn_blocking(move || kexec::load(&proof)).await;
+    let problem = match loaded {
+        Ok(Ok(loaded)) => execute(&shared, &say, loaded).await,
+        Ok(Err(problem)) => problem,
+        Err(error) => Problem::internal(format!("loading: {error}")),
+    };
+    say.event(Event::Failed(id, problem));
+}
+
+/// The last second of this kernel. If there is a next one after all, screen and network come back.
+async fn execute(shared: &Arc<Shared>, say: &Say, loaded: kexec::Loaded) -> Problem {
+    serial::step("handover", &[]);
+    let this = Arc::clone(shared);
+    let executed = spawn_blocking(move || {
+        if let Some(network) = this.network.lock().take() {
+            network.down();
+        }
+        console::restore();
+        serial::step("kexec", &[]);
+        serial::drain(DRAIN);
+        let had_screen = this.graphics.lock().take().is_some();
+        let problem = loaded.execute();
+        if had_screen {
+            this.take_console(true);
+        }
+        problem
+    });
+    let problem = executed.await.unwrap_or_else(|error| Problem::internal(error.to_string()));
+    if let Err(second) = network_up(shared, say).await {
+        tracing::warn!(error = %second, "no network after a refused kernel");
+    }
+    problem
+}
+
+/// Switches off or restarts.
+pub(super) async fn leave(shared: Arc<Shared>, how: Leaving) {
+    if tokio::time::timeout(HURRY, shared.drop_payload()).await.is_err() {
+        tracing::warn!("no time to leave the swarm");
+    }
+    let left = spawn_blocking(move || {
+        if let Some(network) = shared.network.lock().take() {
+            network.down();
+        }
+        console::restore();
+        nix::unistd::sync();
+        let command = match how {
+            Leaving::PowerOff => libc::LINUX_REBOOT_CMD_POWER_OFF,
+            Leaving::Restart => libc::LINUX_REBOOT_CMD_RESTART,
+        };
+        // SAFETY: reboot(2) with these commands touches no memory of ours.
+        unsafe { libc::reboot(command) };
+        std::io::Error::last_os_error()
+    });
+    let error = left.await;
+    tracing::error!(?error, "this PC cannot be switched off");
+}
+
+#[expect(clippy::disallowed_methods, reason = "a shell that limits how often it tells")]
+fn now() -> Instant {
+    Instant::now()
+}

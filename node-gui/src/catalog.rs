@@ -1,0 +1,313 @@
+//! Shell: the signed catalog over HTTP, the key it is checked with, and the pictures it names.
+//!
+//! Four documents make a catalog: the list of keys, the catalog, and a signature for each. A server that publishes in
+//! between gives two that do not match; that looks like an attack and is cured by asking again.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bt_catalog::{
+    Catalog, CatalogError, Digest, Icon, LabId, MAX_BYTES, PublicKey, Signed, System, Trust,
+};
+use jiff::Timestamp;
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+
+use crate::http::{Http, HttpError};
+use crate::journey::{IconRef, Menu, MenuItem};
+use crate::problem::{Problem, ProblemKind};
+
+/// The root key in the initramfs.
+pub const ROOT_KEY: &str = "/etc/boottorrent/root.pub";
+/// The lab this initramfs was built for.
+pub const LAB: &str = "/etc/boottorrent/lab.toml";
+/// How often a catalog that fails its check is fetched again before it counts as refused.
+const CHECKS: u32 = 3;
+/// How often a server that does not answer is asked.
+const ASKS: u32 = 4;
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(700);
+
+#[derive(Deserialize)]
+struct RawLab {
+    lab_id: String,
+    version_floor: u64,
+}
+
+/// Reads what this node was built to believe: the root key, and the lab where `lab` exists.
+///
+/// # Errors
+/// When a file is missing or damaged.
+pub fn trust(key: &Path, lab: &Path) -> Result<Trust, Problem> {
+    let bad = |path: &Path, why: String| no_trust(format!("{}: {why}", path.display()));
+    let text = fs::read_to_string(key).map_err(|error| bad(key, error.to_string()))?;
+    let root = PublicKey::parse(&text).map_err(|error| bad(key, error.to_string()))?;
+    if !lab.exists() {
+        return Ok(Trust { root, lab_id: None, version_floor: 0 });
+    }
+    let text = fs::read_to_string(lab).map_err(|error| bad(lab, error.to_string()))?;
+    let raw: RawLab =
+        toml::from_str(&text).map_err(|error| bad(lab, error.message().to_owned()))?;
+    let lab_id: LabId = raw.lab_id.parse().map_err(|error| bad(lab, error))?;
+    Ok(Trust { root, lab_id: Some(lab_id), version_floor: raw.version_floor })
+}
+
+/// The four documents as they came.
+struct Documents {
+    keys: Vec<u8>,
+    keys_signature: String,
+    catalog: Vec<u8>,
+    catalog_signature: String,
+}
+
+impl Documents {
+    fn open(&self, trust: &Trust) -> Result<Catalog, CatalogError> {
+        let keys = Signed { bytes: &self.keys, signature: &self.keys_signature };
+        let catalog = Signed { bytes: &self.catalog, signature: &self.catalog_signature };
+        // A clock that stands before the catalog was made is wrong and proves nothing; one after its expiry counts.
+        trust.open(keys, catalog, Some(Timestamp::now()))
+    }
+}
+
+/// Fetches the catalog and checks it.
+///
+/// # Errors
+/// No server, or the reason why the catalog is refused.
+pub async fn fetch(http: &Http, trust: &Trust) -> Result<Catalog, Problem> {
+    let mut check = 1;
+    loop {
+        let documents = documents(http).await?;
+        match documents.open(trust) {
+            Ok(catalog) => return Ok(catalog),
+            Err(error) if check == CHECKS => return Err(refused(&error)),
+            Err(error) => tracing::warn!(%error, check, "catalog refused, asking again"),
+        }
+        check += 1;
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn documents(http: &Http) -> Result<Documents, Problem> {
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok(Documents {
+        keys: patient_get(http, "/keys.toml").await?,
+        keys_signature: text(patient_get(http, "/keys.toml.minisig").await?),
+        catalog: patient_get(http, "/catalog.toml").await?,
+        catalog_signature: text(patient_get(http, "/catalog.toml.minisig").await?),
+    })
+}
+
+/// Asks again when the server does not answer: it may just be starting.
+async fn patient_get(http: &Http, path: &str) -> Result<Vec<u8>, Problem> {
+    let mut ask = 1;
+    loop {
+        match http.get(path, MAX_BYTES).await {
+            Ok(bytes) => return Ok(bytes),
+            Err(error @ HttpError::Unreachable { .. }) if ask < ASKS => {
+                tracing::warn!(%error, ask, "no answer, asking again");
+            }
+            Err(error) => return Err(error.problem()),
+        }
+        ask += 1;
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Who this PC is, for the menu's header.
+#[derive(Debug, Clone, Default)]
+pub struct Identity {
+    /// Its name from DHCP.
+    pub name: Option<String>,
+    /// Its address.
+    pub address: Option<String>,
+}
+
+/// The menu of this catalog, with its pictures.
+///
+/// A picture that is missing or not the signed one is replaced by the plain drawing: it must not keep a class waiting.
+pub async fn menu(http: &Http, catalog: &Catalog, who: Identity) -> Arc<Menu> {
+    let mut systems = Vec::new();
+    for system in &catalog.systems {
+        systems.push(item(http, system).await);
+    }
+    Arc::new(Menu {
+        lab_name: catalog.lab_name.clone(),
+        room: None,
+        node_name: who.name,
+        address: who.address,
+        systems,
+        default: catalog.default.clone(),
+    })
+}
+
+async fn item(http: &Http, system: &System) -> MenuItem {
+    let icon = match &system.icon {
+        Icon::Named(name) => IconRef::Builtin(name.clone()),
+        Icon::File(digest) => picture(http, *digest).await,
+    };
+    MenuItem {
+        id: system.id.clone(),
+        name: system.name.clone(),
+        note: system.note.clone(),
+        icon,
+        size: system.total(),
+    }
+}
+
+async fn picture(http: &Http, digest: Digest) -> IconRef {
+    match http.get(&format!("/icons/{digest}"), MAX_BYTES).await {
+        Ok(bytes) if Digest(Sha256::digest(&bytes).into()) == digest => IconRef::File(bytes),
+        Ok(_) => {
+            tracing::warn!(%digest, "an icon is not the signed one");
+            IconRef::Builtin(String::new())
+        }
+        Err(error) => {
+            tracing::warn!(%error, "an icon is missing");
+            IconRef::Builtin(String::new())
+        }
+    }
+}
+
+/// Words for each reason to refuse a catalog.
+fn refused(error: &CatalogError) -> Problem {
+    use ProblemKind::{BadCatalog, BadSignature, Expired};
+    const TELL: &str = "Tell your supervisor. Nothing was started.";
+    let (kind, what, why, remedy) = match error {
+        CatalogError::Altered { .. } => (
+            BadSignature,
+            "The list of systems was changed",
+            "It does not match its signature, so this PC does not trust it.",
+            TELL,
+        ),
+        CatalogError::UntrustedKey { .. } => (
+            BadSignature,
+            "The list of systems has a foreign signature",
+            "It is signed with a key that this PC does not know.",
+            "Tell your supervisor: a foreign server, or boot files from before a change of keys.",
+        ),
+        CatalogError::UnreadableSignature { .. } => (
+            BadSignature,
+            "The list of systems has no proper signature",
+            "The signature file of the server is damaged.",
+            TELL,
+        ),
+        CatalogError::OtherLab { .. } => (
+            BadSignature,
+            "This is the server of another lab",
+            "Its list of systems belongs to a different lab than this PC.",
+            "Tell your supervisor: the cable or the boot files belong to another lab.",
+        ),
+        CatalogError::TooOld { .. } => (
+            Expired,
+            "The list of systems is too old",
+            "This PC knows of a newer one and does not go back.",
+            TELL,
+        ),
+        CatalogError::Expired { .. } => (
+            Expired,
+            "The list of systems has expired",
+            "It is past its date, or this PC's clock is wrong.",
+            "Tell your supervisor: check the clock of this PC and the server.",
+        ),
+        CatalogError::Invalid { .. } | CatalogError::BadKey { .. } => (
+            BadCatalog,
+            "The list of systems cannot be read",
+            "It is properly signed, but this PC does not understand it.",
+            "Tell your supervisor: server and boot files may be of different versions.",
+        ),
+    };
+    Problem::new(kind, what, why, remedy, error.to_string())
+}
+
+fn no_trust(detail: String) -> Problem {
+    Problem::new(
+        ProblemKind::BadSignature,
+        "This PC has no key to check the server with",
+        "The boot files hold no usable root key.",
+        "Tell your supervisor: the boot files must be built again.",
+        detail,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use bt_catalog::{KeyList, SecretKey, ValidKey};
+
+    use super::*;
+
+    fn key() -> SecretKey {
+        SecretKey::generate().expect("random numbers")
+    }
+
+    /// A signed catalog of one system, and what trusts it.
+    fn lab() -> (Documents, Trust) {
+        let (root, signing) = (key(), key());
+        let lab_id = LabId([5; 16]);
+        let issued = Timestamp::from_second(1_000_000_000).expect("a time");
+        let expires = Timestamp::from_second(9_000_000_000).expect("a time");
+        let valid = ValidKey { key: signing.public(), name: "server".into() };
+        let keys = KeyList { lab_id, version: 1, issued, keys: vec![valid] }.to_toml();
+        let catalog = Catalog {
+            lab_id,
+            lab_name: "Lab".into(),
+            version: 7,
+            issued,
+            expires,
+            default: None,
+            timeout_secs: 0,
+            systems: vec![crate::verify::tests::sample("a").0],
+        };
+        let catalog = catalog.to_toml();
+        let documents = Documents {
+            keys_signature: root.sign(keys.as_bytes(), "keys").expect("signs"),
+            catalog_signature: signing.sign(catalog.as_bytes(), "catalog").expect("signs"),
+            keys: keys.into_bytes(),
+            catalog: catalog.into_bytes(),
+        };
+        (documents, Trust { root: root.public(), lab_id: Some(lab_id), version_floor: 0 })
+    }
+
+    fn why(documents: &Documents, trust: &Trust) -> (ProblemKind, String) {
+        let problem = refused(&documents.open(trust).expect_err("must be refused"));
+        (problem.kind, problem.what)
+    }
+
+    #[test]
+    fn the_labs_own_catalog_opens() {
+        let (documents, trust) = lab();
+        assert_eq!(documents.open(&trust).expect("is signed").version, 7);
+    }
+
+    #[test]
+    fn each_refusal_has_its_own_words() {
+        let (mut documents, trust) = lab();
+        let foreign = Trust { root: key().public(), ..trust.clone() };
+        assert!(why(&documents, &foreign).1.contains("foreign signature"));
+        let other = Trust { lab_id: Some(LabId([6; 16])), ..trust.clone() };
+        assert!(why(&documents, &other).1.contains("another lab"));
+        let newer = Trust { version_floor: 8, ..trust.clone() };
+        assert_eq!(why(&documents, &newer).0, ProblemKind::Expired);
+        documents.catalog[40] ^= 1;
+        let (kind, what) = why(&documents, &trust);
+        assert_eq!(kind, ProblemKind::BadSignature);
+        assert!(what.contains("was changed"), "{what}");
+        documents.catalog_signature.clear();
+        assert!(why(&documents, &trust).1.contains("no proper signature"));
+    }
+
+    #[test]
+    fn trust_is_read_from_key_and_lab_file() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (key_file, lab_file) = (folder.path().join("root.pub"), folder.path().join("lab.toml"));
+        fs::write(&key_file, key().public().to_file("root")).expect("a file");
+        assert_eq!(trust(&key_file, &lab_file).expect("a key is enough").lab_id, None);
+        let text = format!("lab_id = \"{}\"\nversion_floor = 4\nbuilt = 0\n", LabId([5; 16]));
+        fs::write(&lab_file, text).expect("a file");
+        let read = trust(&key_file, &lab_file).expect("complete");
+        assert_eq!((read.lab_id, read.version_floor), (Some(LabId([5; 16])), 4));
+        fs::write(&key_file, "no key").expect("a file");
+        assert!(trust(&key_file, &lab_file).expect_err("damaged").detail.contains("root.pub"));
+    }
+}

@@ -1,0 +1,290 @@
+//! Shell: `bt-node fetch`: a node's download and verification without a screen.
+//!
+//! Files get their names only after they were verified, so what lies in the folder is valid or not there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use bt_catalog::{ByteSize, System, SystemId};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::catalog;
+use crate::fetch::Download;
+use crate::http::Http;
+use crate::journey::Progress;
+use crate::problem::Problem;
+use crate::verify::{Refused, verify};
+
+const USAGE: &str = "\
+usage: bt-node fetch --server URL --system ID --out DIR [--once] [--json] [--key FILE]
+
+  --server URL   the lab's server, for example http://10.77.0.1:6969
+  --system ID    which system of its catalog
+  --out DIR      where the files go: kernel, initrd, image
+  --once         end when the files are here; else share them until Ctrl-C
+  --json         one line of JSON on the standard output at the end
+  --key FILE     the lab's root key (minisign public key); default /etc/boottorrent/root.pub
+
+Started as /init (process 1) it is the node itself.";
+
+/// Between two lines of progress.
+const TELL: Duration = Duration::from_secs(1);
+
+/// What `bt-node fetch` was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Options {
+    server: String,
+    system: SystemId,
+    out: PathBuf,
+    once: bool,
+    json: bool,
+    key: PathBuf,
+}
+
+/// Runs the command line; exit codes: 0 done, 1 failed and told why, 2 usage.
+#[must_use]
+pub fn run(arguments: &[String]) -> ExitCode {
+    let options = match parse(arguments) {
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        Err(why) => {
+            eprintln!("bt-node: {why}\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("bt-node: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(fetch(&options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("bt-node: {}\n  {}\n  {}", problem.what, problem.why, problem.detail);
+            if options.json {
+                let text = problem.to_string();
+                let kind = problem.kind.word();
+                println!("{}", serde_json::json!({"ok": false, "kind": kind, "problem": text}));
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse(arguments: &[String]) -> Result<Option<Options>, String> {
+    let mut words = arguments.iter();
+    match words.next().map(String::as_str) {
+        Some("fetch") => {}
+        Some("help" | "--help" | "-h") => return Ok(None),
+        Some(other) => return Err(format!("unknown command `{other}`")),
+        None => return Err("a command is missing".into()),
+    }
+    let (mut server, mut system, mut out) = (None, None, None);
+    let (mut once, mut json, mut key) = (false, false, PathBuf::from(catalog::ROOT_KEY));
+    while let Some(word) = words.next() {
+        let mut value = || words.next().ok_or(format!("{word} needs a value"));
+        match word.as_str() {
+            "--server" => server = Some(value()?.clone()),
+            "--system" => system = Some(value()?.parse::<SystemId>()?),
+            "--out" => out = Some(PathBuf::from(value()?)),
+            "--key" => key = PathBuf::from(value()?),
+            "--once" => once = true,
+            "--json" => json = true,
+            "--help" | "-h" => return Ok(None),
+            other => return Err(format!("unknown option `{other}`")),
+        }
+    }
+    let missing = |name: &str| format!("{name} is missing");
+    let server = server.ok_or_else(|| missing("--server URL"))?;
+    if !server.starts_with("http://") {
+        return Err(format!("`{server}` is no http:// URL"));
+    }
+    let system = system.ok_or_else(|| missing("--system ID"))?;
+    let out = out.ok_or_else(|| missing("--out DIR"))?;
+    Ok(Some(Options { server, system, out, once, json, key }))
+}
+
+async fn fetch(options: &Options) -> Result<(), Problem> {
+    let trust = catalog::trust(&options.key, Path::new(catalog::LAB))?;
+    let http = Http::new(&options.server)?;
+    let catalog = catalog::fetch(&http, &trust).await?;
+    let system = catalog.system(&options.system).ok_or_else(|| unknown(&options.system))?;
+    fs::create_dir_all(&options.out).map_err(|error| disk(&options.out, &error))?;
+    let partial = options.out.join(format!(".{}.part{}", system.id, std::process::id()));
+    let outcome = tokio::select! {
+        outcome = fetch_into(options, &http, system, &partial) => outcome,
+        () = interrupted() => Err(Problem::internal("interrupted before the files were complete")),
+    };
+    // Empty after success, and worthless after failure.
+    fs::remove_dir_all(&partial).ok();
+    let download = outcome?;
+    if !options.once {
+        eprintln!("bt-node: sharing; Ctrl-C ends it");
+        interrupted().await;
+    }
+    download.stop().await;
+    Ok(())
+}
+
+/// Fetches into `partial`, verifies, and only then gives the files their place.
+async fn fetch_into(
+    options: &Options,
+    http: &Http,
+    system: &System,
+    partial: &Path,
+) -> Result<Download, Problem> {
+    let began = now();
+    let mut download = Download::start(http, system, partial).await?;
+    let mut told = began;
+    download
+        .complete(|progress| {
+            if now().duration_since(told) >= TELL {
+                told = now();
+                eprintln!("{}", line(system, progress));
+            }
+        })
+        .await?;
+    let fetched = now().duration_since(began);
+    check(system, partial).await?;
+    for file in &system.files {
+        let name = file.role.name();
+        let to = options.out.join(name);
+        fs::rename(partial.join(name), &to).map_err(|error| disk(&to, &error))?;
+    }
+    let verified = now().duration_since(began);
+    eprintln!(
+        "bt-node: {} is complete and verified: {} in {:.1} s",
+        system.id,
+        ByteSize(system.total()),
+        verified.as_secs_f64()
+    );
+    if options.json {
+        let from: Vec<_> = download
+            .sources()
+            .into_iter()
+            .map(|(peer, bytes)| serde_json::json!({"peer": peer.to_string(), "bytes": bytes}))
+            .collect();
+        println!(
+            "{}",
+            serde_json::json!({"ok": true, "system": system.id.as_str(), "seconds": fetched.as_secs_f64(),
+                "verify_seconds": (verified - fetched).as_secs_f64(), "bytes": system.total(), "from": from})
+        );
+    }
+    Ok(download)
+}
+
+async fn check(system: &System, folder: &Path) -> Result<(), Problem> {
+    let (system, folder) = (system.clone(), folder.to_owned());
+    let verified = tokio::task::spawn_blocking(move || verify(&system, &folder, &mut |_| true));
+    match verified.await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(Refused::Problem(problem))) => Err(problem),
+        Ok(Err(Refused::Cancelled)) => Err(Problem::internal("the verification was stopped")),
+        Err(error) => Err(Problem::internal(format!("the verification failed: {error}"))),
+    }
+}
+
+/// One line of progress.
+fn line(system: &System, progress: Progress) -> String {
+    let percent = progress.done.saturating_mul(100) / progress.total.max(1);
+    let helpers = match progress.stalled_for {
+        Some(waited) => format!("waiting for the server for {} s", waited.as_secs()),
+        None if progress.from_server => format!("{} PCs and the server", progress.peers),
+        None => format!("{} PCs", progress.peers),
+    };
+    format!(
+        "{}: {percent:3} % of {}, {}/s, {helpers}",
+        system.id,
+        ByteSize(progress.total),
+        ByteSize(progress.speed)
+    )
+}
+
+/// Waits for Ctrl-C or a polite kill.
+async fn interrupted() {
+    let wait = |kind| async move {
+        match signal(kind) {
+            Ok(mut signal) => signal.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = wait(SignalKind::interrupt()) => {}
+        _ = wait(SignalKind::terminate()) => {}
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a shell that measures a download")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn unknown(id: &SystemId) -> Problem {
+    Problem::new(
+        crate::problem::ProblemKind::BadCatalog,
+        format!("there is no system `{id}`"),
+        "The lab's catalog does not list it.",
+        "Check the name.",
+        "not in catalog.toml",
+    )
+}
+
+fn disk(path: &Path, error: &std::io::Error) -> Problem {
+    Problem::internal(format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Option<Options>, String> {
+        parse(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_whole_line_is_understood() {
+        let line = "fetch --server http://10.0.0.1:6969 --system sample --out /tmp/x --once --json --key k";
+        let options = parsed(line).expect("right").expect("not help");
+        assert_eq!(options.server, "http://10.0.0.1:6969");
+        assert!(options.once && options.json);
+        assert_eq!(options.key, Path::new("k"));
+        let short = parsed("fetch --out o --system s --server http://x").expect("right");
+        assert_eq!(short.expect("not help").key, Path::new(catalog::ROOT_KEY));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let wrong = |line: &str, part: &str| {
+            let why = parsed(line).expect_err("must be refused");
+            assert!(why.contains(part), "{why}");
+        };
+        wrong("", "missing");
+        wrong("boot", "boot");
+        wrong("fetch --server", "--server needs a value");
+        wrong("fetch --server http://x --out o", "--system ID");
+        wrong("fetch --server https://x --out o --system s", "no http:// URL");
+        wrong("fetch --server http://x --out o --system S", "no system id");
+        wrong("fetch --fast", "--fast");
+    }
+
+    #[test]
+    fn a_line_of_progress_says_who_helps() {
+        let (system, _folder) = crate::verify::tests::sample("a");
+        let progress = Progress {
+            done: 50,
+            total: 200,
+            speed: 10,
+            peers: 2,
+            from_server: true,
+            ..Progress::default()
+        };
+        assert_eq!(line(&system, progress), "a:  25 % of 200 B, 10 B/s, 2 PCs and the server");
+    }
+}

@@ -1,0 +1,281 @@
+//! Shell: fetches the payload of one system through the swarm, and goes on sharing it.
+//!
+//! The .torrent comes by HTTP and must have the SHA-256 and the infohash of the signed catalog, and name the same files.
+//! What arrives is still unproven: `verify.rs` hashes it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bt_catalog::{Digest, System, SystemId};
+use bt_swarm::{Files, Metainfo, Node, NodeOptions};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+use self::announce::Tracker;
+use self::pace::{GIVE_UP, Pace, Sample};
+use crate::http::Http;
+use crate::journey::Progress;
+use crate::problem::{Problem, ProblemKind};
+
+pub mod announce;
+pub mod pace;
+
+/// The largest .torrent: 1024 pieces or a few more take about 30 KiB; a foreign piece length may need more.
+const TORRENT: usize = 8 << 20;
+/// How often progress is looked at: often enough to look alive, seldom enough to cost nothing.
+const LOOK: Duration = Duration::from_millis(300);
+/// How long a farewell may take: the next kernel waits for it.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How a download stands.
+#[derive(Debug, Clone, Default)]
+struct State {
+    sample: Sample,
+    /// `Some` once the engine is through: with the payload, or with the reason.
+    end: Option<Result<(), String>>,
+}
+
+/// A running download, later a running share of it. Ends with [`Download::stop`].
+#[derive(Debug)]
+pub struct Download {
+    id: SystemId,
+    folder: PathBuf,
+    pace: Pace,
+    state: watch::Receiver<State>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Download {
+    /// Starts to fetch this system's files into the folder; what is in there is emptied.
+    ///
+    /// # Errors
+    /// When the .torrent is missing or not the signed one, or there is no room.
+    pub async fn start(http: &Http, system: &System, folder: &Path) -> Result<Self, Problem> {
+        let metainfo = torrent(http, system).await?;
+        let files = Files::create(&metainfo, folder).map_err(|error| no_room(system, &error))?;
+        let infohash = metainfo.infohash();
+        // Any free port will do: the tracker tells it to the others.
+        let listen = SocketAddr::from(([0, 0, 0, 0], 0));
+        let options = NodeOptions { listen, ..NodeOptions::default() };
+        let node = Node::start(metainfo, Arc::new(files), options).await.map_err(|error| {
+            Problem::internal(format!("cannot start the swarm of {}: {error}", system.id))
+        })?;
+        let tracker = Tracker::new(http.clone(), infohash, &node);
+        let (report, state) = watch::channel(State::default());
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(drive(node, tracker, report, stopped));
+        let pace = Pace::new(server_address(http.server()), now());
+        Ok(Self { id: system.id.clone(), folder: folder.to_owned(), pace, state, stop, task })
+    }
+
+    /// Which system it is for.
+    #[must_use]
+    pub fn id(&self) -> &SystemId {
+        &self.id
+    }
+
+    /// Where the files are.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// How many bytes came from whom.
+    #[must_use]
+    pub fn sources(&self) -> Vec<(SocketAddr, u64)> {
+        self.state.borrow().sample.from.clone()
+    }
+
+    /// Waits until every piece is here; may be called again after a stall.
+    ///
+    /// # Errors
+    /// When nothing came for two minutes, or the engine failed. The download then still runs, or can be stopped.
+    pub async fn complete(&mut self, mut say: impl FnMut(Progress)) -> Result<(), Problem> {
+        self.pace.hope_again(now());
+        loop {
+            let State { sample, end } = self.state.borrow_and_update().clone();
+            let progress = self.pace.look(&sample, now());
+            if sample.total > 0 {
+                say(progress);
+            }
+            match end {
+                Some(Ok(())) => return Ok(()),
+                Some(Err(why)) => return Err(Problem::internal(why)),
+                None if self.pace.is_hopeless(now()) => return Err(stalled(&self.id, progress)),
+                None => {}
+            }
+            if self.state.changed().await.is_err() {
+                return Err(Problem::internal("the download ended by itself"));
+            }
+        }
+    }
+
+    /// Leaves the swarm and lets go of the files.
+    pub async fn stop(self) {
+        // The task may have ended by itself; then there is nobody to tell.
+        self.stop.send(()).ok();
+        if let Err(error) = self.task.await {
+            tracing::warn!(%error, "the swarm ended badly");
+        }
+    }
+}
+
+/// Owns the node of the engine from start to farewell.
+async fn drive(
+    node: Node,
+    tracker: Tracker,
+    report: watch::Sender<State>,
+    stopped: oneshot::Receiver<()>,
+) {
+    let look = async {
+        loop {
+            let sample = sample(&node);
+            report.send_modify(|state| state.sample = sample);
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    let finish = async {
+        let end = node.finished().await.map_err(|error| format!("the download failed: {error}"));
+        let sample = sample(&node);
+        report.send_replace(State { sample, end: Some(end) });
+    };
+    tokio::select! {
+        _ = async { tokio::join!(tracker.announce_forever(&node), look, finish) } => {}
+        _ = stopped => {}
+    }
+    if tokio::time::timeout(FAREWELL, tracker.farewell(&node)).await.is_err() {
+        tracing::debug!("no time for a farewell to the tracker");
+    }
+    node.stop().await;
+}
+
+fn sample(node: &Node) -> Sample {
+    let progress = node.progress();
+    Sample {
+        done: progress.done,
+        total: progress.total,
+        speed: progress.speed,
+        from: progress.peers_sending,
+    }
+}
+
+/// The .torrent of this system, checked against the catalog.
+async fn torrent(http: &Http, system: &System) -> Result<Metainfo, Problem> {
+    let path = format!("/torrents/{}.torrent", system.id);
+    let bytes = http.get(&path, TORRENT).await.map_err(|error| error.problem())?;
+    check_torrent(system, &bytes).map_err(|why| wrong_torrent(system, why))
+}
+
+/// A .torrent that is bit for bit the signed one, and names the signed files.
+fn check_torrent(system: &System, bytes: &[u8]) -> Result<Metainfo, String> {
+    let found = Digest(Sha256::digest(bytes).into());
+    if found != system.torrent_sha256 {
+        return Err(format!("sha256 {found}, the catalog says {}", system.torrent_sha256));
+    }
+    let metainfo = Metainfo::parse(bytes).map_err(|error| error.to_string())?;
+    if metainfo.infohash().0 != system.infohash.0 {
+        let found = metainfo.infohash();
+        return Err(format!("infohash {found}, the catalog says {}", system.infohash));
+    }
+    let signed = system.files.iter().map(|file| (file.role.name(), file.length));
+    let named = metainfo.files().iter().map(|(name, length)| (name.as_str(), *length));
+    if signed.eq(named) { Ok(metainfo) } else { Err("it names other files".to_owned()) }
+}
+
+/// The server's address, to tell it from the other PCs; `None` when the URL has a name.
+fn server_address(url: &str) -> Option<IpAddr> {
+    let authority = url.strip_prefix("http://")?.split('/').next()?;
+    match authority.parse::<SocketAddr>() {
+        Ok(address) => Some(address.ip()),
+        Err(_) => authority.parse().ok(),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a shell that waits for the network")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn stalled(id: &SystemId, progress: Progress) -> Problem {
+    Problem::new(
+        ProblemKind::Stalled,
+        "The download got stuck",
+        format!("No data arrived for {} minutes.", GIVE_UP.as_secs() / 60),
+        "Check the network cable and try again: what is here already is kept.",
+        format!("{id}: {} of {} bytes, then nothing", progress.done, progress.total),
+    )
+}
+
+fn no_room(system: &System, error: &std::io::Error) -> Problem {
+    Problem::new(
+        ProblemKind::NoMemory,
+        format!("There is no room for {}", system.name),
+        "Its files do not fit into this PC's memory.",
+        "Choose another system, or a PC with more memory.",
+        error.to_string(),
+    )
+}
+
+fn wrong_torrent(system: &System, why: String) -> Problem {
+    Problem::new(
+        ProblemKind::BadSignature,
+        format!("The description of {} was changed", system.name),
+        "The download's description is not the one that your lab signed.",
+        "Try again. If it stays, tell your supervisor.",
+        format!("{}.torrent: {why}", system.id),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use bt_swarm::{FileSpec, create};
+
+    use super::*;
+    use crate::verify::tests::sample;
+
+    /// A system with a real torrent of its files.
+    fn with_torrent() -> (System, Vec<u8>) {
+        let (mut system, folder) = sample("a");
+        let spec = |name: &str| FileSpec { name: name.into(), path: folder.path().join(name) };
+        let specs = [spec("initrd"), spec("kernel")];
+        let made =
+            create("a", &specs, "http://127.0.0.1:1/announce", 1, &|_| {}).expect("a torrent");
+        system.torrent_sha256 = Digest(Sha256::digest(&made.torrent).into());
+        system.infohash = bt_catalog::Infohash(made.infohash.0);
+        (system, made.torrent)
+    }
+
+    fn refused(system: &System, torrent: &[u8], part: &str) {
+        let why = check_torrent(system, torrent).expect_err("must be refused");
+        assert!(why.contains(part), "{why}");
+    }
+
+    #[test]
+    fn the_signed_torrent_is_taken() {
+        let (system, torrent) = with_torrent();
+        assert_eq!(check_torrent(&system, &torrent).expect("is the one").total(), system.total());
+    }
+
+    #[test]
+    fn every_other_torrent_is_refused() {
+        let (mut system, mut torrent) = with_torrent();
+        system.files[0].length += 1;
+        refused(&system, &torrent, "other files");
+        system.infohash = bt_catalog::Infohash([0; 20]);
+        refused(&system, &torrent, "infohash");
+        torrent.push(b'e');
+        refused(&system, &torrent, "sha256");
+    }
+
+    #[test]
+    fn the_servers_address_is_read_from_its_url() {
+        let ip: IpAddr = [10, 77, 0, 1].into();
+        assert_eq!(server_address("http://10.77.0.1:6969"), Some(ip));
+        assert_eq!(server_address("http://10.77.0.1/x"), Some(ip));
+        assert_eq!(server_address("http://server:6969"), None);
+    }
+}

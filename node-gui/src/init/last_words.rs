@@ -1,0 +1,82 @@
+//! Shell: what PID 1 does when it cannot go on. If it simply ended, the kernel would panic and say nothing useful.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use super::serial;
+use crate::console;
+
+/// How long the reason stays on the screen before the PC restarts by itself.
+const READ_IT: Duration = Duration::from_secs(60);
+/// Where a person may be: the screen, and what `console=` names.
+const PLACES: [&str; 2] = ["/dev/tty0", "/dev/console"];
+
+static MAY_SHELL: AtomicBool = AtomicBool::new(false);
+
+/// Allows a shell after a failure (`bt.shell`).
+pub fn allow_shell() {
+    MAY_SHELL.store(true, Ordering::Relaxed);
+}
+
+/// Makes every panic end here, whatever thread it is in.
+pub fn install() {
+    std::panic::set_hook(Box::new(|panic| give_up(&panic.to_string())));
+}
+
+/// Tells why, waits for a key or a minute, and restarts the PC.
+pub fn give_up(why: &str) -> ! {
+    console::restore();
+    serial::step("problem", &[("kind", "internal"), ("text", why)]);
+    say(&format!("\nThis PC's boot program stopped:\n  {why}\n"));
+    if MAY_SHELL.load(Ordering::Relaxed) {
+        say("bt.shell is set: here is a shell. When it ends, the PC restarts.\n");
+        let mut shell = Command::new("/bin/busybox");
+        let shell = shell.arg("sh").stdin(Stdio::inherit());
+        if let Err(error) = shell.status() {
+            say(&format!("no shell: {error}\n"));
+        }
+    } else {
+        say("Press Enter to restart; it happens by itself in a minute.\n");
+        wait_for_enter();
+    }
+    restart()
+}
+
+fn say(text: &str) {
+    for place in PLACES {
+        if let Ok(mut tty) = OpenOptions::new().write(true).open(place) {
+            tty.write_all(text.replace('\n', "\r\n").as_bytes()).ok();
+        }
+    }
+}
+
+fn wait_for_enter() {
+    let (pressed, wait) = mpsc::channel();
+    for place in PLACES {
+        let pressed = pressed.clone();
+        std::thread::spawn(move || {
+            let Ok(mut tty) = File::open(place) else { return };
+            if matches!(tty.read(&mut [0; 16]), Ok(n) if n > 0) {
+                // Only the first key counts.
+                pressed.send(()).ok();
+            }
+        });
+    }
+    // A place that cannot be opened keeps its sender only for a moment; the last one waits with us.
+    wait.recv_timeout(READ_IT).ok();
+    drop(pressed);
+}
+
+fn restart() -> ! {
+    nix::unistd::sync();
+    // SAFETY: reboot(2) with this command touches no memory of ours.
+    unsafe { libc::reboot(libc::LINUX_REBOOT_CMD_RESTART) };
+    // Only where PID 1 may not restart the machine, as in a container.
+    loop {
+        std::thread::park();
+    }
+}

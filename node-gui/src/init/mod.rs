@@ -1,0 +1,13 @@
+//! The part of the node that is `/init`: file systems, drivers, network, serial records.
+//!
+//! ```text
+//! mounts -> drivers by modalias -> interface of BOOTIF -> link -> address -> server URL
+//! ```
+//! BusyBox does what it does well: modprobe, `ip`, udhcpc.
+
+pub mod children;
+pub mod last_words;
+pub mod modules;
+pub mod mounts;
+pub mod network;
+pub mod serial;

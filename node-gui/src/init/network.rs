@@ -1,0 +1,308 @@
+//! The network of `/init`: the card the firmware booted from, its link, an address, and where the server is.
+//!
+//! Core: [`Lease`] and [`server_url`]. Shell: sysfs, `ip` and udhcpc, which stays for as long as the node lives and renews
+//! its lease (`/usr/share/udhcpc/default.script` writes [`LEASE`]).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::children::{Running, busybox, run};
+use crate::cmdline::{Cmdline, Mac};
+use crate::problem::{Problem, ProblemKind};
+
+/// What udhcpc's script writes once there is an address.
+const LEASE: &str = "/run/lease.env";
+/// Where that script is in the initramfs.
+const SCRIPT: &str = "/usr/share/udhcpc/default.script";
+/// How long the card may take to appear: USB cards need a second or two.
+const WAIT_CARD: Duration = Duration::from_secs(15);
+/// How long the link may take: spanning tree without portfast holds it back for 30 seconds.
+const WAIT_LINK: Duration = Duration::from_secs(32);
+/// How long the address may take, on top of udhcpc's own tries.
+const WAIT_ADDRESS: Duration = Duration::from_secs(40);
+/// How often sysfs and the lease are looked at.
+const LOOK: Duration = Duration::from_millis(25);
+/// The server's HTTP port where only its address is known.
+const DEFAULT_PORT: u16 = 6969;
+
+/// A network that works: who we are and where the server is.
+#[derive(Debug)]
+pub struct Network {
+    /// The interface, for example `eth0`.
+    pub interface: String,
+    /// Its hardware address.
+    pub mac: Option<Mac>,
+    /// What DHCP said.
+    pub lease: Lease,
+    /// The server's base URL, without a slash at the end.
+    pub server: String,
+    dhcp: Running,
+}
+
+impl Network {
+    /// Brings up the interface named by `BOOTIF=`, or the first one with a link, and gets its address.
+    ///
+    /// Takes up to a minute and tells in between what it waits for; for a thread that may block.
+    ///
+    /// # Errors
+    /// Says which of card, link, address or server is missing.
+    pub fn up(line: &Cmdline, say: &dyn Fn(String)) -> Result<Self, Problem> {
+        ip(&["link", "set", "lo", "up"]);
+        let interface = card_with_link(line.bootif, say)?;
+        say("Asking for a network address.".to_owned());
+        let (lease, dhcp) = address(&interface)?;
+        let server = server_url(line.server.as_deref(), &lease).ok_or_else(no_server_known)?;
+        let mac = read_mac(&interface);
+        Ok(Self { interface, mac, lease, server, dhcp })
+    }
+
+    /// Takes the interface down, as the next kernel expects it. The lease stays: the next system has the same card.
+    pub fn down(self) {
+        drop(self.dhcp);
+        ip(&["link", "set", &self.interface, "down"]);
+    }
+}
+
+/// What udhcpc learned.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lease {
+    values: BTreeMap<String, String>,
+}
+
+impl Lease {
+    /// Reads the `KEY=VALUE` lines that the script wrote.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let pairs = text.lines().filter_map(|line| line.split_once('='));
+        let values = pairs.map(|(key, value)| {
+            (key.trim().to_owned(), value.trim().trim_matches(['"', '\'']).to_owned())
+        });
+        Self { values: values.filter(|(_, value)| !value.is_empty()).collect() }
+    }
+
+    fn value(&self, key: &str) -> Option<&str> {
+        self.values.get(key).map(String::as_str)
+    }
+
+    /// Our address.
+    #[must_use]
+    pub fn address(&self) -> Option<&str> {
+        self.value("ip")
+    }
+
+    /// Our name, when the DHCP server has one for us.
+    #[must_use]
+    pub fn hostname(&self) -> Option<&str> {
+        self.value("hostname")
+    }
+}
+
+/// The server's base URL: from the command line, DHCP option 224 (text, as udhcpc shows it in hexadecimal), or the
+/// boot server's address with the usual port.
+#[must_use]
+pub fn server_url(from_line: Option<&str>, lease: &Lease) -> Option<String> {
+    let option = lease.value("opt224").and_then(|text| hex::decode(text).ok());
+    let option = option.and_then(|bytes| String::from_utf8(bytes).ok());
+    let option = option.filter(|url| url.starts_with("http://"));
+    let url = from_line
+        .map(str::to_owned)
+        .or(option)
+        .or_else(|| lease.value("siaddr").map(|ip| format!("http://{ip}:{DEFAULT_PORT}")))?;
+    Some(url.trim_end_matches(['/', '\0']).to_owned())
+}
+
+/// Waits for the card and then for its link.
+fn card_with_link(wanted: Option<Mac>, say: &dyn Fn(String)) -> Result<String, Problem> {
+    let candidates = wait_for(WAIT_CARD, || {
+        let cards = cards(wanted);
+        (!cards.is_empty()).then_some(cards)
+    });
+    let Some(candidates) = candidates else { return Err(no_card(wanted)) };
+    for name in &candidates {
+        ip(&["link", "set", name, "up"]);
+    }
+    let began = now();
+    let mut told = 0;
+    let linked = wait_for(WAIT_LINK, || {
+        let waited = now().duration_since(began).as_secs();
+        if waited > told {
+            told = waited;
+            say(format!(
+                "Waiting for the network cable at {} ({waited} s).",
+                candidates.join(", ")
+            ));
+        }
+        // With no card named, one that shows up late counts too.
+        let cards = if wanted.is_some() { candidates.clone() } else { cards(None) };
+        cards.into_iter().find(|name| has_link(name))
+    });
+    linked.ok_or_else(|| no_link(&candidates))
+}
+
+/// Starts udhcpc and waits for its lease.
+fn address(interface: &str) -> Result<(Lease, Running), Problem> {
+    fs::remove_file(LEASE).ok();
+    let mut command = busybox("udhcpc");
+    // -n: give up when the first round of -t tries brings nothing; -O 224: the server's URL.
+    command.args(["-f", "-n", "-i", interface, "-s", SCRIPT, "-t", "10", "-T", "2", "-O", "224"]);
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let mut dhcp = Running::start(&mut command).map_err(|error| {
+        Problem::internal(format!("cannot start udhcpc: {error}; is BusyBox in the initramfs?"))
+    })?;
+    let lease = wait_for(WAIT_ADDRESS, || {
+        if let Ok(text) = fs::read_to_string(LEASE) {
+            return Some(Some(Lease::parse(&text)));
+        }
+        dhcp.has_ended().then_some(None)
+    });
+    match lease.flatten() {
+        Some(lease) => Ok((lease, dhcp)),
+        None => Err(no_address(interface)),
+    }
+}
+
+/// The cards to use: the one with this address, or all of them.
+fn cards(wanted: Option<Mac>) -> Vec<String> {
+    let Ok(entries) = fs::read_dir("/sys/class/net") else { return Vec::new() };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<String> = names
+        .filter(|name| match wanted {
+            Some(mac) => read_mac(name) == Some(mac),
+            // Type 1 is Ethernet (`ARPHRD_ETHER`); a bridge or a tunnel has no device behind it.
+            None => net_file(name, "device").exists() && read(name, "type").as_deref() == Some("1"),
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+fn net_file(interface: &str, file: &str) -> PathBuf {
+    Path::new("/sys/class/net").join(interface).join(file)
+}
+
+fn read(interface: &str, file: &str) -> Option<String> {
+    Some(fs::read_to_string(net_file(interface, file)).ok()?.trim().to_owned())
+}
+
+fn read_mac(interface: &str) -> Option<Mac> {
+    read(interface, "address")?.parse().ok()
+}
+
+fn has_link(interface: &str) -> bool {
+    read(interface, "carrier").as_deref() == Some("1")
+}
+
+fn ip(arguments: &[&str]) {
+    match run(busybox("ip").args(arguments)) {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            tracing::warn!(?arguments, error = %said.trim(), "ip failed");
+        }
+        Err(error) => tracing::warn!(%error, "cannot run ip"),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a shell that waits for hardware")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// Looks until there is an answer or the time is over.
+fn wait_for<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let began = now();
+    loop {
+        if let Some(answer) = look() {
+            return Some(answer);
+        }
+        if now().duration_since(began) >= limit {
+            return None;
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn no_card(wanted: Option<Mac>) -> Problem {
+    let (why, detail) = match wanted {
+        Some(mac) => (
+            "The card this PC booted from has no driver here.",
+            format!("no interface with the address {mac} of BOOTIF="),
+        ),
+        None => ("No network card with a driver was found.", "no Ethernet interface".to_owned()),
+    };
+    Problem::new(
+        ProblemKind::NoNetwork,
+        "No network card",
+        why,
+        "Tell your supervisor which PC this is. You can also restart it.",
+        detail,
+    )
+}
+
+fn no_link(cards: &[String]) -> Problem {
+    Problem::new(
+        ProblemKind::NoNetwork,
+        "The network cable has no connection",
+        "This PC sees no signal on its network cable.",
+        "Check the cable at the PC and at the wall, then try again.",
+        format!("no link on {} after {} s", cards.join(", "), WAIT_LINK.as_secs()),
+    )
+}
+
+fn no_address(interface: &str) -> Problem {
+    Problem::new(
+        ProblemKind::NoNetwork,
+        "No network address",
+        "The cable works, but nobody gave this PC an address.",
+        "Try again. If it stays, tell your supervisor: the DHCP server does not answer.",
+        format!("udhcpc got no lease on {interface}"),
+    )
+}
+
+fn no_server_known() -> Problem {
+    Problem::new(
+        ProblemKind::NoServer,
+        "No server known",
+        "This PC was not told where the lab's server is.",
+        "Tell your supervisor.",
+        "no bt.server= on the command line, no DHCP option 224, no boot server address",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str =
+        "interface=eth0\nip=10.77.0.51\nhostname=\nsiaddr=10.77.0.1\nrouter='10.77.0.254'\n";
+
+    #[test]
+    fn a_lease_is_read_without_quotes_and_empty_values() {
+        let lease = Lease::parse(TEXT);
+        assert_eq!(lease.address(), Some("10.77.0.51"));
+        assert_eq!(lease.hostname(), None);
+        assert_eq!(lease.value("router"), Some("10.77.0.254"));
+    }
+
+    #[test]
+    fn the_command_line_beats_the_option_beats_the_boot_server() {
+        let plain = Lease::parse(TEXT);
+        let option = hex::encode("http://10.77.0.2:7000/");
+        let with_option = Lease::parse(&format!("{TEXT}opt224={option}\n"));
+        let line = Some("http://10.77.0.3:6969");
+        assert_eq!(server_url(line, &with_option).as_deref(), line);
+        assert_eq!(server_url(None, &with_option).as_deref(), Some("http://10.77.0.2:7000"));
+        assert_eq!(server_url(None, &plain).as_deref(), Some("http://10.77.0.1:6969"));
+        assert_eq!(server_url(None, &Lease::default()), None);
+    }
+
+    #[test]
+    fn an_option_that_is_no_url_is_ignored() {
+        for value in ["zz", "00ff", &hex::encode("ftp://x")] {
+            let lease = Lease::parse(&format!("siaddr=10.0.0.1\nopt224={value}\n"));
+            assert_eq!(server_url(None, &lease).as_deref(), Some("http://10.0.0.1:6969"));
+        }
+    }
+}
