@@ -31,9 +31,11 @@ pub fn findings(lab: &Lab, now: Timestamp) -> Vec<Finding> {
     found.extend(keyring::findings(lab, now));
     if let Ok(config) = lab.read_config() {
         found.extend(network(&config));
-    }
-    if let Err(error) = Loaders::read(&loader_folders(lab).each_ref().map(PathBuf::as_path)) {
-        found.push(Finding::blocking("boot loaders".to_owned(), words::chain(&error)));
+        if let Err(error) = Loaders::read(&loader_folders(lab).each_ref().map(PathBuf::as_path)) {
+            let what = words::chain(&error);
+            let is_blocking = config.dhcp != DhcpMode::Off;
+            found.push(Finding { place: "boot loaders".to_owned(), what, is_blocking });
+        }
     }
     found.extend(boot_files(lab));
     found.sort_by_key(|finding| !finding.is_blocking);

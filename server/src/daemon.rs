@@ -197,7 +197,9 @@ pub fn stop(lab: &Lab) -> Result<Stopped, DaemonError> {
 /// SIGTERM to the process that holds the lock: the number was read while the lock was held.
 fn terminate(pid: u32) {
     let Ok(pid) = i32::try_from(pid) else { return };
-    if pid > 0 && let Err(error) = kill(Pid::from_raw(pid), Signal::SIGTERM) {
+    if pid > 0
+        && let Err(error) = kill(Pid::from_raw(pid), Signal::SIGTERM)
+    {
         tracing::debug!(%error, pid, "cannot be signalled");
     }
 }

@@ -13,9 +13,7 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::lab::Finding;
-use crate::publish::{
-    Current, Outcome, Publication, PublishError, Publisher, Refresh, SETTLE,
-};
+use crate::publish::{Current, Outcome, Publication, PublishError, Publisher, Refresh, SETTLE};
 use crate::seed::LabSeed;
 use crate::status::{SharedStatus, StatusEvent};
 use crate::torrents::Progress;
@@ -212,4 +210,3 @@ pub enum BeginError {
     #[error(transparent)]
     Publish(#[from] PublishError),
 }
-

@@ -199,7 +199,7 @@ impl Publisher {
         let mut ready = Vec::new();
         for system in &offer.systems {
             match self.prepare(system, now, progress)? {
-                Prepared::Ready(system) => ready.push(*system),
+                Prepared::Ready(system) => ready.push(system),
                 Prepared::Waiting { meanwhile, why } => {
                     ready.extend(meanwhile);
                     waiting.push(why);
@@ -374,13 +374,13 @@ impl Publisher {
 }
 
 enum Prepared {
-    Ready(Box<Ready>),
+    Ready(Ready),
     Waiting { meanwhile: Option<Ready>, why: Finding },
 }
 
 impl Prepared {
     fn ready(system: &OfferedSystem, torrent: Torrent) -> Self {
-        Self::Ready(Box::new(Ready { offered: system.clone(), torrent }))
+        Self::Ready(Ready { offered: system.clone(), torrent })
     }
 }
 
@@ -464,7 +464,7 @@ mod tests {
     }
 
     impl Bench {
-        /// A lab with one system, looked at an hour after its files were written.
+        /// A lab with one system, whose files have been quiet for an hour.
         fn new() -> Self {
             let folder = tempfile::tempdir().expect("a temporary folder");
             let root = folder.path();
@@ -475,13 +475,20 @@ mod tests {
             fs::write(root.join("server.toml"), server).expect("written");
             let lab = Lab::open(root).expect("a lab");
             Keyring::create(&lab).expect("keys");
-            let bench = Self { folder, lab, now: Timestamp::now() + Duration::from_hours(1) };
+            let bench = Self { folder, lab, now: Timestamp::now() };
             bench.write("images/vmlinuz", "a kernel");
             bench.write("catalog/a.toml", "name = \"A\"\nkernel = \"images/vmlinuz\"\n");
             bench
         }
 
         fn write(&self, name: &str, text: &str) {
+            self.write_just_now(name, text);
+            let file = fs::File::options().write(true).open(self.folder.path().join(name));
+            let earlier = SystemTime::now() - Duration::from_hours(1);
+            file.and_then(|file| file.set_modified(earlier)).expect("there");
+        }
+
+        fn write_just_now(&self, name: &str, text: &str) {
             fs::write(self.folder.path().join(name), text).expect("written");
         }
 
@@ -596,7 +603,8 @@ mod tests {
     #[test]
     fn a_file_that_is_still_being_written_waits() {
         let mut bench = Bench::new();
-        bench.now = Timestamp::now();
+        bench.write_just_now("images/vmlinuz", "a kernel");
+        bench.now = Timestamp::now() + Duration::from_secs(1);
         let mut publisher = bench.open();
         let refresh = bench.refresh(&mut publisher);
         assert!(refresh.waiting[0].what.contains("images/vmlinuz is still being written"));
@@ -610,7 +618,7 @@ mod tests {
         let mut bench = Bench::new();
         let mut publisher = bench.open();
         let old = bench.publish(&mut publisher).published.systems[0].infohash;
-        bench.write("images/new", "another kernel");
+        bench.write_just_now("images/new", "another kernel");
         let image = bench.folder.path().join("images/vmlinuz");
         fs::rename(bench.folder.path().join("images/new"), &image).expect("swapped");
         bench.now = Timestamp::now() + Duration::from_secs(1);
@@ -626,7 +634,7 @@ mod tests {
         let mut bench = Bench::new();
         let mut publisher = bench.open();
         bench.publish(&mut publisher);
-        bench.write("images/vmlinuz", "other bytes in the same file");
+        bench.write_just_now("images/vmlinuz", "other bytes in the same file");
         bench.now = Timestamp::now() + Duration::from_secs(1);
         assert!(bench.publish(&mut publisher).published.systems.is_empty());
         bench.now += SETTLE;

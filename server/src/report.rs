@@ -64,7 +64,8 @@ pub fn text(snapshot: &Snapshot) -> String {
         lines.push("Last problems".to_owned());
     }
     for problem in &snapshot.problems {
-        let times = if problem.count > 1 { format!(" ({} times)", problem.count) } else { "".into() };
+        let times =
+            if problem.count > 1 { format!(" ({} times)", problem.count) } else { "".into() };
         lines.push(format!("  {} ago{times}: {}", age(problem.at), problem.text));
     }
     lines.join("\n")

@@ -60,7 +60,7 @@ impl LabSeed {
         let listen = SocketAddr::from((ip, port));
         // Tried first, for the explanation: the engine's own error is only a number.
         drop(bind::tcp("seed", listen)?);
-        let options = SeedOptions { listen, ..SeedOptions::default() };
+        let options = SeedOptions { listen };
         let seed =
             Seed::start(options).await.map_err(|source| SeedError::Start { port, source })?;
         Ok(Self { seed, shared: BTreeMap::new(), retired: Vec::new() })
@@ -82,7 +82,10 @@ impl LabSeed {
             }
         }
         let mut problems = Vec::new();
-        for source in sources.iter().filter(|new| !self.shared.contains_key(&new.id)) {
+        for source in sources {
+            if self.shared.contains_key(&source.id) {
+                continue;
+            }
             if let Err(why) = self.share(source) {
                 problems.push(format!("{} cannot be shared: {why}", source.id));
             }

@@ -20,6 +20,11 @@ pub fn duration(time: Duration) -> String {
     }
 }
 
+/// `1 error`, `2 errors`.
+pub fn count(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
 /// An error with all its causes, in one line.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
