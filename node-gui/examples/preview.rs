@@ -8,7 +8,10 @@ mod samples;
 
 use std::path::PathBuf;
 
+use bt_node::input::Input;
+use bt_node::journey::Journey;
 use bt_node::present::present;
+use bt_node::selection::Key;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
@@ -24,6 +27,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         canvas.resize(width.parse()?, height.parse()?);
         for (name, journey) in samples::all() {
             canvas.show(&present(&journey)).save(folder.join(format!("{name}-{size}.png")))?;
+        }
+        let menu = samples::menu(14);
+        canvas.show(&present(&Journey::Menu { menu, countdown: None }));
+        for (name, key) in [("menu-end", Key::End), ("menu-tab", Key::Tab)] {
+            canvas.window.input(Input::Key { key, repeated: false });
+            canvas.window.input(Input::PointerAt(Some(0.6), Some(0.7)));
+            canvas.draw().save(folder.join(format!("{name}-{size}.png")))?;
         }
     }
     println!("the screens are in {}", folder.display());

@@ -12,6 +12,8 @@ use std::sync::Once;
 
 use parking_lot::Mutex;
 
+use self::request::{read_keyboard, read_mode, write_keyboard, write_mode};
+
 /// The console that is on the screen, whatever `console=` says.
 const CONSOLE: &str = "/dev/tty0";
 
@@ -23,10 +25,14 @@ const KDSKBMODE: libc::Ioctl = 0x4B45;
 const KD_GRAPHICS: libc::c_int = 0x01;
 const K_OFF: libc::c_int = 0x04;
 
-nix::ioctl_read_bad!(read_mode, KDGETMODE, libc::c_int);
-nix::ioctl_write_int_bad!(write_mode, KDSETMODE);
-nix::ioctl_read_bad!(read_keyboard, KDGKBMODE, libc::c_int);
-nix::ioctl_write_int_bad!(write_keyboard, KDSKBMODE);
+/// The four requests; private, since each needs an open console.
+mod request {
+    #![allow(missing_docs, reason = "each is the request of its name")]
+    nix::ioctl_read_bad!(read_mode, super::KDGETMODE, libc::c_int);
+    nix::ioctl_write_int_bad!(write_mode, super::KDSETMODE);
+    nix::ioctl_read_bad!(read_keyboard, super::KDGKBMODE, libc::c_int);
+    nix::ioctl_write_int_bad!(write_keyboard, super::KDSKBMODE);
+}
 
 /// How the console was before, while it is ours.
 static TAKEN: Mutex<Option<Taken>> = Mutex::new(None);

@@ -17,7 +17,9 @@ const FILES: [&str; 4] =
 
 /// There is nothing to write with.
 #[derive(Debug, thiserror::Error)]
-#[error("no font found: none of {looked_for:?} can be read; build the initramfs with the package fonts-inter installed")]
+#[error(
+    "no font found: none of {looked_for:?} can be read; build the initramfs with the package fonts-inter installed"
+)]
 pub struct NoFont {
     looked_for: Vec<PathBuf>,
 }

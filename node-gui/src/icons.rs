@@ -97,7 +97,8 @@ fn file(bytes: &[u8]) -> Option<Picture> {
         return png(bytes).map(Picture::Pixels);
     }
     let start = std::str::from_utf8(bytes).ok()?.trim_start_matches('\u{feff}').trim_start();
-    let is_svg = start.starts_with("<svg") || (start.starts_with("<?xml") && start.contains("<svg"));
+    let is_svg =
+        start.starts_with("<svg") || (start.starts_with("<?xml") && start.contains("<svg"));
     is_svg.then(|| Picture::Svg(bytes.to_vec()))
 }
 

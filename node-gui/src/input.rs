@@ -248,8 +248,10 @@ fn open(path: &Path) -> io::Result<(Device, Reader)> {
 /// Waits until a device says something or a rescan is due; drops devices that were pulled out.
 fn wait(devices: &mut HashMap<PathBuf, (Device, Reader)>) -> Vec<Input> {
     let timeout = PollTimeout::try_from(RESCAN).unwrap_or(PollTimeout::MAX);
-    let mut fds: Vec<PollFd> =
-        devices.values().map(|(device, _)| PollFd::new(device.as_fd(), PollFlags::POLLIN)).collect();
+    let mut fds: Vec<PollFd> = devices
+        .values()
+        .map(|(device, _)| PollFd::new(device.as_fd(), PollFlags::POLLIN))
+        .collect();
     let ready = poll(&mut fds, timeout);
     let mut inputs = Vec::new();
     if !matches!(ready, Ok(1..)) {
@@ -371,8 +373,11 @@ mod tests {
 
     #[test]
     fn wheel_and_power_button_are_told() {
-        let events =
-            [rel(RelativeAxisCode::REL_WHEEL, -1), key(KeyCode::KEY_POWER, 1), key(KeyCode::BTN_SIDE, 1)];
+        let events = [
+            rel(RelativeAxisCode::REL_WHEEL, -1),
+            key(KeyCode::KEY_POWER, 1),
+            key(KeyCode::BTN_SIDE, 1),
+        ];
         check(Pointing::Relative, &events, &[Input::Wheel(-1.0), Input::PowerButton]);
     }
 }

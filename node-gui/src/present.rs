@@ -261,8 +261,9 @@ fn verifying(menu: &Arc<Menu>, system: &SystemId, done: u64, total: u64) -> Pres
 fn starting(menu: &Arc<Menu>, system: &SystemId) -> Presentation {
     let work = Working {
         step: 2,
-        headline: "Starting now. The screen may go dark for a moment.".to_owned(),
+        headline: "Starting now".to_owned(),
         percent: String::new(),
+        amount: "Everything is here and checked. The screen may go dark for a moment.".to_owned(),
         ..progress_of(menu, system, 1, 1)
     };
     framed(Some(menu), Screen::Working(Box::new(work)), Vec::new())
@@ -310,7 +311,8 @@ fn stopped(menu: Option<&Arc<Menu>>, problem: &Problem) -> Presentation {
     let escape = menu.map(|_| UiEvent::Back);
     let mut hints = vec![HINT_BUTTONS, HINT_CONFIRM];
     hints.extend(menu.map(|_| HINT_BACK));
-    Presentation { escape, hints, ..framed(menu, Screen::Stopped(problem.clone()), buttons) }
+    let problem = Problem { detail: shortened(&problem.detail), ..problem.clone() };
+    Presentation { escape, hints, ..framed(menu, Screen::Stopped(problem), buttons) }
 }
 
 fn leaving(how: Leaving) -> Presentation {
@@ -334,6 +336,19 @@ fn framed(menu: Option<&Arc<Menu>>, screen: Screen, buttons: Vec<Button>) -> Pre
         (menu.lab_name.clone(), place.join("  ·  "))
     });
     Presentation { lab, place, screen, buttons, escape: None, hints: Vec::new() }
+}
+
+/// Letters of a problem's detail that fit under its three lines on the smallest screen.
+const MAX_DETAIL: usize = 280;
+
+/// The beginning of a long text, in one line.
+fn shortened(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let line = words.join(" ");
+    match line.char_indices().nth(MAX_DETAIL) {
+        Some((end, _)) => format!("{}…", line[..end].trim_end()),
+        None => line,
+    }
 }
 
 fn name_of(menu: &Menu, system: &SystemId) -> String {
@@ -565,6 +580,14 @@ mod tests {
         assert_eq!(labels(None, ProblemKind::NoServer), "Try again, Restart, Power off");
         let memory = labels(Some(menu()), ProblemKind::NoMemory);
         assert_eq!(memory, "Back to the list, Restart, Power off");
+    }
+
+    #[test]
+    fn a_long_detail_is_cut_between_letters() {
+        assert_eq!(shortened("one\n  two "), "one two");
+        let long = shortened(&"ü".repeat(MAX_DETAIL + 1));
+        assert_eq!(long.chars().count(), MAX_DETAIL + 1);
+        assert!(long.ends_with('…'));
     }
 
     #[test]

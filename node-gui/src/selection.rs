@@ -255,7 +255,8 @@ mod tests {
 
     fn any_key() -> impl Strategy<Value = Key> {
         use Key::*;
-        let keys = [Up, Down, Left, Right, Home, End, PageUp, PageDown, Tab, BackTab, Enter, Escape];
+        let keys =
+            [Up, Down, Left, Right, Home, End, PageUp, PageDown, Tab, BackTab, Enter, Escape];
         proptest::sample::select(keys.to_vec())
     }
 

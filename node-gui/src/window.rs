@@ -3,13 +3,7 @@
 //!
 //! Slint belongs to the main thread: [`Window`] stays there, and a [`Handle`] lets other threads reach it.
 
-#[expect(
-    missing_docs,
-    clippy::all,
-    clippy::unwrap_used,
-    clippy::undocumented_unsafe_blocks,
-    reason = "made by the Slint compiler"
-)]
+#[allow(clippy::all, clippy::unwrap_used, reason = "made by the Slint compiler")]
 mod generated {
     slint::include_modules!();
 }
@@ -20,7 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use slint::platform::{PointerEventButton, WindowEvent};
-use slint::{ComponentHandle, Image, LogicalPosition, ModelRc, Rgba8Pixel, SharedPixelBuffer, VecModel};
+use slint::{
+    ComponentHandle, Image, LogicalPosition, ModelRc, Rgba8Pixel, SharedPixelBuffer, VecModel,
+};
 
 use self::generated::{Action, App, Card, Glyph, Hint, Stage, Theme, Tile, View};
 use crate::fonts::{self, NoFont};
@@ -34,8 +30,8 @@ use crate::selection::{Focus, Key, Press, Selection};
 const DESIGNED_FOR: (f32, f32) = (1280.0, 800.0);
 /// Smaller type could not be read on a small screen, larger would waste a big one.
 const SCALES: (f32, f32) = (0.8, 3.0);
-/// Narrower screens, in lengths of the theme, show two cards beside each other instead of three.
-const WIDE: f32 = 1120.0;
+/// Screens at least so wide, in lengths of the theme, show three and four cards beside each other.
+const WIDE: [f32; 2] = [1120.0, 1640.0];
 /// How long a pointer that does not move stays visible.
 const POINTER_REST: Duration = Duration::from_secs(5);
 /// Lengths of the theme that one notch of the wheel scrolls.
@@ -216,7 +212,8 @@ impl Inner {
     }
 
     fn input(&self, input: Input) {
-        if !matches!(input, Input::PointerBy(..) | Input::PointerAt(..)) || self.is_real_move(input) {
+        if !matches!(input, Input::PointerBy(..) | Input::PointerAt(..)) || self.is_real_move(input)
+        {
             self.stop_countdown();
         }
         match input {
@@ -419,8 +416,9 @@ impl Inner {
 
     /// Cards beside each other.
     fn columns(&self, cards: usize) -> usize {
-        let most = if self.size().0 / self.scale.get() < WIDE { 2 } else { 3 };
-        // Four cards look better two by two.
+        let width = self.size().0 / self.scale.get();
+        let most = 2 + WIDE.iter().filter(|wide| width >= **wide).count();
+        // Four cards look better two by two than three and one.
         let most = if cards == 4 { 2 } else { most };
         cards.clamp(1, most)
     }

@@ -61,19 +61,13 @@ impl Canvas {
     /// Puts this on the screen and draws it.
     pub fn show(&self, presentation: &Presentation) -> RgbImage {
         self.window.show(presentation);
+        self.wait(Duration::from_millis(500));
         self.draw()
     }
 
     /// Draws what is on the screen now.
     pub fn draw(&self) -> RgbImage {
-        // What changes because of the first drawing, such as a scrolled list, settles in the second.
-        self.wait(Duration::from_millis(20));
-        self.draw_once();
         self.wait(Duration::from_millis(500));
-        self.draw_once()
-    }
-
-    fn draw_once(&self) -> RgbImage {
         let size = self.surface.size();
         let mut pixels = vec![Rgb8Pixel::default(); (size.width * size.height) as usize];
         self.surface.request_redraw();
