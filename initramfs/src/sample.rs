@@ -133,6 +133,20 @@ mod tests {
     }
 
     #[test]
+    fn every_script_is_one_for_the_shell_that_runs_it() {
+        let udhcpc = include_str!("../files/udhcpc.script");
+        let scripts = KEPT.into_iter().filter(|(name, _)| *name != "inittab");
+        for (name, text) in scripts.chain([("udhcpc.script", udhcpc)]) {
+            let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+            file.write_all(text.as_bytes()).expect("it was just made");
+            let mut shell = std::process::Command::new("busybox");
+            let said = shell.args(["sh", "-n"]).arg(file.path()).output();
+            let said = said.expect("busybox-static is installed");
+            assert!(said.status.success(), "{name}: {}", String::from_utf8_lossy(&said.stderr));
+        }
+    }
+
+    #[test]
     fn noise_is_always_the_same_and_does_not_compress() {
         let noise = |size| {
             let mut bytes = Vec::new();
