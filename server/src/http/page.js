@@ -42,12 +42,19 @@ const PCs = (count) => (count === 1 ? "1 PC" : `${count} PCs`);
 // instead of jumping.
 const bars = new Map();
 function bar(key, fraction) {
-  const track = bars.get(key) ?? make("div", "bar", make("i"));
+  const scale = `scaleX(${Math.min(1, Math.max(0, fraction))})`;
+  const known = bars.get(key);
+  const track = known ?? make("div", "bar", make("i"));
+  const move = () => { track.firstChild.style.transform = scale; };
+  if (known) requestAnimationFrame(() => requestAnimationFrame(move));
+  else move();
   bars.set(key, track);
-  requestAnimationFrame(() => requestAnimationFrame(() => {
-    track.firstChild.style.transform = `scaleX(${Math.min(1, Math.max(0, fraction))})`;
-  }));
   return track;
+}
+
+function speedOf(node) {
+  const from = `${size(node.speed)}/s from ${node.peers} peer${node.peers === 1 ? "" : "s"}`;
+  return node.speed > 0 ? `${from}, ${span((node.total - node.done) / node.speed)} left` : from;
 }
 
 function nodeCard(node, names, now) {
@@ -63,11 +70,10 @@ function nodeCard(node, names, now) {
       .filter((part) => part && part !== (node.name ?? node.ip ?? node.mac)).join(" · ")));
   if (isBusy && node.total > 0) {
     const fraction = node.done / node.total;
-    const left = node.speed > 0 ? `, ${span((node.total - node.done) / node.speed)} left` : "";
     card.append(bar(node.mac, fraction), make("div", "top",
-      make("span", "words", `${system ?? ""} · ${Math.floor(fraction * 100)} %`),
-      make("span", "soft", node.stage === "verifying" ? ""
-        : `${size(node.speed)}/s from ${node.peers} peer${node.peers === 1 ? "" : "s"}${left}`)));
+      make("span", "words", system ?? ""),
+      make("span", "words", `${Math.floor(fraction * 100)} %`)));
+    if (node.stage === "downloading") card.append(make("div", "soft", speedOf(node)));
   } else if (node.stage === "problem" && node.problem) {
     card.append(make("div", "words", node.problem));
   } else {
@@ -79,7 +85,7 @@ function nodeCard(node, names, now) {
 function systemCard(system, users) {
   return make("article", "system",
     make("div", "top", make("span", "name", system.name), make("span", "stage", size(system.total))),
-    make("div", "soft", `${system.id} · on ${PCs(users)}`),
+    make("div", "soft", `${system.id} · ${users === 0 ? "on no PC" : `on ${PCs(users)}`}`),
     make("div", "soft", `sent ${size(system.uploaded)} to the room · ${system.peers} connected now`));
 }
 
