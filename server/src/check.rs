@@ -13,8 +13,7 @@ use crate::tftp::{DEBIAN_IPXE, Loaders};
 use crate::words;
 
 /// The command that builds the boot files.
-pub const BUILD_BOOT_FILES: &str =
-    "bt-initramfs build --lab . --node BT_NODE --busybox /bin/busybox --kernel /";
+pub const BUILD_BOOT_FILES: &str = "bt-initramfs build --lab . --node BT_NODE";
 
 /// All findings, those that prevent a start first.
 pub fn findings(lab: &Lab, now: Timestamp) -> Vec<Finding> {

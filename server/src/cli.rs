@@ -1,6 +1,7 @@
 //! Shell: the commands of `bt-server`, as a supervisor types them.
 
-use std::io::{self, IsTerminal};
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -114,15 +115,15 @@ fn initialise(lab: &Path, args: InitArgs) -> Result<ExitCode> {
         node: args.node,
     };
     for line in init::init(&options)? {
-        println!("{line}");
+        say(line)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn start(lab: &Lab) -> Result<ExitCode> {
     match daemon::start(lab) {
-        Ok(words) => println!("{words}"),
-        Err(DaemonError::Running(pid)) => println!("bt-server runs already (process {pid})"),
+        Ok(words) => say(words)?,
+        Err(DaemonError::Running(pid)) => say(DaemonError::Running(pid))?,
         // The child has printed its reason on this terminal.
         Err(DaemonError::NotStarted(_)) => return Ok(ExitCode::FAILURE),
         Err(error) => return Err(error.into()),
@@ -134,7 +135,7 @@ fn start(lab: &Lab) -> Result<ExitCode> {
 fn serve(lab: &Lab, detaches: bool) -> Result<ExitCode> {
     let _claim = match Claim::take(lab) {
         Err(DaemonError::Running(pid)) => {
-            eprintln!("bt-server runs already (process {pid})");
+            eprintln!("{}", DaemonError::Running(pid));
             return Ok(if detaches { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
         claim => claim?,
@@ -145,7 +146,7 @@ fn serve(lab: &Lab, detaches: bool) -> Result<ExitCode> {
         let shutdown = CancellationToken::new();
         end_on_signals(&shutdown)?;
         let ready = |words: String| {
-            info!("{}", words.replace('\n', "; "));
+            info!("{}", words.lines().map(str::trim).collect::<Vec<_>>().join("; "));
             if !detaches {
                 eprintln!("{words}");
             } else if let Err(error) = daemon::detach(lab, &words) {
@@ -193,24 +194,24 @@ fn end_on_signals(shutdown: &CancellationToken) -> Result<()> {
 
 fn stop(lab: &Lab) -> Result<ExitCode> {
     match daemon::stop(lab)? {
-        Stopped::WasNotRunning => println!("not running"),
-        Stopped::Ended { pid } => println!("stopped (process {pid})"),
+        Stopped::WasNotRunning => say("not running")?,
+        Stopped::Ended { pid } => say(format_args!("stopped (process {pid})"))?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn status(lab: &Lab, json: bool) -> Result<ExitCode> {
     let Some(pid) = daemon::running(lab)? else {
-        println!("{}", if json { r#"{"running":false}"# } else { "not running" });
+        say(if json { r#"{"running":false}"# } else { "not running" })?;
         return Ok(ExitCode::from(NOT_RUNNING));
     };
     let snapshot = control::status(lab).with_context(|| {
         format!("bt-server (process {pid}) does not answer; if it is still starting, wait, else see state/log")
     })?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&snapshot)?);
+        say(serde_json::to_string_pretty(&snapshot)?)?;
     } else {
-        println!("{}", report::text(&snapshot));
+        say(report::text(&snapshot))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -218,20 +219,20 @@ fn status(lab: &Lab, json: bool) -> Result<ExitCode> {
 fn check_lab(lab: &Lab) -> Result<ExitCode> {
     let findings = check::findings(lab, Timestamp::now());
     for finding in &findings {
-        println!("{} {finding}", if finding.is_blocking { "ERROR" } else { "note " });
+        let weight = if finding.is_blocking { "ERROR" } else { "note " };
+        say(format_args!("{weight} {finding}"))?;
     }
     let blocking = findings.iter().filter(|finding| finding.is_blocking).count();
     if blocking > 0 {
-        println!(
-            "{} prevent{} a start",
-            words::count(blocking, "error"),
-            if blocking == 1 { "s" } else { "" }
-        );
+        say(format_args!("the server cannot start: {}", words::count(blocking, "error")))?;
         return Ok(ExitCode::FAILURE);
     }
-    println!(
-        "{}: the server can start",
-        if findings.is_empty() { "all good" } else { "no errors" }
-    );
+    let result = if findings.is_empty() { "all good" } else { "no errors" };
+    say(format_args!("{result}: the server can start"))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// One line for the supervisor. Unlike `println!`, it does not panic when the reader has gone.
+fn say(line: impl Display) -> io::Result<()> {
+    writeln!(io::stdout(), "{line}")
 }

@@ -209,26 +209,38 @@ fn boot_files(options: &Options, lab: &Lab, lab_id: LabId, report: &mut Report<'
         report.kept("state/boot/");
         return Ok(());
     }
-    let Some(node) = options.node.clone().or_else(find_node) else {
-        report.next.push(format!(
-            "build the PCs' boot files (no bt-node program was found here):\n     {BUILD_BOOT_FILES}"
-        ));
-        return Ok(());
+    let build = |node: PathBuf| {
+        bt_initramfs::build::build(&bt_initramfs::build::Options {
+            node,
+            busybox: BUSYBOX.into(),
+            kernel: options.kernel.clone(),
+            kernel_version: None,
+            root_key: lab.keys().join("root.pub"),
+            lab_id,
+            version_floor: 0,
+            font: bt_initramfs::build::DEBIAN_FONTS.into(),
+            firmware: bt_initramfs::build::DEBIAN_FIRMWARE.into(),
+            out: lab.boot(),
+        })
     };
-    let built = bt_initramfs::build::build(&bt_initramfs::build::Options {
-        node,
-        busybox: BUSYBOX.into(),
-        kernel: options.kernel.clone(),
-        kernel_version: None,
-        root_key: lab.keys().join("root.pub"),
-        lab_id,
-        version_floor: 0,
-        font: bt_initramfs::build::DEBIAN_FONTS.into(),
-        firmware: bt_initramfs::build::DEBIAN_FIRMWARE.into(),
-        out: lab.boot(),
-    })
-    .context("the PCs' boot files could not be built")?;
-    report.made("state/boot/", &format!("the PCs' small Linux, kernel {}", built.kernel_version));
+    // A program that the supervisor named must do; one that only lies there may be of no use.
+    let built = match (options.node.clone(), find_node()) {
+        (Some(node), _) => {
+            Ok(build(node).context("the PCs' boot files could not be built")?.kernel_version)
+        }
+        (None, Some(node)) => {
+            build(node).map(|built| built.kernel_version).map_err(|error| format!("{error:#}"))
+        }
+        (None, None) => Err("no bt-node program was found here".to_owned()),
+    };
+    let why_not = match built {
+        Ok(kernel) => {
+            report.made("state/boot/", &format!("the PCs' small Linux, kernel {kernel}"));
+            return Ok(());
+        }
+        Err(why_not) => why_not,
+    };
+    report.next.push(format!("build the PCs' boot files: {BUILD_BOOT_FILES}\n     ({why_not})"));
     Ok(())
 }
 

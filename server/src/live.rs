@@ -65,19 +65,18 @@ impl Live {
     /// The mistakes in the lab's files, or why nothing could be published.
     pub async fn begin(&mut self, progress: Progress) -> Result<(), BeginError> {
         let mut waited = Duration::ZERO;
-        loop {
-            let refresh = self.look(progress).await?;
-            if !refresh.waiting.is_empty() && waited < PATIENCE_AT_START {
-                sleep(SETTLE / 4).await;
-                waited += SETTLE / 4;
-                continue;
-            }
-            if let Outcome::Mistakes(found) = refresh.outcome {
-                return Err(BeginError::Mistakes(found));
-            }
-            self.take(refresh);
-            return Ok(());
+        while waited < PATIENCE_AT_START
+            && self.publisher.as_ref().is_some_and(|p| p.has_young_files(Timestamp::now()))
+        {
+            sleep(SETTLE / 4).await;
+            waited += SETTLE / 4;
         }
+        let refresh = self.look(progress).await?;
+        if let Outcome::Mistakes(found) = refresh.outcome {
+            return Err(BeginError::Mistakes(found));
+        }
+        self.take(refresh);
+        Ok(())
     }
 
     /// Follows the lab's files until `shutdown`, then stops the seed.

@@ -183,6 +183,15 @@ impl Publisher {
         self.torrents.hashed()
     }
 
+    /// Whether a refresh would find files that may still be being written.
+    pub fn has_young_files(&self, now: Timestamp) -> bool {
+        let is_waiting = |system: &OfferedSystem| {
+            self.torrents.find(&system.entry.id, &system.files).is_none()
+                && system.files.iter().any(|file| is_young(file, now.into()))
+        };
+        self.lab.read_offer().is_ok_and(|offer| offer.systems.iter().any(is_waiting))
+    }
+
     /// Brings what is published up to the lab's files as they are at `now`.
     ///
     /// # Errors
@@ -258,13 +267,15 @@ impl Publisher {
 
     fn catalog_of(&self, offer: &Offer, ready: &[Ready], now: Timestamp) -> Catalog {
         let menu = &offer.config.menu;
+        // People read it: whole seconds.
+        let issued = Timestamp::from_second(now.as_second()).unwrap_or(now);
         let default = menu.default.as_ref().map(|default| default.id.clone());
         Catalog {
             lab_id: self.keyring.lab_id,
             lab_name: offer.config.name.clone(),
             version: self.version,
-            issued: now,
-            expires: now + VALID,
+            issued,
+            expires: issued + VALID,
             // A default that is still being written is not in the menu yet.
             default: default.filter(|id| ready.iter().any(|r| r.offered.entry.id == *id)),
             timeout_secs: u32::try_from(menu.timeout.as_secs()).unwrap_or(u32::MAX),
@@ -292,7 +303,7 @@ impl Publisher {
         let version = self.version + 1;
         let catalog = Catalog { version, ..catalog };
         let text = catalog.to_toml();
-        let comment = format!("catalog version {version}, {now}");
+        let comment = format!("catalog version {version}, {}", catalog.issued);
         let signature =
             self.keyring.sign(text.as_bytes(), &comment).map_err(PublishError::Refused)?;
         self.keyring.check_as_node(&text, &signature, now).map_err(PublishError::Refused)?;
