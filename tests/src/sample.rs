@@ -40,7 +40,7 @@ const SAMPLES: &[Sample] = &[
         id: "exam",
         name: "Exam",
         note: "No network, one editor. For written examinations.",
-        icon: "exam",
+        icon: "office",
     },
 ];
 
@@ -63,6 +63,7 @@ impl SampleLab {
             std::fs::write(&file, sample.entry())
                 .with_context(|| format!("cannot write {}", file.display()))?;
         }
+        lab.connect_serial_console()?;
         lab.pad(PAD_BYTES)?;
         if !lab.initramfs().is_file() {
             lab.build_boot_files(programs, kernel)?;
@@ -110,6 +111,18 @@ impl SampleLab {
         build.arg("--node").arg(&programs.node).args(["--busybox", "/bin/busybox"]);
         build.arg("--kernel").arg(kernel);
         run(build).map(drop)
+    }
+
+    /// Gives the sample's own entry the words for the serial console.
+    fn connect_serial_console(&self) -> Result<()> {
+        let file = self.folder.join("catalog/sample.toml");
+        let text = std::fs::read_to_string(&file)
+            .with_context(|| format!("cannot read {}", file.display()))?;
+        let lines = text.lines().map(|line| match line.strip_prefix("cmdline = \"") {
+            Some(rest) => format!("cmdline = \"{GUEST_WORDS} {rest}\n"),
+            None => format!("{line}\n"),
+        });
+        std::fs::write(&file, lines.collect::<String>()).context("cannot change the sample entry")
     }
 
     /// Lengthens the sample's initrd with zeros, which the kernel passes over, so that a download

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::bench::{Bench, direct};
 use crate::boot::{MENU_LIMIT, START_LIMIT};
 use crate::clock;
+use crate::http;
 use crate::net::Place;
 use crate::process::{Running, command_in};
 use crate::qemu::Machine;
@@ -33,9 +34,9 @@ pub fn second_node(bench: &mut Bench) -> Result<String> {
             Ok(check_same_files(&lab, &folder).ok())
         })?;
         let second = second_fetch(bench, &lab, &first_place)?;
-        let third = third_boots(bench, &lab)?;
+        let pc = pc_boots(bench, &lab)?;
         first.check_running()?;
-        Ok(format!("a second node got {second}; a PC that boots then {third}"))
+        Ok(format!("a second node got {second}; a PC that boots then {pc}"))
     })();
     server.explain(outcome)
 }
@@ -57,15 +58,31 @@ fn second_fetch(bench: &mut Bench, lab: &SampleLab, first: &Place) -> Result<Str
     Ok(format!("{:.1} MB from the first and {:.1} MB from the server", mb(node), mb(seed)))
 }
 
-/// A PC that boots while the others share: it says how many helped.
-fn third_boots(bench: &mut Bench, lab: &SampleLab) -> Result<String> {
+/// A PC that boots while the first still shares: the server sends only a part of what it gets.
+fn pc_boots(bench: &mut Bench, lab: &SampleLab) -> Result<String> {
+    let before = uploaded()?;
     let machine = Machine::new(direct(lab, &format!("bt.preset={SYSTEM}")), 9);
     let mut student = Student::switch_on("swarm-pc", &machine, &mut bench.lan, &bench.out)?;
-    let verify = student.wait_step("verify", MENU_LIMIT)?;
+    student.wait_step("verify", MENU_LIMIT)?;
+    let by_server = uploaded()? - before;
     student.wait_started(START_LIMIT)?;
-    let told: Vec<String> =
-        verify.fields.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    Ok(format!("starts too ({})", told.join(" ")))
+    let total: u64 = ["kernel", "initrd"]
+        .iter()
+        .map(|name| std::fs::metadata(lab.image(name)).map(|metadata| metadata.len()))
+        .sum::<std::io::Result<u64>>()?;
+    ensure!(
+        (1..total).contains(&by_server),
+        "of {total} bytes for the PC the server sent {by_server}: not from both"
+    );
+    Ok(format!("got {:.1} of its {:.1} MB from the server", mb(by_server), mb(total)))
+}
+
+/// Bytes of the system that the server has sent to anybody, by its own word.
+fn uploaded() -> Result<u64> {
+    let status: Value = serde_json::from_slice(&http::get(HTTP, "/status.json")?)?;
+    let systems = status["systems"].as_array().context("the status lists no systems")?;
+    let system = systems.iter().find(|system| system["id"] == SYSTEM);
+    system.and_then(|it| it["uploaded"].as_u64()).context("the status tells no uploaded bytes")
 }
 
 fn fetch(
@@ -85,11 +102,14 @@ fn fetch(
     Running::start(name, fetch, &bench.out.join(format!("{name}.log")))
 }
 
-/// Bytes that came from `address`, out of `"from": {"ADDRESS:PORT": bytes, …}`.
+/// Bytes that came from `address`, out of `"from": [{"peer": "ADDRESS:PORT", "bytes": 1}, …]`.
 fn bytes_from(figures: &Value, address: &str) -> u64 {
-    let Some(from) = figures["from"].as_object() else { return 0 };
-    let of_it = from.iter().filter(|(peer, _)| peer.split(':').next() == Some(address));
-    of_it.filter_map(|(_, bytes)| bytes.as_u64()).sum()
+    let is_it = |peer: &&Value| {
+        let peer = peer["peer"].as_str().and_then(|peer| peer.rsplit_once(':'));
+        peer.is_some_and(|(ip, _)| ip == address)
+    };
+    let peers = figures["from"].as_array().map_or(&[][..], Vec::as_slice);
+    peers.iter().filter(is_it).filter_map(|peer| peer["bytes"].as_u64()).sum()
 }
 
 fn mb(bytes: u64) -> f64 {
@@ -102,8 +122,9 @@ mod tests {
 
     #[test]
     fn bytes_are_added_up_over_the_ports_of_one_address() {
-        let figures =
-            serde_json::json!({"from": {"10.77.0.1:6881": 5, "10.77.0.1:9": 2, "10.77.0.2:1": 1}});
+        let peer = |peer: &str, bytes: u64| serde_json::json!({"peer": peer, "bytes": bytes});
+        let from = [peer("10.77.0.1:6881", 5), peer("10.77.0.1:9", 2), peer("10.77.0.2:1", 1)];
+        let figures = serde_json::json!({"from": from});
         assert_eq!(bytes_from(&figures, "10.77.0.1"), 7);
         assert_eq!(bytes_from(&figures, "10.77.0.3"), 0);
     }
