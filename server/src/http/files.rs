@@ -69,7 +69,11 @@ impl BootFiles {
                 Some(bytes)
             }
             Err(error) => {
-                warn!(path = shown, %error, "a boot file cannot be read; build it with bt-initramfs");
+                // That a file is missing, the supervisor was told at start; here anybody could
+                // fill the log with it.
+                if error.kind() != io::ErrorKind::NotFound {
+                    warn!(path = shown, %error, "a boot file cannot be read");
+                }
                 kept.remove(name);
                 None
             }
