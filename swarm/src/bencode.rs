@@ -56,14 +56,18 @@ impl<'a> Reader<'a> {
             }
             b'l' => {
                 let mut items = Vec::new();
-                self.until_end(|reader| Some(items.push(reader.value(depth)?)))?;
+                self.until_end(|reader| {
+                    items.push(reader.value(depth)?);
+                    Some(())
+                })?;
                 Some(Value::List(items))
             }
             b'd' => {
                 let mut entries = Vec::new();
                 self.until_end(|reader| {
                     let key = reader.bytes()?;
-                    Some(entries.push((key, reader.value(depth)?)))
+                    entries.push((key, reader.value(depth)?));
+                    Some(())
                 })?;
                 Some(Value::Dict(entries))
             }

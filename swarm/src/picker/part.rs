@@ -129,6 +129,12 @@ impl Part {
         })
     }
 
+    /// Whether a block has come.
+    #[cfg(test)]
+    pub(super) fn is_here(&self, index: u32) -> bool {
+        matches!(self.blocks[index as usize], State::Got(_) | State::Stored(_))
+    }
+
     /// Who gave each block.
     pub(super) fn givers(&self) -> Vec<IpAddr> {
         let got = self.blocks.iter().filter_map(|state| match state {

@@ -1,1 +1,260 @@
+use std::net::Ipv4Addr;
 
+use proptest::prelude::*;
+
+use super::*;
+
+const A: PeerKey = PeerKey(1);
+const B: PeerKey = PeerKey(2);
+const C: PeerKey = PeerKey(3);
+
+/// A download of `pieces` pieces of two blocks, with these peers connected and unchoked.
+fn picker(pieces: u32, peers: &[(PeerKey, &[u32])]) -> (Picker, Instant) {
+    let layout = Layout::new(u64::from(pieces) * 32768, 32768).expect("within the limits");
+    let now = start();
+    let mut picker = Picker::new(layout, 7, 1);
+    for (key, pieces) in peers {
+        let ip = Ipv4Addr::from(u32::try_from(key.0).expect("small keys"));
+        picker.join(*key, ip.into(), key.0, now);
+        picker.choked(*key, false);
+        pieces.iter().for_each(|piece| picker.holds(*key, *piece));
+    }
+    (picker, now)
+}
+
+#[expect(clippy::disallowed_methods, reason = "any instant will do as the start")]
+fn start() -> Instant {
+    Instant::now()
+}
+
+fn pieces(blocks: &[Block]) -> Vec<u32> {
+    let mut pieces: Vec<u32> = blocks.iter().map(|block| block.piece).collect();
+    pieces.dedup();
+    pieces
+}
+
+/// Takes every block asked of a peer and stores it; returns the pieces that came to their end.
+fn give(picker: &mut Picker, key: PeerKey, blocks: &[Block], now: Instant) -> Vec<u32> {
+    let mut complete = Vec::new();
+    for block in blocks {
+        if matches!(picker.received(key, *block, now), Received::New { .. })
+            && picker.stored(*block).is_some()
+        {
+            complete.push(block.piece);
+        }
+    }
+    complete
+}
+
+#[test]
+fn the_rarest_piece_comes_first() {
+    let (mut picker, now) = picker(4, &[(A, &[0, 1, 2]), (B, &[0, 2]), (C, &[2])]);
+    assert_eq!(pieces(&picker.fill(A, now)), [1, 0, 2]);
+}
+
+#[test]
+fn a_started_piece_is_finished_before_a_new_one_is_begun() {
+    let (mut picker, now) = picker(20, &[(A, &[3]), (B, &[1, 3])]);
+    let first = picker.fill(A, now);
+    assert_eq!(first.len(), 2);
+    picker.leave(A);
+    picker.join(C, Ipv4Addr::LOCALHOST.into(), 3, now);
+    picker.choked(C, false);
+    picker.holds(C, 3);
+    picker.ask(C, Block { piece: 3, index: 0 });
+    assert_eq!(picker.fill(B, now)[0], Block { piece: 3, index: 1 });
+}
+
+#[test]
+fn of_a_full_peer_only_what_nobody_else_holds() {
+    let (mut picker, now) = picker(4, &[(A, &[0, 1, 2, 3]), (B, &[0, 1, 2])]);
+    assert_eq!(picker.fill(A, now)[0].piece, 3);
+}
+
+#[test]
+fn a_choked_node_asks_for_nothing() {
+    let (mut picker, now) = picker(4, &[(A, &[0])]);
+    picker.choked(A, true);
+    assert!(picker.fill(A, now).is_empty());
+}
+
+#[test]
+fn the_last_blocks_are_asked_of_two_and_cancelled_with_the_slower() {
+    let (mut picker, now) = picker(1, &[(A, &[0]), (B, &[0])]);
+    let of_a = picker.fill(A, now);
+    let of_b = picker.fill(B, now);
+    assert_eq!((of_a.len(), of_b.len()), (2, 2));
+    let outcome = picker.received(A, of_a[0], now);
+    assert_eq!(outcome, Received::New { cancel: vec![B] });
+    assert_eq!(picker.received(B, of_a[0], now), Received::Unasked);
+}
+
+#[test]
+fn a_stalling_peer_loses_its_requests_to_another() {
+    let (mut picker, now) = picker(1, &[(A, &[0])]);
+    let asked = picker.fill(A, now);
+    assert!(picker.expire(now + REQUEST_TIMEOUT / 2).is_empty());
+    let later = now + REQUEST_TIMEOUT;
+    assert_eq!(picker.expire(later), [A]);
+    picker.join(B, Ipv4Addr::LOCALHOST.into(), 2, later);
+    picker.choked(B, false);
+    picker.holds(B, 0);
+    assert_eq!(picker.fill(B, later).len(), 2);
+    // The late answer is still welcome, and spares the other.
+    assert_eq!(picker.received(A, asked[0], later), Received::New { cancel: vec![B] });
+}
+
+#[test]
+fn blocks_that_were_not_asked_for_are_not_taken() {
+    let (mut picker, now) = picker(2, &[(A, &[0]), (B, &[])]);
+    let asked = picker.fill(A, now);
+    assert_eq!(picker.received(B, asked[0], now), Received::Unasked);
+    assert_eq!(picker.received(A, Block { piece: 1, index: 0 }, now), Received::Unasked);
+}
+
+#[test]
+fn a_failed_piece_is_fetched_again_from_one_peer_alone() {
+    let (mut picker, now) = picker(1, &[(A, &[0]), (B, &[0])]);
+    let asked = picker.fill(A, now);
+    assert_eq!(give(&mut picker, A, &asked, now), [0]);
+    picker.failed(0);
+    let again = picker.fill(B, now);
+    assert_eq!(again.len(), 2);
+    assert!(picker.fill(A, now).is_empty());
+    picker.received(B, again[0], now);
+    picker.leave(B);
+    // What the one peer gave does not count, now that it cannot give the rest.
+    assert_eq!(picker.fill(A, now).len(), 2);
+}
+
+#[test]
+fn the_window_follows_the_rate() {
+    let all: Vec<u32> = (0..1024).collect();
+    let (mut picker, mut now) = picker(1024, &[(A, &all)]);
+    let mut open = picker.fill(A, now);
+    assert_eq!(open.len(), 8);
+    for _ in 0..25 {
+        now += Duration::from_millis(10);
+        give(&mut picker, A, &open, now);
+        open = picker.fill(A, now);
+    }
+    // 8 blocks in 10 ms make 320 in 400 ms; then the window is at its upper bound.
+    assert!((100..=256).contains(&open.len()), "{}", open.len());
+}
+
+/// Something that happens to a download.
+#[derive(Debug, Clone)]
+enum Step {
+    Join(u64),
+    Leave(u64),
+    Holds(u64, u32),
+    Choke(u64, bool),
+    Fill(u64),
+    /// The peer answers the nth of its open requests.
+    Answer(u64, usize),
+    /// The peer answers its nth request, open or not.
+    Stray(u64, u32),
+    Pass,
+    Fail,
+    Wait,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0..4_u64).prop_map(Step::Join),
+        (0..4_u64).prop_map(Step::Leave),
+        (0..4_u64, 0..6_u32).prop_map(|(peer, piece)| Step::Holds(peer, piece)),
+        (0..4_u64, any::<bool>()).prop_map(|(peer, choke)| Step::Choke(peer, choke)),
+        (0..4_u64).prop_map(Step::Fill),
+        (0..4_u64, 0..8_usize).prop_map(|(peer, nth)| Step::Answer(peer, nth)),
+        (0..4_u64, 0..12_u32).prop_map(|(peer, block)| Step::Stray(peer, block)),
+        Just(Step::Pass),
+        Just(Step::Fail),
+        Just(Step::Wait),
+    ]
+}
+
+/// Every count that the picker keeps agrees with what it counts.
+fn assert_consistent(picker: &Picker) {
+    for piece in 0..picker.layout.pieces() {
+        let holders = picker.peers.values().filter(|peer| peer.holds.contains(piece)).count();
+        assert_eq!(usize::from(picker.availability[piece as usize]), holders);
+        let Some(part) = picker.parts.get(&piece) else { continue };
+        assert!(!picker.have.contains(piece), "a piece is here and being fetched");
+        let free = (0..2).filter(|index| {
+            let block = Block { piece, index: *index };
+            let is_asked = picker.peers.values().any(|peer| peer.asked.contains(&block));
+            !is_asked && !part.is_here(*index)
+        });
+        assert_eq!(part.free(), free.count(), "{part:?}");
+    }
+    for peer in picker.peers.values() {
+        assert!(peer.asked.len() <= WINDOW_BLOCKS.1 && peer.late.len() <= MAX_LATE);
+        assert!(peer.asked.iter().all(|block| peer.holds.contains(block.piece)));
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_order_of_events_breaks_the_books(steps in proptest::collection::vec(step(), 0..200)) {
+        let (mut picker, mut now) = picker(6, &[]);
+        let mut complete = Vec::new();
+        for step in steps {
+            match step {
+                Step::Join(peer) if !picker.peers.contains_key(&PeerKey(peer)) => {
+                    picker.join(PeerKey(peer), Ipv4Addr::LOCALHOST.into(), peer, now);
+                }
+                Step::Join(_) => {}
+                Step::Leave(peer) => picker.leave(PeerKey(peer)),
+                Step::Holds(peer, piece) => picker.holds(PeerKey(peer), piece),
+                Step::Choke(peer, choke) => picker.choked(PeerKey(peer), choke),
+                Step::Fill(peer) => {
+                    for block in picker.fill(PeerKey(peer), now) {
+                        prop_assert!(!picker.have.contains(block.piece));
+                    }
+                }
+                Step::Answer(peer, nth) => {
+                    let source = picker.peers.get(&PeerKey(peer));
+                    let open = source.and_then(|source| source.asked.get(nth)).copied();
+                    let blocks: Vec<Block> = open.into_iter().collect();
+                    complete.extend(give(&mut picker, PeerKey(peer), &blocks, now));
+                }
+                Step::Stray(peer, block) => {
+                    let block = Block { piece: block / 2, index: block % 2 };
+                    complete.extend(give(&mut picker, PeerKey(peer), &[block], now));
+                }
+                Step::Pass => complete.drain(..).for_each(|piece| picker.passed(piece)),
+                Step::Fail => complete.drain(..).for_each(|piece| picker.failed(piece)),
+                Step::Wait => {
+                    now += REQUEST_TIMEOUT;
+                    picker.expire(now);
+                }
+            }
+            assert_consistent(&picker);
+        }
+    }
+
+    #[test]
+    fn every_download_comes_to_its_end(
+        holdings in proptest::collection::vec(proptest::collection::vec(0..6_u32, 0..6), 1..4),
+        seed: u64,
+    ) {
+        let (mut picker, now) = picker(6, &[(A, &[0, 1, 2, 3, 4, 5])]);
+        picker.chance = seed;
+        for (key, pieces) in (2..).zip(&holdings) {
+            picker.join(PeerKey(key), Ipv4Addr::LOCALHOST.into(), key, now);
+            picker.choked(PeerKey(key), false);
+            pieces.iter().for_each(|piece| picker.holds(PeerKey(key), *piece));
+        }
+        let keys: Vec<PeerKey> = picker.peers.keys().copied().collect();
+        for _ in 0..30 {
+            for key in &keys {
+                let open = picker.fill(*key, now);
+                for piece in give(&mut picker, *key, &open, now) {
+                    picker.passed(piece);
+                }
+            }
+        }
+        prop_assert!(picker.have().is_full());
+    }
+}

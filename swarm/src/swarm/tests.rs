@@ -1,1 +1,189 @@
+use std::net::Ipv4Addr;
 
+use super::*;
+
+#[expect(clippy::disallowed_methods, reason = "any instant will do as the start")]
+fn start() -> Instant {
+    Instant::now()
+}
+
+fn id(number: u8) -> PeerId {
+    PeerId::ours([number; 12])
+}
+
+fn layout() -> Layout {
+    Layout::new(8 * 32768, 32768).expect("within the limits")
+}
+
+/// A node in the middle of the ids: 5.
+fn node(now: Instant) -> Swarm {
+    Swarm::node(layout(), id(5), 100, None, 1, now)
+}
+
+fn newcomer(number: u8, was_dialled: bool) -> Newcomer {
+    let address = SocketAddr::from((Ipv4Addr::new(10, 0, 0, number), 6881));
+    Newcomer { id: id(number), address, was_dialled, is_extended: true }
+}
+
+/// Everything that is queued for a peer.
+fn queued(swarm: &mut Swarm, key: PeerKey, now: Instant) -> Vec<Outgoing> {
+    match swarm.next(key, now) {
+        Next::Send { messages, .. } => messages,
+        Next::Wait | Next::Closed => Vec::new(),
+    }
+}
+
+#[test]
+fn a_seed_shows_a_node_three_pieces_and_a_stock_client_all() {
+    let now = start();
+    let mut seed = Swarm::seed(layout(), id(0), 100, now);
+    let ours = seed.join(newcomer(1, false), now).expect("there is room");
+    let messages = queued(&mut seed, ours, now);
+    assert_eq!(messages[0], Outgoing::Bitfield(Bitfield::empty(8)));
+    assert_eq!(messages[3..], [0, 1, 2].map(Outgoing::Have));
+    let stock = Newcomer { id: PeerId(*b"-TR3000-abcdefghijkl"), ..newcomer(2, false) };
+    let stock = seed.join(stock, now).expect("there is room");
+    let messages = queued(&mut seed, stock, now);
+    assert_eq!(
+        messages,
+        [
+            Outgoing::Bitfield(Bitfield::full(8)),
+            Outgoing::Handshake { metadata_size: 100 },
+            Outgoing::Unchoke
+        ]
+    );
+}
+
+#[test]
+fn of_two_connections_the_one_dialled_by_the_smaller_id_stays() {
+    let now = start();
+    for (other, was_dialled, expected) in [
+        (9, true, Ok(PeerKey(1))),
+        (9, false, Err(Refusal::Duplicate)),
+        (1, true, Err(Refusal::Duplicate)),
+        (1, false, Ok(PeerKey(1))),
+    ] {
+        let mut swarm = node(now);
+        swarm.join(newcomer(other, !was_dialled), now).expect("the first may join");
+        assert_eq!(swarm.join(newcomer(other, was_dialled), now), expected);
+        assert_eq!(swarm.peer_count(), 1);
+    }
+}
+
+#[test]
+fn nobody_is_pushed_out_by_his_id_from_another_address() {
+    let now = start();
+    let mut swarm = node(now);
+    swarm.join(newcomer(9, false), now).expect("the first may join");
+    let thief = Newcomer { id: id(9), ..newcomer(1, false) };
+    assert_eq!(swarm.join(thief, now), Err(Refusal::Duplicate));
+}
+
+#[test]
+fn oneself_is_refused() {
+    let now = start();
+    assert_eq!(node(now).join(newcomer(5, true), now), Err(Refusal::Myself));
+}
+
+#[test]
+fn one_address_cannot_take_all_places() {
+    let now = start();
+    let mut swarm = node(now);
+    let mut join = |number: u8, host: u8| {
+        let address = SocketAddr::from((Ipv4Addr::new(10, 0, host, 0), u16::from(number)));
+        swarm.join(
+            Newcomer {
+                id: PeerId::ours([number, host, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+                address,
+                was_dialled: false,
+                is_extended: false,
+            },
+            now,
+        )
+    };
+    let from_one = (0..100).filter(|number| join(*number, 1).is_ok()).count();
+    assert_eq!(from_one, MAX_PEERS_PER_ADDRESS);
+    let in_all = (2..50).map(|host| (0..32).filter(|number| join(*number, host).is_ok()).count());
+    assert_eq!(in_all.sum::<usize>() + from_one, MAX_PEERS);
+}
+
+/// Lets a peer hold everything, unchoke, and answer all that it is asked for; returns the checks.
+fn serve(swarm: &mut Swarm, key: PeerKey, now: Instant) -> Vec<Check> {
+    let messages = [Incoming::Bitfield(Bitfield::full(8)), Incoming::Unchoke];
+    for message in messages {
+        swarm.receive(key, &message, now).expect("no violation");
+    }
+    let mut checks = Vec::new();
+    loop {
+        let ranges = queued(swarm, key, now).into_iter().filter_map(|message| match message {
+            Outgoing::Request(range) => Some(range),
+            _ => None,
+        });
+        let ranges: Vec<Range> = ranges.collect();
+        if ranges.is_empty() {
+            return checks;
+        }
+        for range in ranges {
+            let data = vec![0; range.length as usize];
+            let block = layout().block_at(range.piece, range.begin, data.len()).expect("a block");
+            let stored = swarm.receive(key, &Incoming::Data(block, &data), now);
+            let stored = stored.expect("no violation").expect("it is new");
+            checks.extend(swarm.stored(stored));
+        }
+    }
+}
+
+#[test]
+fn a_node_completes_and_loses_interest() {
+    let now = start();
+    let mut swarm = node(now);
+    let key = swarm.join(newcomer(1, true), now).expect("there is room");
+    let checks = serve(&mut swarm, key, now);
+    assert_eq!(checks.len(), 8);
+    for check in checks {
+        let right = Checked { piece: check.piece, is_right: true, blocks: vec![] };
+        swarm.checked(&right, now);
+    }
+    assert!(swarm.is_complete());
+    let messages = queued(&mut swarm, key, now);
+    assert_eq!(messages.last(), Some(&Outgoing::NotInterested));
+    let progress = swarm.progress(now);
+    assert_eq!((progress.done, progress.sources), (8 * 32768, 1));
+    assert_eq!(progress.peers_sending, [(newcomer(1, true).address, 8 * 32768)]);
+}
+
+#[test]
+fn a_wrong_piece_of_one_alone_shuts_its_address_out() {
+    let now = start();
+    let mut swarm = node(now);
+    let key = swarm.join(newcomer(1, true), now).expect("there is room");
+    let checks = serve(&mut swarm, key, now);
+    let wrong = Checked { piece: checks[0].piece, is_right: false, blocks: vec![[1; 20], [2; 20]] };
+    swarm.checked(&wrong, now);
+    assert_eq!(swarm.next(key, now), Next::Closed);
+    let again = Newcomer { id: id(7), ..newcomer(1, false) };
+    assert_eq!(swarm.join(again, now), Err(Refusal::ShutOut));
+}
+
+#[test]
+fn a_silent_peer_is_given_up_and_a_quiet_one_hears_from_us() {
+    let now = start();
+    let mut swarm = node(now);
+    let key = swarm.join(newcomer(1, true), now).expect("there is room");
+    queued(&mut swarm, key, now);
+    swarm.tick(now + Duration::from_secs(60));
+    assert_eq!(queued(&mut swarm, key, now), [Outgoing::KeepAlive]);
+    swarm.tick(now + Duration::from_secs(150));
+    assert_eq!(swarm.next(key, now), Next::Closed);
+}
+
+#[test]
+fn requests_for_what_is_not_here_are_dropped() {
+    let now = start();
+    let mut swarm = node(now);
+    let key = swarm.join(newcomer(1, true), now).expect("there is room");
+    queued(&mut swarm, key, now);
+    let range = Range { piece: 0, begin: 0, length: 16384 };
+    swarm.receive(key, &Incoming::Request(range), now).expect("no violation");
+    assert_eq!(swarm.next(key, now), Next::Wait);
+}
