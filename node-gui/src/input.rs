@@ -150,8 +150,8 @@ impl Reader {
             _ => 0.0,
         };
         let (dx, dy) = (way(0), way(1) * 0.6);
-        for axis in 0..2 {
-            self.finger[axis] = at[axis].or(self.finger[axis]);
+        for (finger, now) in self.finger.iter_mut().zip(at) {
+            *finger = now.or(*finger);
         }
         if (dx, dy) != (0.0, 0.0) {
             out.push(Input::PointerBy(dx, dy));

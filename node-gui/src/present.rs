@@ -377,7 +377,7 @@ fn unit_of(size: u64) -> (u64, &'static str) {
 /// `size` in this unit: one decimal for gigabytes and more, and for small numbers of megabytes.
 fn in_unit(size: u64, (unit, word): (u64, &str)) -> String {
     let value = size as f64 / unit as f64;
-    let with_decimal = unit >= 1_000_000_000 || (word == "MB" && value < 9.95 && value >= 0.05);
+    let with_decimal = unit >= 1_000_000_000 || (word == "MB" && (0.05..9.95).contains(&value));
     if with_decimal { format!("{value:.1}") } else { format!("{value:.0}") }
 }
 

@@ -110,7 +110,7 @@ impl Selection {
             (Key::BackTab, _) => self.cycle(-1),
             (key, Focus::Card(index)) => self.move_card(key, index),
             (key, Focus::Button(index)) => self.move_button(key, index),
-            (_, Focus::Nothing) => self.to_buttons(),
+            (_, Focus::Nothing) => self.enter_buttons(),
         }
         Press::Moved
     }
@@ -125,7 +125,7 @@ impl Selection {
             Key::Home => self.select_card(0),
             Key::End => self.select_card(last),
             Key::Up => self.move_rows(index, -1),
-            Key::Down if row == last_row => self.to_buttons(),
+            Key::Down if row == last_row => self.enter_buttons(),
             Key::Down => self.move_rows(index, 1),
             Key::PageUp => self.move_rows(index, -(PAGE_ROWS as isize)),
             Key::PageDown => self.move_rows(index, PAGE_ROWS as isize),
@@ -156,7 +156,7 @@ impl Selection {
         self.focus = Focus::Card(self.card);
     }
 
-    fn to_buttons(&mut self) {
+    fn enter_buttons(&mut self) {
         if self.buttons > 0 {
             self.focus = Focus::Button(0);
         }
@@ -167,7 +167,7 @@ impl Selection {
         let before = usize::from(self.cards > 0);
         let stops = before + self.buttons;
         let stop = match self.focus {
-            Focus::Nothing => return self.to_buttons(),
+            Focus::Nothing => return self.enter_buttons(),
             Focus::Card(_) => 0,
             Focus::Button(index) => before + index,
         };

@@ -3,7 +3,7 @@
 //!
 //! Slint belongs to the main thread: [`Window`] stays there, and a [`Handle`] lets other threads reach it.
 
-#[allow(clippy::all, clippy::unwrap_used, reason = "made by the Slint compiler")]
+#[allow(clippy::all, clippy::todo, clippy::unwrap_used, reason = "made by the Slint compiler")]
 mod generated {
     slint::include_modules!();
 }
@@ -13,6 +13,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bt_catalog::SystemId;
 use slint::platform::{PointerEventButton, WindowEvent};
 use slint::{
     ComponentHandle, Image, LogicalPosition, ModelRc, Rgba8Pixel, SharedPixelBuffer, VecModel,
@@ -70,10 +71,13 @@ pub struct Window {
 #[derive(Debug, Clone)]
 pub struct Handle(());
 
+/// Whom to tell what the person does.
+type Listener = Rc<dyn Fn(UiEvent)>;
+
 struct Inner {
     app: App,
     state: RefCell<State>,
-    listener: RefCell<Option<Rc<dyn Fn(UiEvent)>>>,
+    listener: RefCell<Option<Listener>>,
     pointer_rest: slint::Timer,
     /// The scale that the pictures were made for.
     scale: Cell<f32>,
@@ -85,6 +89,8 @@ struct State {
     selection: Selection,
     /// The menu that the cards were made from.
     menu: Option<Arc<Menu>>,
+    /// What the person chose last: after a cancelled download it is highlighted again.
+    chosen: Option<SystemId>,
     /// The seconds at which the countdown began.
     countdown_from: u32,
     pointer: Option<LogicalPosition>,
@@ -103,6 +109,7 @@ impl Window {
                 shown: None,
                 selection: Selection::new(0, 1, 0, 0),
                 menu: None,
+                chosen: None,
                 countdown_from: 0,
                 pointer: None,
             }),
@@ -289,6 +296,9 @@ impl Inner {
             }
             _ => None,
         };
+        if let Some(UiEvent::Choose(id)) = &event {
+            self.state.borrow_mut().chosen = Some(id.clone());
+        }
         if let Some(event) = event {
             self.emit(event);
         }
@@ -405,8 +415,10 @@ impl Inner {
         }
         let buttons = next.buttons.len();
         state.selection = match &next.screen {
-            Screen::Menu { menu, cards, first, .. } => {
-                Selection::new(cards.len(), self.columns(menu.systems.len()), buttons, *first)
+            Screen::Menu { cards, first, .. } => {
+                let chosen = cards.iter().position(|card| Some(&card.id) == state.chosen.as_ref());
+                let first = chosen.unwrap_or(*first);
+                Selection::new(cards.len(), self.columns(cards.len()), buttons, first)
             }
             // A second Enter, pressed in haste, must not cancel what the first one began.
             Screen::Working(_) => Selection::resting(buttons),

@@ -138,6 +138,16 @@ fn the_highlight_stays_while_the_countdown_and_progress_go_on() {
 }
 
 #[test]
+fn after_a_cancelled_download_its_card_is_highlighted_again() {
+    let picker = Picker::showing(&choosing(menu(6)));
+    picker.press(&[Right, Enter]);
+    picker.canvas.show(&present(&downloading()));
+    picker.press(&[Escape]);
+    picker.canvas.show(&present(&choosing(menu(6))));
+    assert_eq!(picker.press(&[Enter]), [UiEvent::Choose(id("ubuntu"))]);
+}
+
+#[test]
 fn a_click_on_a_card_chooses_it() {
     let picker = Picker::showing(&choosing(menu(6)));
     assert_eq!(picker.click(0.5, 0.45), [UiEvent::Choose(id("ubuntu"))]);

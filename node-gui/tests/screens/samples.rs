@@ -157,7 +157,7 @@ fn long_problem() -> Journey {
             "Scientific workstation with everything installed does not fit into this PC’s memory",
             "It needs 39.4 GB of memory while it is started, and this PC has only 16.0 GB, of which 14.9 GB are free for it.",
             "Choose a smaller system, or ask your supervisor which PCs in this room have more memory than this one.",
-            &long.repeat(6),
+            long.repeat(6),
         ),
     }
 }
