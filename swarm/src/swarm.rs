@@ -4,16 +4,20 @@
 //! [`Swarm::next`] for what goes out, and wakes the connections of [`Swarm::take_wakes`].
 
 mod blame;
+mod door;
+mod progress;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use blame::{Blame, Verdict};
+pub use door::{MAX_PEERS, MAX_PEERS_PER_ADDRESS, Newcomer, Refusal};
+pub use progress::Progress;
 
 use crate::{
     bitfield::Bitfield,
@@ -24,15 +28,6 @@ use crate::{
     superseed::SuperSeed,
     wire::{Incoming, Outgoing, Violation},
 };
-
-/// Most peers of one swarm: a full mesh of the largest room and some to spare.
-pub const MAX_PEERS: usize = 256;
-
-/// Most peers of one swarm from one address, so that no machine takes all the room.
-pub const MAX_PEERS_PER_ADDRESS: usize = 32;
-
-/// A peer that sent data within this time counts as a source.
-const SOURCE_SPAN: Duration = Duration::from_secs(2);
 
 /// Addresses whose received bytes are remembered after they left.
 const MAX_REMEMBERED: usize = 512;
@@ -62,23 +57,6 @@ enum Role {
     Node(Box<Picker>),
 }
 
-/// Why a peer may not join.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// It is this very member.
-    #[error("this is our own connection")]
-    Myself,
-    /// It gave wrong data.
-    #[error("its address is shut out for wrong data")]
-    ShutOut,
-    /// It is connected already.
-    #[error("it is connected already")]
-    Duplicate,
-    /// No room.
-    #[error("there are too many peers")]
-    Full,
-}
-
 /// A complete piece that the caller must hash and then report with [`Swarm::checked`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Check {
@@ -96,25 +74,6 @@ pub struct Checked {
     /// SHA-1 of each block; may be left empty for a right piece of which [`Swarm::is_suspect`] says
     /// no.
     pub blocks: Vec<[u8; 20]>,
-}
-
-/// What a node has reached.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Bytes here and checked.
-    pub done: u64,
-    /// Bytes in all.
-    pub total: u64,
-    /// Bytes per second coming in, smoothed.
-    pub speed: u64,
-    /// Payload bytes given to others.
-    pub uploaded: u64,
-    /// Connected peers.
-    pub peers: usize,
-    /// Peers that sent data in the last two seconds.
-    pub sources: usize,
-    /// Payload bytes received in all from each address, also from peers that left.
-    pub peers_sending: Vec<(SocketAddr, u64)>,
 }
 
 impl Swarm {
@@ -219,39 +178,6 @@ impl Swarm {
         self.wakes.insert(key);
         self.show(key);
         Ok(key)
-    }
-
-    fn admit(&mut self, newcomer: &Newcomer, now: Instant) -> Result<(), Refusal> {
-        let ip = newcomer.address.ip();
-        if newcomer.id == self.id {
-            return Err(Refusal::Myself);
-        }
-        if self.blame.is_shut_out(ip) {
-            return Err(Refusal::ShutOut);
-        }
-        let old = self.peers.iter().find(|(_, peer)| peer.id == newcomer.id);
-        if let Some((key, old)) = old {
-            if !self.replaces(old, newcomer) {
-                return Err(Refusal::Duplicate);
-            }
-            self.leave(*key, now);
-        }
-        let neighbours = self.peers.values().filter(|peer| peer.address.ip() == ip).count();
-        if self.peers.len() >= MAX_PEERS || neighbours >= MAX_PEERS_PER_ADDRESS {
-            return Err(Refusal::Full);
-        }
-        Ok(())
-    }
-
-    /// Which of two connections to one peer stays; both ends come to the same answer.
-    ///
-    /// If both dialled, the one dialled by the smaller id stays. If one of them dialled again, it
-    /// has given up its first connection. Another address cannot push a peer out by using its id.
-    fn replaces(&self, old: &Peer, newcomer: &Newcomer) -> bool {
-        if old.address.ip() != newcomer.address.ip() {
-            return false;
-        }
-        old.was_dialled == newcomer.was_dialled || newcomer.was_dialled == (self.id < newcomer.id)
     }
 
     /// A connection ended. What was asked of it is asked of others.
@@ -417,27 +343,6 @@ impl Swarm {
         self.close_all(|_| true, now);
     }
 
-    /// How far the download is.
-    pub fn progress(&mut self, now: Instant) -> Progress {
-        let done = self.have().iter().map(|piece| u64::from(self.layout.length_of(piece))).sum();
-        let is_source = |peer: &&Peer| {
-            peer.last_data.is_some_and(|at| now.saturating_duration_since(at) < SOURCE_SPAN)
-        };
-        let mut received = self.departed.clone();
-        for peer in self.peers.values().filter(|peer| peer.received > 0) {
-            *received.entry(peer.address).or_default() += peer.received;
-        }
-        Progress {
-            done,
-            total: self.layout.total(),
-            speed: self.downloaded.rate(now) as u64,
-            uploaded: self.uploaded,
-            peers: self.peers.len(),
-            sources: self.peers.values().filter(is_source).count(),
-            peers_sending: received.into_iter().collect(),
-        }
-    }
-
     fn have(&self) -> &Bitfield {
         have(&self.role)
     }
@@ -457,10 +362,9 @@ impl Swarm {
             }
             Role::Node(picker) => {
                 pieces.for_each(|piece| picker.holds(key, piece));
-                let is_interesting = picker.wants_from(key);
                 if let Some(peer) = self.peers.get_mut(&key)
-                    && is_interesting
                     && !peer.is_interesting
+                    && picker.wants_from(key)
                 {
                     peer.is_interesting = true;
                     self.say(key, Outgoing::Interested);
@@ -520,17 +424,4 @@ fn have(role: &Role) -> &Bitfield {
         Role::Seed { have, .. } => have,
         Role::Node(picker) => picker.have(),
     }
-}
-
-/// A peer at the door, after both handshakes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Newcomer {
-    /// As it calls itself.
-    pub id: PeerId,
-    /// Where the connection comes from or leads to.
-    pub address: SocketAddr,
-    /// Whether this member dialled.
-    pub was_dialled: bool,
-    /// Whether it understands BEP 10.
-    pub is_extended: bool,
 }

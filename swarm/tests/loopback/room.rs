@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crate::common::{Payload, local, wait_until};
+use crate::common::{Payload, TestNode, local, wait_until};
 use bt_swarm::{Node, NodeOptions, Seed, SeedOptions, Storage, SwarmError};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -149,6 +149,28 @@ async fn an_evil_peer_is_shut_out_and_the_download_completes() {
     let asked = wrong.0.load(Ordering::Relaxed) * 16384;
     assert!(asked < 4 << 20, "the liar was asked for {asked} bytes");
     assert_eq!(liar.stats(payload.meta.infohash()).map(|stats| stats.peers), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_liar_among_good_peers_harms_nobody_else() {
+    let payload = Payload::new(16);
+    let evil = Ipv4Addr::new(127, 0, 0, 66);
+    let liar = Seed::start(SeedOptions { listen: (evil, 0).into() }).await.expect("a free port");
+    liar.add(payload.meta.clone(), Arc::new(Wrong(AtomicU64::new(0))));
+    let seed = payload.seed().await;
+    let one = payload.node_at("one", Ipv4Addr::new(127, 0, 0, 2)).await;
+    let two = payload.node_at("two", Ipv4Addr::new(127, 0, 0, 3)).await;
+    let both = [local(seed.port()), (evil, liar.port()).into()];
+    one.node.add_peers(&both);
+    two.node.add_peers(&[both[0], both[1], one.address]);
+    payload.assert_finishes(&one).await;
+    payload.assert_finishes(&two).await;
+    let helped = |node: &TestNode| {
+        let mut helpers = node.node.progress().peers_sending;
+        helpers.retain(|(address, _)| address.ip() != evil);
+        !helpers.is_empty()
+    };
+    assert!(helped(&one) && helped(&two));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
