@@ -27,6 +27,9 @@ use crate::lab::Lab;
 const LOG_LIMIT: u64 = 10 << 20;
 /// A clean end takes less than a second; a slow disk may add some.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
+/// How often, and how far apart, the lock is tried at the start.
+const CLAIM_ATTEMPTS: u32 = 10;
+const CLAIM_POLL: Duration = Duration::from_millis(20);
 const STOP_POLL: Duration = Duration::from_millis(50);
 /// The child's last line on its pipe.
 const READY: &str = "ready";
@@ -76,10 +79,18 @@ impl Claim {
     pub fn take(lab: &Lab) -> Result<Self, DaemonError> {
         let error = |source| DaemonError::State { path: pid_file(lab), source };
         let mut file = open_pid_file(lab).map_err(error)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(DaemonError::Running(read_pid(&mut file))),
-            Err(TryLockError::Error(source)) => return Err(error(source)),
+        let mut patience = CLAIM_ATTEMPTS;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                // A `status` that looks at the lock holds it itself for that moment.
+                Err(TryLockError::WouldBlock) if patience > 0 => thread::sleep(CLAIM_POLL),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(DaemonError::Running(read_pid(&mut file)));
+                }
+                Err(TryLockError::Error(source)) => return Err(error(source)),
+            }
+            patience -= 1;
         }
         file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(error)?;
         Ok(Self { file })

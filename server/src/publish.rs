@@ -258,8 +258,7 @@ impl Publisher {
             Some(old) if !is_overwritten(&old.offered.files, &system.files) => {
                 (Some(old.clone()), "the old version stays until it is complete")
             }
-            Some(_) => (None, "the system is not offered until it is complete"),
-            None => (None, "the system is offered when it is complete"),
+            _ => (None, "the system is offered when it is complete"),
         };
         let what = format!("{file} is still being written: {until}");
         Prepared::Waiting { meanwhile, why: Finding::advice(&place, what) }

@@ -43,7 +43,10 @@ impl Watch {
         let watched = watcher.and_then(|mut watcher| {
             watcher.watch(lab.root(), RecursiveMode::NonRecursive)?;
             watcher.watch(&lab.catalog(), RecursiveMode::Recursive)?;
-            watcher.watch(&lab.images(), RecursiveMode::Recursive)?;
+            // Entries may name files elsewhere in the lab; those are found by looking.
+            if lab.images().is_dir() {
+                watcher.watch(&lab.images(), RecursiveMode::Recursive)?;
+            }
             Ok(watcher)
         });
         match watched {
