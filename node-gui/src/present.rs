@@ -199,7 +199,7 @@ fn choosing(menu: &Arc<Menu>, countdown: Option<&Countdown>) -> Presentation {
     });
     let (headline, detail) = match menu.systems.len() {
         0 => ("No system is offered here", "Your supervisor has not put one into the catalog yet."),
-        _ => ("Choose a system", "It runs from memory. Nothing on this PC’s disk is touched."),
+        _ => ("Choose a system", "Use the arrow keys and Enter, or the mouse."),
     };
     let screen = Screen::Menu {
         headline: headline.to_owned(),
@@ -209,7 +209,10 @@ fn choosing(menu: &Arc<Menu>, countdown: Option<&Countdown>) -> Presentation {
         first,
         countdown,
     };
-    let hints = vec![HINT_CHOOSE, HINT_START, HINT_TAB];
+    let hints = match menu.systems.len() {
+        0 => vec![HINT_BUTTONS, HINT_CONFIRM],
+        _ => vec![HINT_CHOOSE, HINT_START, HINT_TAB],
+    };
     Presentation { hints, ..framed(Some(menu), screen, leave_buttons()) }
 }
 
