@@ -142,6 +142,7 @@ impl App {
     /// Performs the journey until a kernel starts or the PC is switched off.
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Note>) {
         let mut journey = Journey::begin();
+        let mut is_new = false;
         self.perform(Effect::Connect);
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
         loop {
@@ -156,17 +157,23 @@ impl App {
                     let before = discriminant(&journey);
                     let (next, effect) = journey.step(event);
                     journey = next;
+                    if let Some(effect) = effect {
+                        self.perform(effect);
+                    }
                     if before != discriminant(&journey) {
                         // The first second of a countdown is a whole one.
                         ticks.reset();
-                        record(&journey);
-                    }
-                    if let Some(effect) = effect {
-                        self.perform(effect);
+                        is_new = true;
                     }
                 }
             }
             self.show(&journey);
+            // A menu counts from when it can be seen.
+            let is_seen = self.screen.is_some() || self.is_text;
+            if is_new && (is_seen || !matches!(journey, Journey::Menu { .. })) {
+                record(&journey);
+                is_new = false;
+            }
         }
     }
 
@@ -228,18 +235,21 @@ fn record(journey: &Journey) {
         Journey::Menu { menu, .. } => {
             serial::step("menu", &[("systems", &menu.systems.len().to_string())]);
         }
-        Journey::Verifying { system, total, .. } => {
-            let bytes = total.to_string();
+        Journey::Downloading { system, progress, .. } => {
+            let bytes = progress.total.to_string();
             serial::step("download", &[("system", system.as_str()), ("bytes", &bytes)]);
         }
-        Journey::Starting { system, .. } => {
+        Journey::Verifying { system, .. } => {
             serial::step("verify", &[("system", system.as_str())]);
+        }
+        Journey::Starting { system, .. } => {
+            serial::step("handover", &[("system", system.as_str())]);
         }
         Journey::Stopped { problem, .. } => {
             let text = problem.to_string();
             serial::step("problem", &[("kind", problem.kind.word()), ("text", &text)]);
         }
-        Journey::Connecting { .. } | Journey::Downloading { .. } | Journey::Leaving { .. } => {}
+        Journey::Connecting { .. } | Journey::Leaving { .. } => {}
     }
 }
 

@@ -82,7 +82,7 @@ pub async fn fetch(http: &Http, trust: &Trust) -> Result<Catalog, Problem> {
         match documents.open(trust) {
             Ok(catalog) => return Ok(catalog),
             Err(error) if check == CHECKS => return Err(refused(&error)),
-            Err(error) => tracing::warn!(%error, check, "catalog refused, asking again"),
+            Err(error) => tracing::info!(%error, check, "catalog refused, asking again"),
         }
         check += 1;
         tokio::time::sleep(PAUSE).await;
@@ -106,7 +106,7 @@ async fn patient_get(http: &Http, path: &str) -> Result<Vec<u8>, Problem> {
         match http.get(path, MAX_BYTES).await {
             Ok(bytes) => return Ok(bytes),
             Err(error @ HttpError::Unreachable { .. }) if ask < ASKS => {
-                tracing::warn!(%error, ask, "no answer, asking again");
+                tracing::info!(%error, ask, "no answer, asking again");
             }
             Err(error) => return Err(error.problem()),
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bt_catalog::{Digest, System, SystemId};
-use bt_swarm::{Files, Metainfo, Node, NodeOptions};
+use bt_swarm::{Files, Metainfo, Node, NodeOptions, SwarmError};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -35,7 +35,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 struct State {
     sample: Sample,
     /// `Some` once the engine is through: with the payload, or with the reason.
-    end: Option<Result<(), String>>,
+    end: Option<Result<(), Problem>>,
 }
 
 /// A running download, later a running share of it. Ends with [`Download::stop`].
@@ -58,17 +58,17 @@ impl Download {
         let metainfo = torrent(http, system).await?;
         let files = Files::create(&metainfo, folder).map_err(|error| no_room(system, &error))?;
         let infohash = metainfo.infohash();
-        // Any free port will do: the tracker tells it to the others.
-        let listen = SocketAddr::from(([0, 0, 0, 0], 0));
-        let options = NodeOptions { listen, ..NodeOptions::default() };
+        let server = server_address(http.server());
+        // Any free port will do, as is the default: the tracker tells it to the others.
+        let options = NodeOptions { server, ..NodeOptions::default() };
         let node = Node::start(metainfo, Arc::new(files), options).await.map_err(|error| {
             Problem::internal(format!("cannot start the swarm of {}: {error}", system.id))
         })?;
         let tracker = Tracker::new(http.clone(), infohash, &node);
         let (report, state) = watch::channel(State::default());
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(drive(node, tracker, report, stopped));
-        let pace = Pace::new(server_address(http.server()), now());
+        let task = tokio::spawn(drive(system.id.clone(), node, tracker, report, stopped));
+        let pace = Pace::new(server, now());
         Ok(Self { id: system.id.clone(), folder: folder.to_owned(), pace, state, stop, task })
     }
 
@@ -104,7 +104,7 @@ impl Download {
             }
             match end {
                 Some(Ok(())) => return Ok(()),
-                Some(Err(why)) => return Err(Problem::internal(why)),
+                Some(Err(problem)) => return Err(problem),
                 None if self.pace.is_hopeless(now()) => return Err(stalled(&self.id, progress)),
                 None => {}
             }
@@ -126,6 +126,7 @@ impl Download {
 
 /// Owns the node of the engine from start to farewell.
 async fn drive(
+    id: SystemId,
     node: Node,
     tracker: Tracker,
     report: watch::Sender<State>,
@@ -139,7 +140,7 @@ async fn drive(
         }
     };
     let finish = async {
-        let end = node.finished().await.map_err(|error| format!("the download failed: {error}"));
+        let end = node.finished().await.map_err(|error| failed(&id, &error));
         let sample = sample(&node);
         report.send_replace(State { sample, end: Some(end) });
     };
@@ -210,6 +211,27 @@ fn stalled(id: &SystemId, progress: Progress) -> Problem {
     )
 }
 
+/// The engine's failure in words.
+fn failed(id: &SystemId, error: &SwarmError) -> Problem {
+    match error {
+        SwarmError::WrongSource { .. } => Problem::new(
+            ProblemKind::HashWrong,
+            "The server's files are not the signed ones",
+            "A file of this system was changed on the server after it was signed.",
+            "Choose another system, and tell your supervisor.",
+            format!("{id}: {error}"),
+        ),
+        SwarmError::Storage(source) => Problem::new(
+            ProblemKind::NoMemory,
+            "The download could not be stored",
+            "This PC's memory did not take all of the files.",
+            "Choose another system, or a PC with more memory.",
+            format!("{id}: {error}: {source}"),
+        ),
+        SwarmError::Stopped => Problem::internal(format!("{id}: {error}")),
+    }
+}
+
 fn no_room(system: &System, error: &std::io::Error) -> Problem {
     Problem::new(
         ProblemKind::NoMemory,
@@ -232,21 +254,61 @@ fn wrong_torrent(system: &System, why: String) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use bt_swarm::{FileSpec, create};
+    use bt_swarm::{FileSpec, ReadOnlyFiles, Seed, SeedOptions, create};
+    use tempfile::TempDir;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::verify::tests::sample;
+    use crate::verify::verify;
 
     /// A system with a real torrent of its files.
-    fn with_torrent() -> (System, Vec<u8>) {
+    struct Lab {
+        system: System,
+        folder: TempDir,
+        torrent: Vec<u8>,
+    }
+
+    fn lab() -> Lab {
         let (mut system, folder) = sample("a");
-        let spec = |name: &str| FileSpec { name: name.into(), path: folder.path().join(name) };
-        let specs = [spec("initrd"), spec("kernel")];
-        let made =
-            create("a", &specs, "http://127.0.0.1:1/announce", 1, &|_| {}).expect("a torrent");
+        let made = create("a", &specs(&folder), "http://127.0.0.1:1/announce", 1, &|_| {});
+        let made = made.expect("a torrent");
         system.torrent_sha256 = Digest(Sha256::digest(&made.torrent).into());
         system.infohash = bt_catalog::Infohash(made.infohash.0);
-        (system, made.torrent)
+        Lab { system, folder, torrent: made.torrent }
+    }
+
+    fn specs(folder: &TempDir) -> [FileSpec; 2] {
+        let spec = |name: &str| FileSpec { name: name.into(), path: folder.path().join(name) };
+        [spec("initrd"), spec("kernel")]
+    }
+
+    /// A server on this machine: the .torrent, and a tracker that knows one seed. It answers for ever.
+    async fn serve(torrent: Vec<u8>, seed_port: u16) -> Http {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                answer(stream, &torrent, seed_port).await;
+            }
+        });
+        Http::new(&format!("http://{address}")).expect("a client")
+    }
+
+    async fn answer(mut stream: TcpStream, torrent: &[u8], seed_port: u16) {
+        let mut request = vec![0; 4096];
+        let read = stream.read(&mut request).await.expect("a request");
+        let body = if request[..read].starts_with(b"GET /torrents/a.torrent ") {
+            torrent.to_vec()
+        } else {
+            assert!(request.starts_with(b"GET /announce?info_hash="), "an announce");
+            let [high, low] = seed_port.to_be_bytes();
+            [&b"d8:intervali5e5:peers6:\x7f\x00\x00\x01"[..], &[high, low], b"e"].concat()
+        };
+        let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: ";
+        let head = format!("{head}{}\r\n\r\n", body.len());
+        stream.write_all(&[head.as_bytes(), &body].concat()).await.expect("an answer");
     }
 
     fn refused(system: &System, torrent: &[u8], part: &str) {
@@ -256,19 +318,73 @@ mod tests {
 
     #[test]
     fn the_signed_torrent_is_taken() {
-        let (system, torrent) = with_torrent();
-        assert_eq!(check_torrent(&system, &torrent).expect("is the one").total(), system.total());
+        let lab = lab();
+        let metainfo = check_torrent(&lab.system, &lab.torrent).expect("is the one");
+        assert_eq!(metainfo.total(), lab.system.total());
     }
 
     #[test]
     fn every_other_torrent_is_refused() {
-        let (mut system, mut torrent) = with_torrent();
+        let Lab { mut system, mut torrent, .. } = lab();
         system.files[0].length += 1;
         refused(&system, &torrent, "other files");
         system.infohash = bt_catalog::Infohash([0; 20]);
         refused(&system, &torrent, "infohash");
         torrent.push(b'e');
         refused(&system, &torrent, "sha256");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_payload_arrives_from_the_seed_and_is_what_was_signed() {
+        let lab = lab();
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let seed = Seed::start(SeedOptions { listen }).await.expect("a free port");
+        let metainfo = Metainfo::parse(&lab.torrent).expect("our own torrent");
+        let files = ReadOnlyFiles::open(&metainfo, &specs(&lab.folder)).expect("both files");
+        seed.add(metainfo, Arc::new(files));
+        let http = serve(lab.torrent.clone(), seed.port()).await;
+        let here = tempfile::tempdir().expect("a temporary folder");
+
+        let started = Download::start(&http, &lab.system, here.path()).await;
+        let mut download = started.expect("the torrent is the signed one");
+        let mut last = Progress::default();
+        download.complete(|progress| last = progress).await.expect("the seed has everything");
+        assert_eq!(last.done, lab.system.total());
+        assert_eq!(download.sources().iter().map(|(_, bytes)| bytes).sum::<u64>(), last.done);
+        download.stop().await;
+        verify(&lab.system, here.path(), &mut |_| true).expect("bit for bit");
+        seed.stop().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_file_changed_after_signing_is_told_in_words() {
+        let lab = lab();
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let seed = Seed::start(SeedOptions { listen }).await.expect("a free port");
+        let metainfo = Metainfo::parse(&lab.torrent).expect("our own torrent");
+        let files = ReadOnlyFiles::open(&metainfo, &specs(&lab.folder)).expect("both files");
+        seed.add(metainfo, Arc::new(files));
+        std::fs::write(lab.folder.path().join("initrd"), b"an inidrd").expect("a file");
+        let http = serve(lab.torrent.clone(), seed.port()).await;
+        let here = tempfile::tempdir().expect("a temporary folder");
+
+        let started = Download::start(&http, &lab.system, here.path()).await;
+        let mut download = started.expect("the torrent is the signed one");
+        let problem = download.complete(|_| {}).await.expect_err("wrong for ever");
+        assert_eq!(problem.kind, ProblemKind::HashWrong, "{problem}");
+        download.stop().await;
+        seed.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_foreign_torrent_is_told_in_words() {
+        let lab = lab();
+        let http = serve(b"d4:infodee".to_vec(), 1).await;
+        let here = tempfile::tempdir().expect("a temporary folder");
+        let problem = Download::start(&http, &lab.system, here.path()).await;
+        let problem = problem.expect_err("must be refused");
+        assert_eq!(problem.kind, ProblemKind::BadSignature);
+        assert!(std::fs::read_dir(here.path()).expect("readable").next().is_none());
     }
 
     #[test]

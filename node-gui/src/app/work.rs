@@ -252,7 +252,6 @@ pub(super) async fn hand_over(shared: Arc<Shared>, say: Say, proof: VerifiedSyst
 
 /// The last second of this kernel. If there is a next one after all, screen and network come back.
 async fn execute(shared: &Arc<Shared>, say: &Say, loaded: kexec::Loaded) -> Problem {
-    serial::step("handover", &[]);
     let this = Arc::clone(shared);
     let executed = spawn_blocking(move || {
         if let Some(network) = this.network.lock().take() {
