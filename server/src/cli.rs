@@ -142,10 +142,12 @@ fn serve(lab: &Lab, detaches: bool) -> Result<ExitCode> {
     };
     log_to(lab, detaches)?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the worker threads")?;
+    let mut is_ready = false;
     let served = runtime.block_on(async {
         let shutdown = CancellationToken::new();
         end_on_signals(&shutdown)?;
         let ready = |words: String| {
+            is_ready = true;
             info!("{}", words.lines().map(str::trim).collect::<Vec<_>>().join("; "));
             if !detaches {
                 eprintln!("{words}");
@@ -155,8 +157,10 @@ fn serve(lab: &Lab, detaches: bool) -> Result<ExitCode> {
         };
         run(lab, Progress::Shown, ready, shutdown).await.map_err(anyhow::Error::from)
     });
-    if let (Err(error), true) = (&served, detaches) {
-        tracing::error!("not started: {error:#}");
+    match &served {
+        Ok(()) if !is_ready => eprintln!("bt-server was stopped before it was ready"),
+        Err(error) if detaches => tracing::error!("not started: {error:#}"),
+        _ => {}
     }
     runtime.shutdown_timeout(LAST_THREADS);
     served.map(|()| ExitCode::SUCCESS)

@@ -72,8 +72,8 @@ pub enum RunError {
     #[error(transparent)]
     Dhcp(DhcpError),
     /// A port.
-    #[error("{}{}", .0, remedy(.0))]
-    Bind(#[from] BindError),
+    #[error("{}{}", words::chain(.0), remedy(.0))]
+    Bind(BindError),
     /// iPXE.
     #[error(transparent)]
     Loaders(#[from] LoadersError),
@@ -86,6 +86,12 @@ pub enum RunError {
     /// The control socket.
     #[error("cannot make state/control.sock")]
     Control(#[source] io::Error),
+}
+
+impl From<BindError> for RunError {
+    fn from(error: BindError) -> Self {
+        Self::Bind(error)
+    }
 }
 
 impl From<DhcpError> for RunError {
@@ -110,7 +116,7 @@ impl From<SeedError> for RunError {
 fn remedy(error: &BindError) -> String {
     match (error, std::env::current_exe()) {
         (BindError::Forbidden { .. }, Ok(program)) => format!(
-            ": setcap cap_net_bind_service,cap_net_raw+ep {} (once, as root)",
+            ": `setcap cap_net_bind_service,cap_net_raw+ep {}`, once, as root",
             program.display()
         ),
         _ => String::new(),

@@ -217,6 +217,8 @@ impl Publisher {
         }
         let catalog = self.catalog_of(&offer, &ready, now);
         let outcome = if self.is_live(&catalog, now) {
+            // The same bytes may lie in other files now.
+            self.live = self.live.take().map(|(catalog, _)| (catalog, by_id(ready)));
             Outcome::Unchanged
         } else {
             Outcome::New(Box::new(self.publish(catalog, ready, now)?))
@@ -340,8 +342,7 @@ impl Publisher {
             expires: seconds(catalog.expires),
         };
         info!(version, systems = ready.len(), bytes = text.len(), "catalog published");
-        let live = ready.into_iter().map(|ready| (ready.offered.entry.id.clone(), ready));
-        self.live = Some((catalog, live.collect()));
+        self.live = Some((catalog, by_id(ready)));
         Ok(Publication { published, seeds, status })
     }
 
@@ -392,6 +393,10 @@ impl Prepared {
     fn ready(system: &OfferedSystem, torrent: Torrent) -> Self {
         Self::Ready(Ready { offered: system.clone(), torrent })
     }
+}
+
+fn by_id(ready: Vec<Ready>) -> BTreeMap<SystemId, Ready> {
+    ready.into_iter().map(|ready| (ready.offered.entry.id.clone(), ready)).collect()
 }
 
 fn is_young(file: &SourceFile, now: SystemTime) -> bool {

@@ -18,20 +18,15 @@ pub fn text(snapshot: &Snapshot) -> String {
         snapshot.pid,
         age(snapshot.started)
     )];
-    lines.push(String::new());
+    if !snapshot.roles.is_empty() {
+        lines.push(String::new());
+    }
     let roles = snapshot.roles.iter().map(|role| {
         vec![role.name.clone(), if role.is_up { "up" } else { "DOWN" }.into(), role.detail.clone()]
     });
     lines.extend(table(&[], roles));
-    let left = Duration::from_secs(snapshot.catalog.expires.saturating_sub(snapshot.now));
-    let note = if left.as_secs() < WARN_DAYS * 86_400 { "  <- SOON, see the problems" } else { "" };
     lines.push(String::new());
-    lines.push(format!(
-        "Catalog version {}, signed {} ago, valid for {} more{note}",
-        snapshot.catalog.version,
-        age(snapshot.catalog.issued),
-        words::duration(left)
-    ));
+    lines.push(catalog(snapshot));
     if let Some(reason) = &snapshot.edit_refused {
         lines.push("The newest edit is NOT live:".to_owned());
         lines.extend(reason.lines().map(|line| format!("  {line}")));
@@ -69,6 +64,22 @@ pub fn text(snapshot: &Snapshot) -> String {
         lines.push(format!("  {} ago{times}: {}", age(problem.at), problem.text));
     }
     lines.join("\n")
+}
+
+fn catalog(snapshot: &Snapshot) -> String {
+    let catalog = &snapshot.catalog;
+    if catalog.version == 0 {
+        return "Still starting: no catalog yet".to_owned();
+    }
+    let age = Duration::from_secs(snapshot.now.saturating_sub(catalog.issued));
+    let left = Duration::from_secs(catalog.expires.saturating_sub(snapshot.now));
+    let note = if left.as_secs() < WARN_DAYS * 86_400 { "  <- SOON, see the problems" } else { "" };
+    format!(
+        "Catalog version {}, signed {} ago, valid for {} more{note}",
+        catalog.version,
+        words::duration(age),
+        words::duration(left)
+    )
 }
 
 fn row(node: &NodeStatus, age: &str) -> Vec<String> {
@@ -122,6 +133,12 @@ mod tests {
 
     fn at(secs: u64) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn a_server_that_still_hashes_says_so() {
+        let words = text(&StatusBook::new("Lab A1", 812, at(1000)).snapshot(at(1001)));
+        assert!(words.contains("Still starting: no catalog yet"), "{words}");
     }
 
     #[test]
