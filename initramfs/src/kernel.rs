@@ -55,8 +55,8 @@ pub fn find(from: &Path, version: Option<&str>) -> Result<KernelFiles> {
     found.sort_by(|a, b| is_cloud(b).cmp(&is_cloud(a)).then_with(|| compare(a, b)));
     let Some(version) = found.pop() else {
         bail!(
-            "no Debian kernel in {}: `apt install linux-image-amd64`, or give a folder with an \
-             unpacked linux-image package, or the package file itself",
+            "no Debian kernel in {}: `apt install linux-image-amd64`, or --kernel with a folder of an \
+             unpacked linux-image package, or with the package file itself",
             boot.display()
         );
     };
