@@ -77,7 +77,9 @@ pub fn init(options: &Options) -> Result<Vec<String>> {
         sample(options, &mut report)?;
     }
     boot_files(options, &lab, keyring.lab_id, &mut report)?;
-    Ok(report.finish(&card))
+    // A server.toml that was there already may name another card.
+    let chosen = lab.read_config().map(|config| network_card(Some(&config.interface)));
+    Ok(report.finish(&chosen.unwrap_or(Ok(card))?))
 }
 
 /// What was done, and what is left to do.
