@@ -13,13 +13,18 @@ use std::{
     time::Duration,
 };
 
-use bt_swarm::{FileSpec, Metainfo, ReadOnlyFiles, Seed, SeedOptions, create, magnet};
+use bt_swarm::{FileSpec, Infohash, Metainfo, ReadOnlyFiles, Seed, SeedOptions, create, magnet};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 
-type Peers = Arc<Mutex<Vec<SocketAddrV4>>>;
+/// The seed, its torrent, and who has announced.
+struct Lab {
+    seed: Seed,
+    infohash: Infohash,
+    peers: Mutex<Vec<SocketAddrV4>>,
+}
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -34,10 +39,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let seed = Seed::start(SeedOptions { listen: SocketAddr::from((ip, 0)) }).await?;
     seed.add(meta, storage);
     println!("{}", magnet(created.infohash, "sample", &announce, created.total));
-    tokio::spawn(track(tracker, Peers::new(Mutex::new(vec![SocketAddrV4::new(ip, seed.port())]))));
+    let peers = Mutex::new(vec![SocketAddrV4::new(ip, seed.port())]);
+    let lab = Arc::new(Lab { seed, infohash: created.infohash, peers });
+    tokio::spawn(track(tracker, Arc::clone(&lab)));
     loop {
         tokio::time::sleep(Duration::from_secs(2)).await;
-        println!("{:?}", seed.stats(created.infohash));
+        println!("{:?}", lab.seed.stats(lab.infohash));
     }
 }
 
@@ -47,12 +54,12 @@ fn spec(path: PathBuf) -> Result<FileSpec, &'static str> {
 }
 
 /// Names to everybody all who announced before, and the seed.
-async fn track(listener: TcpListener, peers: Peers) {
+async fn track(listener: TcpListener, lab: Arc<Lab>) {
     while let Ok((stream, address)) = listener.accept().await {
-        let peers = Arc::clone(&peers);
+        let lab = Arc::clone(&lab);
         tokio::spawn(async move {
             if let SocketAddr::V4(address) = address
-                && let Err(error) = answer(stream, *address.ip(), &peers).await
+                && let Err(error) = answer(stream, *address.ip(), &lab).await
             {
                 eprintln!("announce: {error}");
             }
@@ -60,17 +67,18 @@ async fn track(listener: TcpListener, peers: Peers) {
     }
 }
 
-async fn answer(mut stream: TcpStream, ip: Ipv4Addr, peers: &Peers) -> std::io::Result<()> {
+async fn answer(mut stream: TcpStream, ip: Ipv4Addr, lab: &Lab) -> std::io::Result<()> {
     let mut buffer = vec![0; 4096];
     let count = stream.read(&mut buffer).await?;
     let request = String::from_utf8_lossy(&buffer[..count]).into_owned();
     println!("{}", request.lines().next().unwrap_or_default());
     let port = request.split(['?', '&', ' ']).find_map(|word| word.strip_prefix("port="));
     let compact: Vec<u8> = {
-        let mut peers = peers.lock().expect("no holder of the lock panics");
+        let mut peers = lab.peers.lock().expect("no holder of the lock panics");
         let known = peers.clone();
         if let Some(port) = port.and_then(|port| port.parse().ok()) {
             let peer = SocketAddrV4::new(ip, port);
+            lab.seed.invite(lab.infohash, peer.into());
             if !peers.contains(&peer) {
                 peers.push(peer);
             }

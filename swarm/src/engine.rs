@@ -12,7 +12,11 @@ use std::{
 };
 
 use parking_lot::{Mutex, RwLock};
-use tokio::{net::TcpListener, sync::Semaphore, time::MissedTickBehavior};
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    sync::Semaphore,
+    time::MissedTickBehavior,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
@@ -24,6 +28,7 @@ use crate::{
     storage::Storage,
     swarm::{Progress, Refusal, Swarm},
     torrent::{Infohash, Metainfo},
+    utp,
 };
 
 /// How often time-outs are looked for.
@@ -31,6 +36,12 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// Connections of one listener, shaking hands or established; more are closed at once.
 const MAX_CONNECTIONS: usize = 2048;
+
+/// Stock clients that a seed dials at once; more are left to their own efforts.
+const MAX_INVITATIONS: usize = 32;
+
+/// Most clients dial at once after their announce; only the others need an invitation.
+const INVITATION_DELAY: Duration = Duration::from_secs(1);
 
 /// How a seed runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +105,7 @@ pub struct Seed {
     id: PeerId,
     port: u16,
     members: Members,
+    invitations: Arc<Semaphore>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -111,12 +123,14 @@ impl Seed {
             id: PeerId::ours(rand::random()),
             port: listener.local_addr()?.port(),
             members: Members::default(),
+            invitations: Arc::new(Semaphore::new(MAX_INVITATIONS)),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
         let members = Arc::clone(&seed.members);
         let lookup = move |infohash| members.read().get(&infohash).cloned();
         listen(listener, seed.id, lookup, &seed.stop, &seed.tasks);
+        refuse_utp(SocketAddr::new(options.listen.ip(), seed.port), &seed.stop, &seed.tasks).await;
         let members = Arc::clone(&seed.members);
         tick(&seed.stop, &seed.tasks, move || {
             let members: Vec<Arc<Member>> = members.read().values().cloned().collect();
@@ -141,6 +155,26 @@ impl Seed {
         if let Some(member) = self.members.write().remove(&infohash) {
             member.close();
         }
+    }
+
+    /// Dials a client that has announced itself, once, unless it gets through first.
+    ///
+    /// Our own nodes dial the seed and need none of this. Of stock clients some never get through:
+    /// Transmission 3.00 tries uTP first and then stumbles over its own fallback to TCP. So the
+    /// tracker passes on each announce of a stock client that is not complete.
+    pub fn invite(&self, infohash: Infohash, address: SocketAddr) {
+        let Some(member) = self.members.read().get(&infohash).cloned() else { return };
+        let Ok(place) = Arc::clone(&self.invitations).try_acquire_owned() else { return };
+        let (id, stop) = (self.id, member.stop.clone());
+        self.tasks.spawn(stop.run_until_cancelled_owned(async move {
+            tokio::time::sleep(INVITATION_DELAY).await;
+            if member.with(|swarm, _| swarm.has_peer_at(address.ip())) {
+                return;
+            }
+            // Only the dialling is limited, not the connection that comes of it.
+            let ended = connection::dial(&member, id, address, || drop(place)).await;
+            debug!(peer = %address, %ended, "invitation ended");
+        }));
     }
 
     /// What was given of a torrent; `None` if it is not one of this seed's.
@@ -201,6 +235,7 @@ impl Node {
         let own = Arc::clone(&member);
         let lookup = move |infohash| (own.meta.infohash() == infohash).then(|| Arc::clone(&own));
         listen(listener, id, lookup, &stop, &tasks);
+        refuse_utp(SocketAddr::new(options.listen.ip(), port), &stop, &tasks).await;
         let dials = Arc::new(Mutex::new(DialBook::default()));
         let node = Self { id, port, member: Arc::clone(&member), dials: Arc::clone(&dials) };
         tick(&stop, &tasks, move || {
@@ -290,6 +325,27 @@ fn listen(
         }
     };
     tasks.spawn(stop.clone().run_until_cancelled_owned(accepting));
+}
+
+/// Sends clients that try UDP first to TCP. If the port is taken they find out by themselves.
+async fn refuse_utp(address: SocketAddr, stop: &CancellationToken, tasks: &TaskTracker) {
+    let socket = match UdpSocket::bind(address).await {
+        Ok(socket) => socket,
+        Err(error) => return debug!(%address, %error, "uTP will not be refused"),
+    };
+    let refusing = async move {
+        let mut packet = [0; utp::HEADER];
+        loop {
+            // A longer packet is cut to its header; an error is a peer's ICMP and tells nothing.
+            let Ok((length, from)) = socket.recv_from(&mut packet).await else { continue };
+            if let Some(reset) = utp::refuse(&packet[..length])
+                && let Err(error) = socket.send_to(&reset, from).await
+            {
+                debug!(peer = %from, %error, "cannot refuse uTP");
+            }
+        }
+    };
+    tasks.spawn(stop.clone().run_until_cancelled_owned(refusing));
 }
 
 fn tick(stop: &CancellationToken, tasks: &TaskTracker, act: impl Fn() + Send + 'static) {

@@ -31,6 +31,7 @@ pub mod storage;
 pub mod superseed;
 pub mod swarm;
 pub mod torrent;
+mod utp;
 pub mod wire;
 
 pub use engine::{Node, NodeOptions, Seed, SeedOptions, SeedStats, SwarmError};

@@ -142,6 +142,11 @@ impl Swarm {
         self.peers.len()
     }
 
+    /// Whether a peer of this address is connected.
+    pub fn has_peer_at(&self, ip: IpAddr) -> bool {
+        self.peers.values().any(|peer| peer.address.ip() == ip)
+    }
+
     /// Connections that have something to do since the last call.
     pub fn take_wakes(&mut self) -> BTreeSet<PeerKey> {
         std::mem::take(&mut self.wakes)

@@ -118,6 +118,15 @@ async fn one_seed_gives_several_torrents_and_stops_giving_one() {
     assert_eq!(late.node.progress().peers, 0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invited_peer_gets_everything_without_dialling() {
+    let payload = Payload::new(1);
+    let seed = payload.seed().await;
+    let node = payload.node("node").await;
+    seed.invite(payload.meta.infohash(), node.address);
+    payload.assert_finishes(&node).await;
+}
+
 /// Gives wrong bytes and counts how often it was asked.
 struct Wrong(AtomicU64);
 
