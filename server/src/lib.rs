@@ -42,6 +42,7 @@ use std::time::SystemTime;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -164,6 +165,9 @@ pub async fn run(
     served
 }
 
+/// Stock clients that wait for a call of the seed; those beyond announce again half a minute later.
+const MAX_INVITATIONS: usize = 64;
+
 async fn serve(
     site: &Site<'_>,
     progress: Progress,
@@ -172,13 +176,14 @@ async fn serve(
 ) -> Result<(), RunError> {
     let current = Current::default();
     // Every socket first: a port that is taken must be told before hours of hashing.
-    let bound = site.bind(&current)?;
+    let (invite, invitations) = mpsc::channel(MAX_INVITATIONS);
+    let bound = site.bind(&current, invite)?;
     let seed = LabSeed::start(site.ip, site.config.seed_port).await?;
     let announce = format!("{}/announce", http::base_url(site.http_address()));
     let publisher = Publisher::open(site.lab, &announce, Timestamp::now())?;
     let (watch, no_watch) = Watch::start(site.lab);
     let (status, running) = (Arc::clone(&site.status), site.config.clone());
-    let mut live = Live::new(publisher, seed, Arc::clone(&current), status, running);
+    let mut live = Live::new(publisher, seed, invitations, Arc::clone(&current), status, running);
     tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
         begun = live.begin(progress) => begun.map_err(|error| match error {

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
+use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::Config;
+use crate::http::Invitation;
 use crate::lab::Finding;
 use crate::publish::{Current, Outcome, Publication, PublishError, Publisher, Refresh, SETTLE};
 use crate::seed::LabSeed;
@@ -31,6 +33,8 @@ const RETRY: Duration = Duration::from_secs(5);
 pub struct Live {
     publisher: Option<Publisher>,
     seed: LabSeed,
+    /// Stock clients that announced themselves to the tracker.
+    invitations: mpsc::Receiver<Invitation>,
     current: Current,
     status: SharedStatus,
     /// The settings that the server was started with.
@@ -51,12 +55,13 @@ impl Live {
     pub fn new(
         publisher: Publisher,
         seed: LabSeed,
+        invitations: mpsc::Receiver<Invitation>,
         current: Current,
         status: SharedStatus,
         running: Config,
     ) -> Self {
         let publisher = Some(publisher);
-        Self { publisher, seed, current, status, running, told: Told::default() }
+        Self { publisher, seed, invitations, current, status, running, told: Told::default() }
     }
 
     /// The first publication: a server that cannot offer anything does not start.
@@ -89,6 +94,7 @@ impl Live {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 _ = figures.tick() => self.count(),
+                Some(guest) = self.invitations.recv() => self.seed.invite(guest),
                 () = &mut changed => {
                     tokio::select! {
                         () = shutdown.cancelled() => break,

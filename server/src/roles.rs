@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -15,7 +16,7 @@ use crate::RunError;
 use crate::check;
 use crate::config::{Config, DhcpMode};
 use crate::dhcp::{self, Dhcp};
-use crate::http::{self, Http};
+use crate::http::{self, Http, Invitation};
 use crate::lab::Lab;
 use crate::publish::Current;
 use crate::status::{SharedStatus, StatusEvent};
@@ -57,7 +58,11 @@ impl Site<'_> {
     ///
     /// # Errors
     /// The first that cannot be had, in words.
-    pub fn bind(&self, current: &Current) -> Result<Bound, RunError> {
+    pub fn bind(
+        &self,
+        current: &Current,
+        invitations: mpsc::Sender<Invitation>,
+    ) -> Result<Bound, RunError> {
         let Self { lab, config, status, .. } = self;
         let loaders = self.loaders()?;
         let http_address = self.http_address();
@@ -68,6 +73,7 @@ impl Site<'_> {
             kernel_args: config.node_cmdline.clone(),
             seed_port: config.seed_port,
             loaders: loaders.clone(),
+            invitations,
         };
         let http = Http::bind(settings, Arc::clone(current), Arc::clone(status))?;
         let script = http::render_script(http_address, &config.name, &config.node_cmdline);

@@ -13,6 +13,7 @@ use bt_swarm::{Infohash, Metainfo, ReadOnlyFiles, Seed, SeedOptions};
 use tracing::{info, warn};
 
 use crate::bind::{self, BindError};
+use crate::http::Invitation;
 use crate::lab::{SourceFile, Stamp};
 use crate::publish::{Published, SeedSource};
 use crate::status::SystemStatus;
@@ -103,6 +104,11 @@ impl LabSeed {
             }
             is_young
         });
+    }
+
+    /// Calls a stock client back.
+    pub fn invite(&self, guest: Invitation) {
+        self.seed.invite(guest.infohash, guest.address);
     }
 
     /// How each published system does.

@@ -99,6 +99,7 @@ fn http_settings(listen: SocketAddr, boot_dir: &Path, loaders: Loaders) -> http:
         kernel_args: "console=ttyS0".to_owned(),
         seed_port: 6881,
         loaders,
+        invitations: tokio::sync::mpsc::channel(1).0,
     }
 }
 

@@ -24,7 +24,9 @@ use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use bt_swarm::Infohash;
 use parking_lot::Mutex;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -60,6 +62,17 @@ pub struct Settings {
     pub seed_port: u16,
     /// The loaders, for HTTP Boot.
     pub loaders: Loaders,
+    /// Where the seed hears of stock clients that it should call back.
+    pub invitations: mpsc::Sender<Invitation>,
+}
+
+/// A stock BitTorrent client that announced itself and lacks something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Invitation {
+    /// What it wants.
+    pub infohash: Infohash,
+    /// Where it listens.
+    pub address: SocketAddr,
 }
 
 /// The HTTP role, ready to run.
@@ -228,6 +241,13 @@ impl Lab {
         let source = ipv4(connection.peer.ip()).ok_or(Refused::Bad("address"))?;
         let local = ipv4(connection.local.ip()).ok_or(Refused::Bad("address"))?;
         let seed = SocketAddrV4::new(local, self.settings.seed_port);
+        if announce.needs_invitation() {
+            let address = SocketAddr::from((source, announce.port));
+            let invitation = Invitation { infohash: announce.infohash, address };
+            if self.settings.invitations.try_send(invitation).is_err() {
+                debug!(ip = %source, "the seed has no time for an invitation");
+            }
+        }
         Ok(tracker.announce(&announce, source, seed, SystemTime::now()))
     }
 }

@@ -1,6 +1,6 @@
 //! Core: announces -> peers (BEP 3, compact answers of BEP 23).
 //!
-//! The seed of this server is always named. Our own nodes (peer id `-BT...`) are named the peers
+//! The seed of this server is always named. Our own nodes (peer id `-BT0...`) are named the peers
 //! that announced before them, so that each pair makes one connection; any other client is named
 //! every peer. An announce counts for the address it came from and no other, so nobody can send
 //! nodes to a stranger. `incomplete` tells a node that has finished whether it is still needed.
@@ -125,8 +125,15 @@ impl Announce {
         })
     }
 
+    /// Whether one of our nodes asks; `-BT7` and later is the client that is called BitTorrent.
     fn is_our_node(&self) -> bool {
-        self.peer_id.starts_with(b"-BT")
+        self.peer_id.starts_with(b"-BT0")
+    }
+
+    /// Whether a stock client asks that still lacks something: the seed calls back on those, since
+    /// some cannot get through to it by themselves.
+    pub fn needs_invitation(&self) -> bool {
+        !self.is_our_node() && self.left > 0 && self.event == Event::Present
     }
 
     fn interval(&self) -> Duration {
