@@ -17,6 +17,7 @@ use crate::sample::SampleLab;
 use crate::screen::shows_something;
 use crate::setup::Extra;
 use crate::student::Student;
+use crate::wire::{Sighting, Wire};
 
 /// Fast enough not to bore, slow enough for a download to be seen.
 const MBIT: u32 = 100;
@@ -58,15 +59,19 @@ pub fn run(options: &Options) -> Result<Report> {
     println!("Making a sample lab and starting bt-server in it ...");
     let lab = bench.sample_lab("lab")?;
     let server = bench.serve(&lab, "demo")?;
+    let wire = Wire::watch()?;
     println!("Switching on a PC ({}) that boots from the network ...", options.firmware.name());
     let machine = Machine { display, ..Machine::new(options.firmware.firmware(), 1) };
     let student = Student::switch_on("demo", &machine, &mut bench.lan, &bench.out)?;
     let outcome = match display {
         Display::Window => watch(student),
-        Display::None => act(student, &lab, &bench.out),
+        Display::None => act(student, &wire, &lab, &bench.out),
     };
     server.explain(outcome)
 }
+
+/// A new screen has been drawn and its transitions are over, also on a busy machine.
+const SETTLED: Duration = Duration::from_secs(2);
 
 fn has_desktop() -> bool {
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
@@ -98,26 +103,32 @@ fn watch(mut student: Student) -> Result<Report> {
 }
 
 /// The scripted student: looks at every screen, picks, and checks what starts.
-fn act(mut student: Student, lab: &SampleLab, out: &Path) -> Result<Report> {
+fn act(mut student: Student, wire: &Wire, lab: &SampleLab, out: &Path) -> Result<Report> {
     let mut album = Album { pictures: Vec::new() };
+    let start = student.power_on();
+    clock::wait_for("the firmware to ask for an address", MENU_LIMIT, || {
+        student.look()?;
+        Ok(wire.first(start, |seen| *seen == Sighting::Dhcp))
+    })?;
     album.add(&mut student, "1-firmware", "the firmware boots from the network")?;
-    student.wait_step("init", MENU_LIMIT)?;
-    album.add(&mut student, "2-connecting", "the node starts")?;
+    student.wait_step("network", MENU_LIMIT)?;
+    album.add(&mut student, "2-connecting", "the node looks for its server")?;
     student.wait_step("menu", MENU_LIMIT)?;
-    clock::pause(Duration::from_secs(2))?;
+    clock::pause(SETTLED)?;
     album.add(&mut student, "3-menu", "the picker")?;
     student.press(&["down"])?;
-    clock::pause(Duration::from_secs(1))?;
+    clock::pause(SETTLED)?;
     album.add(&mut student, "4-picked", "another system is picked")?;
     student.press(&["ret"])?;
     let chosen = student.wait_step("chosen", DRAWN)?;
     student.wait_step("download", DRAWN)?;
-    clock::pause(Duration::from_millis(1500))?;
+    clock::pause(Duration::from_secs(3))?;
     album.add(&mut student, "5-download", "it is downloaded")?;
     student.wait_step("verify", START_LIMIT)?;
+    clock::pause(Duration::from_millis(500))?;
     album.add(&mut student, "6-verifying", "it is checked")?;
     let cmdline = student.wait_started(START_LIMIT)?;
-    clock::pause(Duration::from_secs(2))?;
+    clock::pause(Duration::from_secs(4))?;
     album.add(&mut student, "7-started", "the chosen system runs")?;
     let secs = student.elapsed().as_secs_f64();
     let system = chosen.field("system").to_owned();

@@ -395,21 +395,21 @@ mod tests {
         let mut tracker = Tracker::default();
         let mut ask =
             |id: &str, last: u8| named(&tracker.announce(&announce(id), ip(last), SEED, at(0)));
-        assert_eq!(ask("-BT1", 50), [1]);
-        assert_eq!(ask("-BT2", 51), [1, 50]);
+        assert_eq!(ask("-BT01", 50), [1]);
+        assert_eq!(ask("-BT02", 51), [1, 50]);
         assert_eq!(ask("-qB3", 52), [1, 51, 50]);
-        assert_eq!(ask("-BT4", 53), [1, 52, 51, 50]);
-        assert_eq!(ask("-BT1", 50), [1], "a second announce keeps its place");
+        assert_eq!(ask("-BT04", 53), [1, 52, 51, 50]);
+        assert_eq!(ask("-BT01", 50), [1], "a second announce keeps its place");
         assert_eq!(ask("-qB3", 52), [1, 53, 51, 50]);
-        assert_eq!(ask("-BT5", 50), [1, 53, 52, 51], "a restarted node is a new one");
+        assert_eq!(ask("-BT05", 50), [1, 53, 52, 51], "a restarted node is a new one");
     }
 
     #[test]
     fn a_peer_leaves_by_word_or_by_silence() {
         let mut tracker = Tracker::default();
-        tracker.announce(&announce("-BT1"), ip(50), SEED, at(0));
-        tracker.announce(&announce("-BT2"), ip(51), SEED, at(0));
-        let leaving = Announce { event: Event::Stopped, ..announce("-BT1") };
+        tracker.announce(&announce("-BT01"), ip(50), SEED, at(0));
+        tracker.announce(&announce("-BT02"), ip(51), SEED, at(0));
+        let leaving = Announce { event: Event::Stopped, ..announce("-BT01") };
         assert_eq!(named(&tracker.announce(&leaving, ip(50), SEED, at(1))), [0_u8; 0]);
         assert_eq!(named(&tracker.announce(&announce("-qB"), ip(52), SEED, at(14))), [1, 51]);
         assert_eq!(named(&tracker.announce(&announce("-qB"), ip(52), SEED, at(15))), [1]);
@@ -419,8 +419,8 @@ mod tests {
     #[test]
     fn counts_tell_who_still_lacks_something() {
         let mut tracker = Tracker::default();
-        tracker.announce(&announce("-BT1"), ip(50), SEED, at(0));
-        let done = Announce { left: 0, ..announce("-BT2") };
+        tracker.announce(&announce("-BT01"), ip(50), SEED, at(0));
+        let done = Announce { left: 0, ..announce("-BT02") };
         let answer = tracker.announce(&done, ip(51), SEED, at(0));
         assert!(answer.starts_with(b"d8:completei2e10:incompletei1e8:intervali10e"));
     }
@@ -428,11 +428,11 @@ mod tests {
     #[test]
     fn the_long_form_has_ids_unless_unwanted() {
         let mut tracker = Tracker::default();
-        tracker.announce(&announce("-BT1"), ip(50), SEED, at(0));
+        tracker.announce(&announce("-BT01"), ip(50), SEED, at(0));
         let asks = Announce { is_compact: false, ..announce("-qB") };
         let answer = tracker.announce(&asks, ip(51), SEED, at(0));
         let expected = b"5:peersld2:ip9:10.77.0.14:porti6881eed2:ip10:10.77.0.507:peer id20:\
-            -BT1100-abcdefghijkl4:porti6882eeee";
+            -BT0100-abcdefghijkl4:porti6882eeee";
         assert!(answer.ends_with(expected), "{}", String::from_utf8_lossy(&answer));
         let asks = Announce { no_peer_id: true, ..asks };
         let answer = tracker.announce(&asks, ip(51), SEED, at(0));
@@ -447,7 +447,7 @@ mod tests {
             tracker.announce(&fake, Ipv4Addr::new(10, 77, 1, (n % 50) as u8), SEED, at(0));
         }
         assert_eq!(tracker.peers(announce("").infohash), MAX_PEERS);
-        let answer = tracker.announce(&announce("-BT1"), ip(50), SEED, at(1));
+        let answer = tracker.announce(&announce("-BT01"), ip(50), SEED, at(1));
         assert_eq!(named(&answer), [1], "no room, but the seed helps");
         let many = Announce { wanted: MAX_NAMED, ..announce("-qB") };
         assert_eq!(named(&tracker.announce(&many, ip(51), SEED, at(1))).len(), 1 + MAX_NAMED);
