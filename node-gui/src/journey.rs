@@ -290,10 +290,14 @@ impl Journey {
             (Self::Connecting { .. }, Event::Connecting(what, detail)) => {
                 (Self::Connecting { what, detail }, None)
             }
-            (Self::Connecting { .. }, Event::Ready(ready)) => open(ready),
-            (Self::Connecting { .. }, Event::ConnectFailed(problem)) => {
-                (Self::Stopped { menu: None, system: None, problem }, None)
+            // A server that was missing came back by itself.
+            (Self::Connecting { .. } | Self::Stopped { menu: None, .. }, Event::Ready(ready)) => {
+                open(ready)
             }
+            (
+                Self::Connecting { .. } | Self::Stopped { menu: None, .. },
+                Event::ConnectFailed(problem),
+            ) => (Self::Stopped { menu: None, system: None, problem }, None),
             (Self::Menu { menu, countdown: Some(countdown) }, Event::Tick) => tick(menu, countdown),
             (Self::Downloading { menu, system, .. }, Event::Progress(of, progress))
                 if of == system =>
@@ -531,6 +535,8 @@ mod tests {
             &["Download(a)"],
         );
         check(vec![Event::ConnectFailed(Problem::internal("x")), retry()], "menu", &["Connect"]);
+        let cured = vec![Event::ConnectFailed(Problem::internal("x")), ready(None, None)];
+        check(cured, "menu", &[]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bt_catalog::{Catalog, System, SystemId};
+use bt_catalog::{Catalog, System, SystemId, Trust};
 use tokio::task::spawn_blocking;
 
 use super::Say;
@@ -17,7 +17,7 @@ use crate::fetch::Download;
 use crate::handover::{kexec, memory};
 use crate::http::Http;
 use crate::init::mounts::PAYLOAD;
-use crate::init::network::Network;
+use crate::init::network::{Network, Patience};
 use crate::init::serial;
 use crate::journey::{Connecting, Event, Leaving, Ready};
 use crate::problem::{Problem, ProblemKind};
@@ -26,6 +26,8 @@ use crate::verify::{self, Refused, VerifiedSystem};
 
 /// Between two events of progress: 4 a second.
 const TELL: Duration = Duration::from_millis(250);
+/// Between two tries to reach a server that is not there.
+const AGAIN: Duration = Duration::from_secs(5);
 /// How long switching off may wait for the swarm.
 const HURRY: Duration = Duration::from_secs(2);
 /// How long the serial line may take to send its last record.
@@ -88,6 +90,19 @@ impl Shared {
         Ok((lab.http.clone(), system.clone()))
     }
 
+    /// Fetches the catalog again, never an older one; says whether there is a newer one.
+    async fn renew_catalog(&self) -> Result<bool, Problem> {
+        let known = self.lab.lock().as_ref().map(|lab| (lab.http.clone(), lab.catalog.version));
+        let (http, version) = known.ok_or_else(|| Problem::internal("no catalog yet"))?;
+        let trust = Trust { version_floor: version, ..trust()? };
+        let catalog = catalog::fetch(&http, &trust).await?;
+        let is_newer = catalog.version > version;
+        if let Some(lab) = &mut *self.lab.lock() {
+            lab.catalog = Arc::new(catalog);
+        }
+        Ok(is_newer)
+    }
+
     async fn last_report(&self) {
         let reporter = self.lab.lock().as_ref().map(|lab| Arc::clone(&lab.reporter));
         if let Some(reporter) = reporter {
@@ -105,11 +120,20 @@ async fn drop_payload(slot: &mut Option<Download>) {
     }
 }
 
-/// Network, server, catalog, menu.
+/// Network, server, catalog, menu. What may cure itself is tried again without being asked: a room is often
+/// switched on before its server.
 pub(super) async fn connect(shared: Arc<Shared>, say: Say) {
-    match try_connect(&shared, &say).await {
-        Ok(ready) => say.event(Event::Ready(ready)),
-        Err(problem) => say.event(Event::ConnectFailed(problem)),
+    loop {
+        let problem = match try_connect(&shared, &say).await {
+            Ok(ready) => return say.event(Event::Ready(ready)),
+            Err(problem) => problem,
+        };
+        let kind = problem.kind;
+        say.event(Event::ConnectFailed(problem));
+        if !matches!(kind, ProblemKind::NoNetwork | ProblemKind::NoServer) {
+            return;
+        }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
@@ -118,8 +142,7 @@ async fn try_connect(shared: &Arc<Shared>, say: &Say) -> Result<Ready, Problem> 
     let (server, who, mac) = network_up(shared, say).await?;
     let http = Http::new(&server)?;
     say.event(Event::Connecting(Connecting::Catalog, String::new()));
-    let trust = catalog::trust(Path::new(catalog::ROOT_KEY), Path::new(catalog::LAB))?;
-    let catalog = Arc::new(catalog::fetch(&http, &trust).await?);
+    let catalog = Arc::new(catalog::fetch(&http, &trust()?).await?);
     serial::step("catalog", &[("version", &catalog.version.to_string())]);
     let name = who.name.clone();
     let menu = catalog::menu(&http, &catalog, who).await;
@@ -129,17 +152,24 @@ async fn try_connect(shared: &Arc<Shared>, say: &Say) -> Result<Ready, Problem> 
     Ok(Ready { menu, preset: shared.line.preset.clone(), timeout })
 }
 
+fn trust() -> Result<Trust, Problem> {
+    catalog::trust(Path::new(catalog::ROOT_KEY), Path::new(catalog::LAB))
+}
+
 /// Brings the network up from nothing, as often as it is asked for.
 async fn network_up(
     shared: &Arc<Shared>,
     say: &Say,
 ) -> Result<(String, Identity, Option<Mac>), Problem> {
     let (shared, say) = (Arc::clone(shared), say.clone());
+    let stop = StopOnDrop::default();
+    let stopped = Arc::clone(&stop.0);
     let up = spawn_blocking(move || {
-        // The one before ends first, and its udhcpc with it.
-        drop(shared.network.lock().take());
+        // The one before ends first, and its udhcpc with it. Who comes later waits for us.
+        let mut slot = shared.network.lock();
+        drop(slot.take());
         let tell = |text| say.event(Event::Connecting(Connecting::Network, text));
-        let network = Network::up(&shared.line, &tell)?;
+        let network = Network::up(&shared.line, &Patience { say: &tell, stop: &stopped })?;
         let address = network.lease.address().map(str::to_owned);
         serial::step(
             "network",
@@ -147,7 +177,7 @@ async fn network_up(
         );
         let who = Identity { name: network.lease.hostname().map(str::to_owned), address };
         let known = (network.server.clone(), who, network.mac);
-        *shared.network.lock() = Some(network);
+        *slot = Some(network);
         Ok(known)
     });
     up.await.unwrap_or_else(|error| Err(Problem::internal(format!("network: {error}"))))
@@ -174,13 +204,31 @@ async fn try_download(shared: &Shared, say: &Say, id: &SystemId) -> Result<(), P
     }
     let download = match slot.take() {
         Some(download) => download,
-        None => {
-            memory::check(&system, memory_now()?)?;
-            Download::start(&http, &system, &Path::new(PAYLOAD).join(id.as_str())).await?
-        }
+        None => begin(shared, id, &http, system).await?,
     };
     let download = slot.insert(download);
     download.complete(|progress| say.event(Event::Progress(id.clone(), progress))).await
+}
+
+/// Starts a fresh download. A .torrent that does not match was most likely published after our catalog.
+async fn begin(
+    shared: &Shared,
+    id: &SystemId,
+    http: &Http,
+    system: System,
+) -> Result<Download, Problem> {
+    let folder = Path::new(PAYLOAD).join(id.as_str());
+    memory::check(&system, memory_now()?)?;
+    let problem = match Download::start(http, &system, &folder).await {
+        Err(problem) if problem.kind == ProblemKind::BadSignature => problem,
+        started => return started,
+    };
+    if !shared.renew_catalog().await? {
+        return Err(problem);
+    }
+    let (_, system) = shared.http_and_system(id)?;
+    memory::check(&system, memory_now()?)?;
+    Download::start(http, &system, &folder).await
 }
 
 fn memory_now() -> Result<memory::Memory, Problem> {
@@ -188,7 +236,8 @@ fn memory_now() -> Result<memory::Memory, Problem> {
     memory::Memory::parse(&text).ok_or_else(|| Problem::internal("/proc/meminfo is not readable"))
 }
 
-/// Stops a blocking hash when the task that waits for it is aborted.
+/// Stops blocking work when the task that waits for it is aborted.
+#[derive(Default)]
 struct StopOnDrop(Arc<AtomicBool>);
 
 impl Drop for StopOnDrop {
@@ -199,8 +248,8 @@ impl Drop for StopOnDrop {
 
 /// Hashes the payload; the swarm goes on sharing it meanwhile.
 pub(super) async fn verify(shared: Arc<Shared>, say: Say, id: SystemId) {
-    let stop = StopOnDrop(Arc::new(AtomicBool::new(false)));
-    match try_verify(&shared, &say, &id, stop.0.clone()).await {
+    let stop = StopOnDrop::default();
+    match try_verify(&shared, &say, &id, Arc::clone(&stop.0)).await {
         Ok(proof) => say.event(Event::Verified(proof)),
         Err(Refused::Cancelled) => {}
         Err(Refused::Problem(problem)) => {
@@ -250,22 +299,17 @@ pub(super) async fn hand_over(shared: Arc<Shared>, say: Say, proof: VerifiedSyst
     say.event(Event::Failed(id, problem));
 }
 
-/// The last second of this kernel. If there is a next one after all, screen and network come back.
+/// The last second of this kernel. If there is a next one after all, the network comes back.
 async fn execute(shared: &Arc<Shared>, say: &Say, loaded: kexec::Loaded) -> Problem {
     let this = Arc::clone(shared);
     let executed = spawn_blocking(move || {
         if let Some(network) = this.network.lock().take() {
             network.down();
         }
-        console::restore();
         serial::step("kexec", &[]);
         serial::drain(DRAIN);
-        let had_screen = this.graphics.lock().take().is_some();
-        let problem = loaded.execute();
-        if had_screen {
-            this.take_console(true);
-        }
-        problem
+        // The console stays in graphics mode: that ends with this kernel, and until the next one draws the picture stands.
+        loaded.execute()
     });
     let problem = executed.await.unwrap_or_else(|error| Problem::internal(error.to_string()));
     if let Err(second) = network_up(shared, say).await {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::children::{Running, busybox, run};
@@ -48,11 +49,11 @@ impl Network {
     ///
     /// # Errors
     /// Says which of card, link, address or server is missing.
-    pub fn up(line: &Cmdline, say: &dyn Fn(String)) -> Result<Self, Problem> {
+    pub fn up(line: &Cmdline, patience: &Patience<'_>) -> Result<Self, Problem> {
         ip(&["link", "set", "lo", "up"]);
-        let interface = card_with_link(line.bootif, say)?;
-        say("Asking for a network address.".to_owned());
-        let (lease, dhcp) = address(&interface)?;
+        let interface = card_with_link(line.bootif, patience)?;
+        (patience.say)("Asking for a network address.".to_owned());
+        let (lease, dhcp) = address(&interface, patience)?;
         let server = server_url(line.server.as_deref(), &lease).ok_or_else(no_server_known)?;
         let mac = read_mac(&interface);
         Ok(Self { interface, mac, lease, server, dhcp })
@@ -62,6 +63,30 @@ impl Network {
     pub fn down(self) {
         drop(self.dhcp);
         ip(&["link", "set", &self.interface, "down"]);
+    }
+}
+
+/// How the waits of [`Network::up`] are told and ended.
+pub struct Patience<'a> {
+    /// Hears what is waited for.
+    pub say: &'a dyn Fn(String),
+    /// Set when nobody wants the network any more.
+    pub stop: &'a AtomicBool,
+}
+
+impl Patience<'_> {
+    /// Looks until there is an answer, the time is over, or nobody waits any more.
+    fn wait<T>(&self, limit: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+        let began = now();
+        loop {
+            if let Some(answer) = look() {
+                return Some(answer);
+            }
+            if self.stop.load(Ordering::Relaxed) || now().duration_since(began) >= limit {
+                return None;
+            }
+            std::thread::sleep(LOOK);
+        }
     }
 }
 
@@ -114,8 +139,8 @@ pub fn server_url(from_line: Option<&str>, lease: &Lease) -> Option<String> {
 }
 
 /// Waits for the card and then for its link.
-fn card_with_link(wanted: Option<Mac>, say: &dyn Fn(String)) -> Result<String, Problem> {
-    let candidates = wait_for(WAIT_CARD, || {
+fn card_with_link(wanted: Option<Mac>, patience: &Patience<'_>) -> Result<String, Problem> {
+    let candidates = patience.wait(WAIT_CARD, || {
         let cards = cards(wanted);
         (!cards.is_empty()).then_some(cards)
     });
@@ -125,11 +150,11 @@ fn card_with_link(wanted: Option<Mac>, say: &dyn Fn(String)) -> Result<String, P
     }
     let began = now();
     let mut told = 0;
-    let linked = wait_for(WAIT_LINK, || {
+    let linked = patience.wait(WAIT_LINK, || {
         let waited = now().duration_since(began).as_secs();
         if waited > told {
             told = waited;
-            say(format!(
+            (patience.say)(format!(
                 "Waiting for the network cable at {} ({waited} s).",
                 candidates.join(", ")
             ));
@@ -142,7 +167,7 @@ fn card_with_link(wanted: Option<Mac>, say: &dyn Fn(String)) -> Result<String, P
 }
 
 /// Starts udhcpc and waits for its lease.
-fn address(interface: &str) -> Result<(Lease, Running), Problem> {
+fn address(interface: &str, patience: &Patience<'_>) -> Result<(Lease, Running), Problem> {
     fs::remove_file(LEASE).ok();
     let mut command = busybox("udhcpc");
     // -n: give up when the first round of -t tries brings nothing; -O 224: the server's URL.
@@ -151,7 +176,7 @@ fn address(interface: &str) -> Result<(Lease, Running), Problem> {
     let mut dhcp = Running::start(&mut command).map_err(|error| {
         Problem::internal(format!("cannot start udhcpc: {error}; is BusyBox in the initramfs?"))
     })?;
-    let lease = wait_for(WAIT_ADDRESS, || {
+    let lease = patience.wait(WAIT_ADDRESS, || {
         if let Ok(text) = fs::read_to_string(LEASE) {
             return Some(Some(Lease::parse(&text)));
         }
@@ -208,20 +233,6 @@ fn ip(arguments: &[&str]) {
 #[expect(clippy::disallowed_methods, reason = "a shell that waits for hardware")]
 fn now() -> Instant {
     Instant::now()
-}
-
-/// Looks until there is an answer or the time is over.
-fn wait_for<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
-    let began = now();
-    loop {
-        if let Some(answer) = look() {
-            return Some(answer);
-        }
-        if now().duration_since(began) >= limit {
-            return None;
-        }
-        std::thread::sleep(LOOK);
-    }
 }
 
 fn no_card(wanted: Option<Mac>) -> Problem {
