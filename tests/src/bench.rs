@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::cargo::{self, Programs};
-use crate::net::{self, Lan};
+use crate::net::{self, BRIDGE, Lan};
+use crate::process::{command, run};
 use crate::qemu::Firmware;
 use crate::sample::{GUEST_WORDS, SampleLab};
 use crate::server::{HTTP, Server};
@@ -45,9 +46,25 @@ impl Bench {
         Ok(Self { programs, kernel, lan, out, long: false, accept_screens: false, work })
     }
 
-    /// Makes a sample lab in a folder of its own.
+    /// Makes a sample lab in a folder of its own. All have the same keys and boot files, since
+    /// those take long to make: the first is made, the others are its copies.
     pub fn sample_lab(&self, name: &str) -> Result<SampleLab> {
-        SampleLab::create(&self.programs, &self.kernel, &self.work.path().join(name))
+        let template = self.work.path().join("template");
+        let template = if template.is_dir() {
+            SampleLab::open(&template)
+        } else {
+            SampleLab::create(&self.programs, &self.kernel, &template)?
+        };
+        template.copy_to(&self.work.path().join(name))
+    }
+
+    /// Makes the keys of another lab, and nothing else; returns the folder that they are in.
+    pub fn other_keys(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.work.path().join(name);
+        let mut init = command(&self.programs.server);
+        init.arg("init").arg(&folder).args(["--interface", BRIDGE]);
+        run(init)?;
+        Ok(folder.join("keys"))
     }
 
     /// Starts the server of `lab` in the foreground, with its log in the results folder.

@@ -56,7 +56,7 @@ impl SampleLab {
         init.arg("init").arg(folder).args(["--sample", "--interface", BRIDGE]);
         init.arg("--kernel").arg(kernel).arg("--node").arg(&programs.node);
         run(init)?;
-        let lab = Self { folder: folder.to_owned() };
+        let lab = Self::open(folder);
         std::fs::write(lab.folder.join("server.toml"), server_toml()).context("server.toml")?;
         for sample in SAMPLES {
             let file = lab.folder.join("catalog").join(format!("{}.toml", sample.id));
@@ -69,6 +69,19 @@ impl SampleLab {
             lab.build_boot_files(programs, kernel)?;
         }
         Ok(lab)
+    }
+
+    /// A lab that was made before.
+    pub fn open(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
+    /// Makes a copy with everything in it, keys and boot files too.
+    pub fn copy_to(&self, folder: &Path) -> Result<Self> {
+        let mut copy = command("cp");
+        copy.args(["--archive", "--reflink=auto"]).arg(&self.folder).arg(folder);
+        run(copy)?;
+        Ok(Self::open(folder))
     }
 
     /// The folder.

@@ -54,9 +54,12 @@ pub fn wrong_key(bench: &mut Bench) -> Result<String> {
     let name = "refuse-wrong-key";
     let old = bench.sample_lab(&format!("{name}-old"))?;
     let rekeyed = bench.sample_lab(name)?;
-    // The same lab by name and id, but its keys were made anew: only the signature can tell.
-    let lab_id = std::fs::read(old.folder().join("keys/lab-id")).context("the old lab's id")?;
-    std::fs::write(rekeyed.folder().join("keys/lab-id"), lab_id)?;
+    // The lab's id stays: only the signature can tell.
+    let keys = bench.other_keys(&format!("{name}-keys"))?;
+    for file in ["root.key", "root.pub", "signing.key", "signing.pub"] {
+        std::fs::copy(keys.join(file), rekeyed.folder().join("keys").join(file))
+            .with_context(|| format!("cannot put {file} in place"))?;
+    }
     let server = bench.serve(&rekeyed, name)?;
     let machine = Machine::new(direct(&old, ""), 1);
     let mut student = Student::switch_on(name, &machine, &mut bench.lan, &bench.out)?;
