@@ -49,6 +49,8 @@ fn through_the_menu(
     let chosen = student.wait_step("chosen", DRAWN)?;
     let cmdline = student.wait_started(START_LIMIT)?;
     let secs = student.elapsed().as_secs_f64();
+    // The system's own screen follows its first words.
+    clock::pause(Duration::from_secs(3))?;
     student.picture(&format!("{name}-started"))?;
     let system = chosen.field("system");
     let expected = lab.cmdline(system)?;
