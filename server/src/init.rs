@@ -212,6 +212,8 @@ fn boot_files(options: &Options, lab: &Lab, lab_id: LabId, report: &mut Report<'
         return Ok(());
     }
     let build = |node: PathBuf| {
+        // To stderr: the report on stdout is one piece, and this takes a while.
+        eprintln!("packing the PCs' small Linux, about half a minute ...");
         bt_initramfs::build::build(&bt_initramfs::build::Options {
             node,
             busybox: BUSYBOX.into(),
