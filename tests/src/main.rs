@@ -6,6 +6,7 @@
 
 mod bench;
 mod boot;
+mod build;
 mod cargo;
 mod clock;
 mod demo;
@@ -52,6 +53,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Action {
     Demo(demo::Options),
+    Build(build::Options),
     Test(test::Options),
     Boot(boot::Options),
 }
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = clock::catch_interrupts().and_then(|()| match &arguments.command {
         Action::Demo(options) => demo::run(options),
+        Action::Build(options) => build::run(options),
         Action::Test(options) => test::run(options),
         Action::Boot(options) => boot::run(options),
     });
