@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::mem::discriminant;
+use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -154,13 +154,13 @@ impl App {
                 Note { ticket: Some(ticket), .. } if ticket != self.ticket => continue,
                 Note { what: What::Screen(screen), .. } => self.change_screen(screen),
                 Note { what: What::Event(event), .. } => {
-                    let before = discriminant(&journey);
+                    let before = place(&journey);
                     let (next, effect) = journey.step(event);
                     journey = next;
                     if let Some(effect) = effect {
                         self.perform(effect);
                     }
-                    if before != discriminant(&journey) {
+                    if before != place(&journey) {
                         // The first second of a countdown is a whole one.
                         ticks.reset();
                         is_new = true;
@@ -173,6 +173,9 @@ impl App {
             if is_new && (is_seen || !matches!(journey, Journey::Menu { .. })) {
                 record(&journey);
                 is_new = false;
+                if matches!(journey, Journey::Stopped { .. }) {
+                    last_words::offer_shell(self.shared.line.serial.as_deref());
+                }
             }
         }
     }
@@ -227,6 +230,15 @@ impl App {
         };
         self.work = Some(task.abort_handle());
     }
+}
+
+/// Where a node stands for those who count steps: the state, and which problem it is.
+fn place(journey: &Journey) -> (Discriminant<Journey>, Option<String>) {
+    let problem = match journey {
+        Journey::Stopped { problem, .. } => Some(problem.what.clone()),
+        _ => None,
+    };
+    (discriminant(journey), problem)
 }
 
 /// Writes the step record of a state that was just entered.

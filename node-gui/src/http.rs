@@ -77,7 +77,7 @@ impl Http {
     /// # Errors
     /// As [`Http::get`].
     pub async fn get_url(&self, url: String, limit: usize) -> Result<Vec<u8>, HttpError> {
-        let unreachable = |source| HttpError::Unreachable { url: url.clone(), source };
+        let unreachable = |source| unreachable(&url, source);
         let mut answer = self.client.get(&url).send().await.map_err(unreachable)?;
         if answer.status() != reqwest::StatusCode::OK {
             return Err(HttpError::Status { url, status: answer.status().as_u16() });
@@ -101,7 +101,7 @@ impl Http {
         let request = self.client.post(&url).header("content-type", "application/json").body(json);
         match request.send().await {
             Ok(_) => Ok(()),
-            Err(source) => Err(HttpError::Unreachable { url, source }),
+            Err(source) => Err(unreachable(&url, source)),
         }
     }
 }
@@ -125,6 +125,11 @@ impl HttpError {
         let remedy = "Try again. If it stays, tell your supervisor.";
         Problem::new(ProblemKind::NoServer, what, why, remedy, self.to_string())
     }
+}
+
+/// The URL is told once, by us.
+fn unreachable(url: &str, source: reqwest::Error) -> HttpError {
+    HttpError::Unreachable { url: url.to_owned(), source: source.without_url() }
 }
 
 /// An error with all its causes: reqwest hides the interesting one at the end.

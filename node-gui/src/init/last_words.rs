@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use super::serial;
+use super::{children, serial};
 use crate::console;
 
 /// How long the reason stays on the screen before the PC restarts by itself.
@@ -20,6 +20,30 @@ static MAY_SHELL: AtomicBool = AtomicBool::new(false);
 /// Allows a shell after a failure (`bt.shell`).
 pub fn allow_shell() {
     MAY_SHELL.store(true, Ordering::Relaxed);
+}
+
+/// Starts a shell beside the picker, once, where `bt.shell` allows it: on the serial console, or else on the second
+/// virtual console, which comes to the front (Alt-F1 leads back).
+pub fn offer_shell(serial: Option<&str>) {
+    if !MAY_SHELL.swap(false, Ordering::Relaxed) {
+        return;
+    }
+    let tty = format!("/dev/{}", serial.unwrap_or("tty2"));
+    let started = OpenOptions::new().read(true).write(true).open(&tty).and_then(|console| {
+        // A new session with the console as its terminal, so that Ctrl-C works.
+        let mut shell = Command::new("/bin/busybox");
+        shell.args(["setsid", "-c", "/bin/busybox", "sh"]);
+        shell.stdin(console.try_clone()?).stdout(console.try_clone()?).stderr(console).spawn()
+    });
+    match started {
+        Ok(_) if serial.is_none() => {
+            children::run(children::busybox("chvt").arg("2")).map(|_| ()).unwrap_or_else(|error| {
+                tracing::warn!(%error, "the shell's console stays in the background");
+            });
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, tty, "no emergency shell"),
+    }
 }
 
 /// Makes every panic end here, whatever thread it is in.
