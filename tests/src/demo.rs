@@ -81,7 +81,6 @@ fn has_desktop() -> bool {
 /// Leaves the PC to the person in front of it, and tells what the PC does.
 fn watch(mut student: Student) -> Result<Report> {
     println!("You are the student now: arrow keys, Enter or the mouse. Close the window to end.");
-    println!("(Ctrl-Alt-G gives the mouse back to your desktop.)");
     let mut told = 0;
     while !student.is_off()? {
         // Between the two looks the window may be closed: that is an end, not a failure.
@@ -127,9 +126,12 @@ fn act(mut student: Student, wire: &Wire, lab: &SampleLab, out: &Path) -> Result
     student.wait_step("verify", START_LIMIT)?;
     clock::pause(Duration::from_millis(500))?;
     album.add(&mut student, "6-verifying", "it is checked")?;
+    student.wait_step("handover", START_LIMIT)?;
+    clock::pause(Duration::from_millis(200))?;
+    album.add(&mut student, "7-starting", "it is handed over to")?;
     let cmdline = student.wait_started(START_LIMIT)?;
     clock::pause(Duration::from_secs(4))?;
-    album.add(&mut student, "7-started", "the chosen system runs")?;
+    album.add(&mut student, "8-started", "the chosen system runs")?;
     let secs = student.elapsed().as_secs_f64();
     let system = chosen.field("system").to_owned();
     let expected = lab.cmdline(&system)?;

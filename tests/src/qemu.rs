@@ -78,6 +78,10 @@ impl Machine {
             .arg(format!("tap,id=lan,ifname={tap},script=no,downscript=no"))
             .arg("-device")
             .arg(self.network_card());
+        if self.display == Display::Window {
+            // A tablet's pointer follows the desktop's; a mouse would have to be caught first.
+            qemu.args(["-device", "qemu-xhci", "-device", "usb-tablet"]);
+        }
         match &self.firmware {
             Firmware::Bios => {
                 qemu.args(["-machine", "pc", "-boot", "n"]);

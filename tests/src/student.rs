@@ -83,6 +83,20 @@ impl Student {
     /// Waits until the node reports the step `word`; steps before it are passed over, but a
     /// problem ends the wait.
     pub fn wait_step(&mut self, word: &str, limit: Duration) -> Result<Step> {
+        self.wait_step_unless(word, limit, |step| step.word == "problem")
+    }
+
+    /// The same for a node that has a problem and gets over it: more problems are passed over too.
+    pub fn wait_recovered(&mut self, word: &str, limit: Duration) -> Result<Step> {
+        self.wait_step_unless(word, limit, |_| false)
+    }
+
+    fn wait_step_unless(
+        &mut self,
+        word: &str,
+        limit: Duration,
+        ends: impl Fn(&Step) -> bool,
+    ) -> Result<Step> {
         let what = format!("the step \"{word}\" of {}", self.name);
         let found = clock::wait_for(&what, limit, || {
             self.look()?;
@@ -90,7 +104,7 @@ impl Student {
                 if step.word == word {
                     return Ok(Some(step));
                 }
-                if step.word == "problem" {
+                if ends(&step) {
                     bail!("the node shows a problem: {}", step.field("text"));
                 }
             }

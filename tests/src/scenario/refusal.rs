@@ -113,7 +113,7 @@ pub fn no_server(bench: &mut Bench) -> Result<String> {
     let words = refused(&mut student, name, PROBLEM_LIMIT, &["no-server"])?;
     let server = bench.serve(&lab, &format!("{name}-again"))?;
     student.press(&["ret"])?;
-    let menu = student.wait_step("menu", DRAWN).context("after the server was started again");
+    let menu = student.wait_recovered("menu", DRAWN).context("after the server was started again");
     server.explain(menu)?;
     Ok(format!("the screen says \"{words}\"; with the server back, Retry leads to the menu"))
 }
