@@ -267,11 +267,9 @@ fn record(journey: &Journey) {
 
 /// Prints a line where a person may see it.
 fn print(text: &str, is_serial: bool) {
-    println!("{text}");
-    if is_serial
-        && let Ok(mut tty) = fs::OpenOptions::new().write(true).open("/dev/tty0")
-        && let Err(error) = writeln!(tty, "{text}")
-    {
-        tracing::debug!(%error, "no text on the screen");
+    // Where nobody listens there is nobody to tell about it either.
+    writeln!(std::io::stdout(), "{text}").ok();
+    if is_serial && let Ok(mut tty) = fs::OpenOptions::new().write(true).open("/dev/tty0") {
+        writeln!(tty, "{text}").ok();
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use super::{children, serial};
+use super::{children, mounts, serial};
 use crate::console;
 
 /// How long the reason stays on the screen before the PC restarts by itself.
@@ -54,6 +54,8 @@ pub fn install() {
 /// Tells why, waits for a key or a minute, and restarts the PC.
 pub fn give_up(why: &str) -> ! {
     console::restore();
+    // Without devices there would be nowhere to say it. They are usually there already; if not, nothing more can be done.
+    mounts::mount_devices().ok();
     serial::step("problem", &[("kind", "internal"), ("text", why)]);
     say(&format!("\nThis PC's boot program stopped:\n  {why}\n"));
     if MAY_SHELL.load(Ordering::Relaxed) {

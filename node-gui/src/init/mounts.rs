@@ -16,12 +16,20 @@ pub fn mount_all() -> Result<(), String> {
     let plain = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount_one("proc", "/proc", plain, "")?;
     mount_one("sysfs", "/sys", plain, "")?;
-    mount_one("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755")?;
+    mount_devices()?;
     open_console();
     mount_one("devpts", "/dev/pts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "mode=0620")?;
     mount_one("tmpfs", "/run", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=0755,size=16m")?;
     // Whether a payload fits is computed before it is fetched; the limit only has to be out of the way.
     mount_one("tmpfs", PAYLOAD, plain, "mode=0700,size=95%")
+}
+
+/// Mounts only `/dev`, where screen and keyboard are.
+///
+/// # Errors
+/// As [`mount_all`].
+pub fn mount_devices() -> Result<(), String> {
+    mount_one("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755")
 }
 
 fn mount_one(kind: &str, target: &str, flags: MsFlags, options: &str) -> Result<(), String> {
