@@ -1,4 +1,4 @@
-//! The command line of `bt-initramfs`: arguments, defaults, the size table, exit code.
+//! Shell: the command line of `bt-initramfs`: arguments, defaults, the size table, exit code.
 
 use std::env;
 use std::fs;

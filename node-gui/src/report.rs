@@ -1,4 +1,4 @@
-//! What the node tells its server: the supervisor sees each PC's stage.
+//! Shell: what the node tells its server: the supervisor sees each PC's stage.
 //!
 //! Core: [`Report::of`]. Shell: [`Reporter`], which sends at each change of stage, and every two seconds while a download
 //! runs. A report that does not arrive is forgotten.

@@ -1,4 +1,4 @@
-//! Core and shell: making and reading `.torrent` files (BEP 3, BEP 27) and magnet links (BEP 9).
+//! Shell: making and reading `.torrent` files (BEP 3, BEP 27) and magnet links (BEP 9).
 //!
 //! Reading is pure. [`create`] reads the payload once from disk; both hashes, SHA-1 of the pieces
 //! for BitTorrent and SHA-256 of each file for the signed catalog, are taken in that one pass.

@@ -1,4 +1,4 @@
-//! The node's side of the tracker (BEP 3): who are the others, and here am I.
+//! Shell: the node's side of the tracker (BEP 3): who are the others, and here am I.
 //!
 //! Core: [`Rhythm`], when to announce. Shell: [`Tracker`], one announce over HTTP.
 

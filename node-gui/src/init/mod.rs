@@ -1,4 +1,4 @@
-//! The part of the node that is `/init`: file systems, drivers, network, serial records.
+//! Shell: the part of the node that is `/init`: file systems, drivers, network, serial records.
 //!
 //! ```text
 //! mounts -> drivers by modalias -> interface of BOOTIF -> link -> address -> server URL

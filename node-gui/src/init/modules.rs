@@ -1,4 +1,4 @@
-//! Drivers: every device names the module it wants in its `modalias` file, and modprobe finds it.
+//! Shell: drivers: every device names the module it wants in its `modalias` file, and modprobe finds it.
 //!
 //! Core: which aliases to ask for. Shell: reading sysfs and calling modprobe, again and again, since a loaded bus driver
 //! shows new devices (USB hubs, virtio) and people plug in keyboards late.

@@ -1,4 +1,4 @@
-//! The network of `/init`: the card the firmware booted from, its link, an address, and where the server is.
+//! Shell: the network of `/init`: the card the firmware booted from, its link, an address, and where the server is.
 //!
 //! Core: [`Lease`] and [`server_url`]. Shell: sysfs, `ip` and udhcpc, which stays for as long as the node lives and renews
 //! its lease (`/usr/share/udhcpc/default.script` writes [`LEASE`]).

@@ -1,4 +1,4 @@
-//! DHCP in full mode: addresses, and for each firmware its boot file.
+//! Shell: DHCP in full mode: addresses, and for each firmware its boot file.
 //!
 //! ```text
 //!  node (firmware, then iPXE, then the small Linux)          bt-server
