@@ -67,6 +67,10 @@ fn main() -> ExitCode {
         Action::Boot(options) => boot::run(options),
     });
     let report = outcome.unwrap_or_else(|error| {
+        // Whoever pressed Ctrl-C needs no reason and no logs.
+        if clock::check_interrupted().is_err() {
+            return Report::new(false, "interrupted; everything that was started has ended");
+        }
         eprintln!("cargo lab: {error:#}");
         Report::new(false, "it did not work; the reason stands above")
     });

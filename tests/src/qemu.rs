@@ -112,7 +112,7 @@ impl Machine {
     fn display_argument(&self) -> &'static str {
         match self.display {
             Display::None => "none",
-            Display::Window => "gtk,zoom-to-fit=on",
+            Display::Window => "gtk",
         }
     }
 }

@@ -195,6 +195,7 @@ impl Student {
 
     /// Adds what a person needs to understand a failure: a picture, and the last serial lines.
     fn explain<T>(&mut self, error: anyhow::Error) -> Result<T> {
+        clock::check_interrupted()?;
         let picture = match self.picture(&format!("{}-failed", self.name)) {
             Ok((file, _)) => file.display().to_string(),
             Err(error) => format!("none ({error:#})"),
