@@ -2,13 +2,14 @@
 //!
 //! A boot passes here two or three times: firmware asks first and gets iPXE; iPXE asks and gets
 //! the script's URL; the small Linux asks and gets an address only. Follows RFC 4578 (options 93
-//! and 94), the IANA list of processor architectures, and iPXE's own option 175. Secure Boot's
-//! shim is not offered here: the request does not say whether it is on.
+//! and 94), the IANA list of processor architectures, and iPXE's own option 175. No request says
+//! whether Secure Boot is on: the supervisor does, by `uefi_loader` of `server.toml`.
 
 use std::collections::{HashMap, hash_map::Entry};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, SystemTime};
 
+use crate::config::Loader;
 use crate::lease::Mac;
 
 /// First hop for a vendor's BIOS ROM: iPXE that keeps using the ROM's own network driver.
@@ -19,7 +20,9 @@ pub const BIOS_FULL_LOADER: &str = "ipxe.pxe";
 pub const UEFI_LOADER: &str = "snponly.efi";
 /// UEFI x64 iPXE with drivers of its own, for an operator to choose.
 pub const UEFI_FULL_LOADER: &str = "ipxe.efi";
-/// Every loader that may be served, over TFTP and HTTP.
+/// First hop for UEFI x64 with Secure Boot: it starts the signed GRUB, which goes on by TFTP.
+pub const SHIM_LOADER: &str = "shimx64.efi";
+/// Every iPXE that may be served, over TFTP and HTTP.
 pub const LOADERS: [&str; 4] = [BIOS_LOADER, BIOS_FULL_LOADER, UEFI_LOADER, UEFI_FULL_LOADER];
 
 /// The path of the boot script on our HTTP server.
@@ -47,6 +50,26 @@ impl Arch {
             16 => Self::UefiX64Http,
             other => Self::Unsupported(other),
         }
+    }
+}
+
+/// A client architecture in words, for the log and the supervisor.
+pub fn describe(code: u16) -> &'static str {
+    match code {
+        0 => "BIOS",
+        1 => "NEC PC-98",
+        2 => "Itanium",
+        6 => "32-bit UEFI (x86)",
+        7 | 9 => "UEFI (x64)",
+        10 => "32-bit UEFI (ARM)",
+        11 => "UEFI (ARM 64)",
+        15 => "HTTP Boot of 32-bit UEFI (x86)",
+        16 => "HTTP Boot of UEFI (x64)",
+        18 => "HTTP Boot of 32-bit UEFI (ARM)",
+        19 => "HTTP Boot of UEFI (ARM 64)",
+        25 | 27 | 29 => "UEFI (RISC-V)",
+        33 | 37 | 39 | 41 => "UEFI (LoongArch)",
+        _ => "an unknown architecture",
     }
 }
 
@@ -124,7 +147,7 @@ impl BootFile {
 
 impl BootClient {
     /// What this client loads next; `http` is our HTTP server. `None`: nothing of ours runs on it.
-    pub fn boot_file(&self, http: SocketAddrV4) -> Option<BootFile> {
+    pub fn boot_file(&self, http: SocketAddrV4, loader: Loader) -> Option<BootFile> {
         match (self.ipxe, self.arch) {
             (_, Arch::Unsupported(_)) => None,
             (Some(ipxe), _) if ipxe.can_run_the_script() => {
@@ -134,6 +157,11 @@ impl BootClient {
             // the network, so it gets the build with its own drivers.
             (Some(_), Arch::Bios) => Some(BootFile::Tftp(BIOS_FULL_LOADER)),
             (None, Arch::Bios) => Some(BootFile::Tftp(BIOS_LOADER)),
+            (None, Arch::UefiX64) if loader == Loader::ShimGrub => {
+                Some(BootFile::Tftp(SHIM_LOADER))
+            }
+            // By HTTP the signed GRUB has no network; firmware without an offer goes on to PXE.
+            (None, Arch::UefiX64Http) if loader == Loader::ShimGrub => None,
             (_, Arch::UefiX64) => Some(BootFile::Tftp(UEFI_LOADER)),
             (_, Arch::UefiX64Http) => {
                 Some(BootFile::HttpLoader(format!("http://{http}/{UEFI_LOADER}")))
@@ -206,7 +234,7 @@ mod tests {
     fn check(arch: u16, ipxe: Option<IpxeFeatures>, expected: Option<&str>) {
         let http = http_address(Ipv4Addr::new(10, 77, 0, 1), 6969);
         let client = BootClient { arch: Arch::from_code(arch), ipxe };
-        let file = client.boot_file(http);
+        let file = client.boot_file(http, Loader::Ipxe);
         assert_eq!(file.as_ref().map(BootFile::name), expected, "arch {arch} {ipxe:?}");
     }
 
@@ -216,6 +244,28 @@ mod tests {
         check(7, None, Some("snponly.efi"));
         check(9, None, Some("snponly.efi"));
         check(16, None, Some("http://10.77.0.1:6969/snponly.efi"));
+    }
+
+    #[test]
+    fn secure_boot_gets_shim_and_never_http() {
+        let http = http_address(Ipv4Addr::new(10, 77, 0, 1), 6969);
+        let told = |arch, ipxe| {
+            let client = BootClient { arch: Arch::from_code(arch), ipxe };
+            client.boot_file(http, Loader::ShimGrub).map(|file| file.name().to_owned())
+        };
+        assert_eq!(told(7, None).as_deref(), Some("shimx64.efi"));
+        assert_eq!(told(9, None).as_deref(), Some("shimx64.efi"));
+        assert_eq!(told(16, None), None);
+        assert_eq!(told(0, None).as_deref(), Some("undionly.kpxe"), "a BIOS has no Secure Boot");
+        let signed_ipxe = told(7, Some(IpxeFeatures::COMPLETE));
+        assert_eq!(signed_ipxe.as_deref(), Some(SCRIPT), "an iPXE that runs may go on");
+    }
+
+    #[test]
+    fn what_is_not_supported_has_a_name() {
+        for code in [6, 10, 11, 15, 19] {
+            assert_ne!(describe(code), describe(65535));
+        }
     }
 
     #[test]

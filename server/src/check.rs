@@ -51,7 +51,7 @@ pub fn network(config: &Config) -> Vec<Finding> {
     match interfaces::address_of(&config.interface) {
         Ok((ip, netmask)) => match &config.dhcp {
             DhcpMode::Full(pool) => pool_findings(pool, ip, netmask),
-            DhcpMode::Off => Vec::new(),
+            DhcpMode::Proxy | DhcpMode::Off => Vec::new(),
         },
         Err(error) => vec![Finding::blocking("server.toml".to_owned(), words::chain(&error))],
     }
@@ -104,6 +104,8 @@ mod tests {
             router: router.map(Into::into),
             dns: Vec::new(),
             domain: None,
+            ntp: Vec::new(),
+            options: Vec::new(),
         };
         let (ip, mask) = (Ipv4Addr::new(10, 77, 0, 1), Ipv4Addr::new(255, 255, 255, 0));
         pool_findings(&pool, ip, mask).iter().map(ToString::to_string).collect()

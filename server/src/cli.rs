@@ -17,9 +17,11 @@ use tracing_subscriber::EnvFilter;
 
 use crate::daemon::{self, Claim, DaemonError, Stopped};
 use crate::init;
+use crate::instance::{Instance, RoleSet};
 use crate::lab::Lab;
+use crate::notify::Manager;
 use crate::torrents::Progress;
-use crate::{check, control, report, run, words};
+use crate::{check, control, doctor, prepare, report, rights, run, words};
 
 /// `status` when no server runs, as init scripts expect it (LSB: program is not running).
 const NOT_RUNNING: u8 = 3;
@@ -47,15 +49,29 @@ enum Command {
     /// Start the server; returns when it is ready
     Start(StartArgs),
     /// Stop the server; returns when it has ended
-    Stop,
+    Stop {
+        /// Only the process that was started with these roles; else all of the lab's
+        #[arg(long, value_name = "ROLES")]
+        roles: Option<RoleSet>,
+    },
     /// Show roles, catalog, systems, PCs and the last problems
     Status {
+        /// As JSON, for scripts: one object, or a list where several processes run
+        #[arg(long)]
+        json: bool,
+        /// Only the process that was started with these roles; else all of the lab's
+        #[arg(long, value_name = "ROLES")]
+        roles: Option<RoleSet>,
+    },
+    /// Look for everything that would hinder a start or a boot
+    Check,
+    /// Find out why PCs do not boot: looks at this machine, the network and the running server, and
+    /// goes every step of a boot as a PC would
+    Doctor {
         /// As JSON, for scripts
         #[arg(long)]
         json: bool,
     },
-    /// Look for everything that would hinder a start or a boot
-    Check,
 }
 
 #[derive(Debug, Args)]
@@ -81,6 +97,9 @@ struct StartArgs {
     /// Stay in the foreground and log to the terminal
     #[arg(long)]
     foreground: bool,
+    /// Play only these roles (dhcp, tftp, http, seed), so that each can be a process of its own
+    #[arg(long, value_name = "ROLES", default_value_t = RoleSet::ALL)]
+    roles: RoleSet,
     /// Used by `start` itself
     #[arg(long, hide = true)]
     detach: bool,
@@ -92,16 +111,21 @@ impl Cli {
     /// # Errors
     /// What failed, why, and what to do.
     pub fn perform(self) -> Result<ExitCode> {
+        let open = || Lab::open(&self.lab);
         match self.command {
             Command::Init(args) => initialise(&self.lab, args),
-            Command::Start(StartArgs { detach: true, .. }) => serve(&Lab::open(&self.lab)?, true),
-            Command::Start(StartArgs { foreground: true, .. }) => {
-                serve(&Lab::open(&self.lab)?, false)
+            Command::Start(args) => {
+                let instance = Instance::new(&open()?, args.roles);
+                match args {
+                    StartArgs { detach: true, .. } => serve(&instance, true),
+                    StartArgs { foreground: true, .. } => serve(&instance, false),
+                    StartArgs { .. } => start(&instance),
+                }
             }
-            Command::Start(_) => start(&Lab::open(&self.lab)?),
-            Command::Stop => stop(&Lab::open(&self.lab)?),
-            Command::Status { json } => status(&Lab::open(&self.lab)?, json),
-            Command::Check => check_lab(&Lab::open(&self.lab)?),
+            Command::Stop { roles } => stop(&open()?, roles),
+            Command::Status { json, roles } => status(&open()?, roles, json),
+            Command::Check => check_lab(&open()?),
+            Command::Doctor { json } => examine(&open()?, json),
         }
     }
 }
@@ -120,8 +144,8 @@ fn initialise(lab: &Path, args: InitArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn start(lab: &Lab) -> Result<ExitCode> {
-    match daemon::start(lab) {
+fn start(instance: &Instance) -> Result<ExitCode> {
+    match daemon::start(instance) {
         Ok(words) => say(words)?,
         Err(DaemonError::Running(pid)) => say(DaemonError::Running(pid))?,
         // The child has printed its reason on this terminal.
@@ -132,15 +156,28 @@ fn start(lab: &Lab) -> Result<ExitCode> {
 }
 
 /// Runs the server in this process, until a signal or `stop` ends it.
-fn serve(lab: &Lab, detaches: bool) -> Result<ExitCode> {
-    let _claim = match Claim::take(lab) {
+fn serve(instance: &Instance, detaches: bool) -> Result<ExitCode> {
+    let _claim = match Claim::take(instance) {
         Err(DaemonError::Running(pid)) => {
             eprintln!("{}", DaemonError::Running(pid));
             return Ok(if detaches { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
         claim => claim?,
     };
-    log_to(lab, detaches)?;
+    log_to(instance, detaches)?;
+    let served = serve_claimed(instance, detaches);
+    if let (Err(error), true) = (&served, detaches) {
+        tracing::error!("not started: {error:#}");
+    }
+    served.map(|()| ExitCode::SUCCESS)
+}
+
+fn serve_claimed(instance: &Instance, detaches: bool) -> Result<()> {
+    let prepared = prepare(instance)?;
+    // Before there is a second thread: each thread has rights of its own.
+    let rights = rights::reduce(instance, &prepared.site.rights_to_keep())?;
+    info!("{rights}");
+    let manager = Manager::from_environment();
     let runtime = tokio::runtime::Runtime::new().context("cannot start the worker threads")?;
     let mut is_ready = false;
     let served = runtime.block_on(async {
@@ -149,33 +186,41 @@ fn serve(lab: &Lab, detaches: bool) -> Result<ExitCode> {
         let ready = |words: String| {
             is_ready = true;
             info!("{}", words.lines().map(str::trim).collect::<Vec<_>>().join("; "));
+            manager.ready(&words);
             if !detaches {
                 eprintln!("{words}");
-            } else if let Err(error) = daemon::detach(lab, &words) {
+            } else if let Err(error) = daemon::detach(instance, &words) {
                 tracing::warn!(%error, "cannot leave the terminal");
             }
         };
-        run(lab, Progress::Shown, ready, shutdown).await.map_err(anyhow::Error::from)
+        let ended = async {
+            let served = run(prepared, Progress::Shown, ready, shutdown.clone()).await;
+            shutdown.cancel();
+            served
+        };
+        let stopping = async {
+            shutdown.cancelled().await;
+            manager.stopping();
+        };
+        let (served, (), ()) = tokio::join!(ended, manager.live(shutdown.clone()), stopping);
+        served.map_err(anyhow::Error::from)
     });
-    match &served {
-        Ok(()) if !is_ready => eprintln!("bt-server was stopped before it was ready"),
-        Err(error) if detaches => tracing::error!("not started: {error:#}"),
-        _ => {}
+    if served.is_ok() && !is_ready {
+        eprintln!("bt-server was stopped before it was ready");
     }
     runtime.shutdown_timeout(LAST_THREADS);
-    served.map(|()| ExitCode::SUCCESS)
+    served
 }
 
 /// The log goes to `state/log` in the background, to the terminal in the foreground. `RUST_LOG`
 /// chooses what is told.
-fn log_to(lab: &Lab, detaches: bool) -> Result<()> {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,async_tftp=warn"));
+fn log_to(instance: &Instance, detaches: bool) -> Result<()> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
     if detaches {
-        daemon::rotate_log(lab).context("cannot put the old log aside")?;
-        let file = daemon::open_log(lab)
-            .with_context(|| format!("cannot open {}", lab.log().display()))?;
+        daemon::rotate_log(instance).context("cannot put the old log aside")?;
+        let file = daemon::open_log(instance)
+            .with_context(|| format!("cannot open {}", instance.log().display()))?;
         log.with_ansi(false).with_writer(Arc::new(file)).init();
     } else {
         log.with_ansi(io::stderr().is_terminal()).with_writer(io::stderr).init();
@@ -196,28 +241,60 @@ fn end_on_signals(shutdown: &CancellationToken) -> Result<()> {
     Ok(())
 }
 
-fn stop(lab: &Lab) -> Result<ExitCode> {
-    match daemon::stop(lab)? {
-        Stopped::WasNotRunning => say("not running")?,
-        Stopped::Ended { pid } => say(format_args!("stopped (process {pid})"))?,
+fn stop(lab: &Lab, roles: Option<RoleSet>) -> Result<ExitCode> {
+    let running = running(lab, roles)?;
+    if running.is_empty() {
+        say("not running")?;
+    }
+    for (instance, _) in running {
+        match daemon::stop(&instance)? {
+            Stopped::WasNotRunning => {}
+            Stopped::Ended { pid } if instance.roles == RoleSet::ALL => {
+                say(format_args!("stopped (process {pid})"))?;
+            }
+            Stopped::Ended { pid } => {
+                say(format_args!("stopped {} (process {pid})", instance.roles))?;
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn status(lab: &Lab, json: bool) -> Result<ExitCode> {
-    let Some(pid) = daemon::running(lab)? else {
+fn status(lab: &Lab, roles: Option<RoleSet>, json: bool) -> Result<ExitCode> {
+    let running = running(lab, roles)?;
+    if running.is_empty() {
         say(if json { r#"{"running":false}"# } else { "not running" })?;
         return Ok(ExitCode::from(NOT_RUNNING));
-    };
-    let snapshot = control::status(lab).with_context(|| {
-        format!("bt-server (process {pid}) does not answer; if it is still starting, wait, else see state/log")
-    })?;
-    if json {
-        say(serde_json::to_string_pretty(&snapshot)?)?;
-    } else {
-        say(report::text(&snapshot))?;
+    }
+    let mut snapshots = Vec::new();
+    for (instance, pid) in running {
+        let snapshot = control::status(&instance).with_context(|| {
+            format!(
+                "bt-server (process {pid}) does not answer; if it is still starting, wait, else see {}",
+                lab.name_of(&instance.log())
+            )
+        });
+        snapshots.push(snapshot?);
+    }
+    match &snapshots[..] {
+        [one] if json => say(serde_json::to_string_pretty(one)?)?,
+        several if json => say(serde_json::to_string_pretty(several)?)?,
+        _ => say(snapshots.iter().map(report::text).collect::<Vec<_>>().join("\n\n"))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The lab's running processes: all, or the one with exactly these roles.
+fn running(lab: &Lab, roles: Option<RoleSet>) -> Result<Vec<(Instance, u32)>, DaemonError> {
+    let mut running = daemon::all_running(lab)?;
+    running.retain(|(instance, _)| roles.is_none_or(|roles| instance.roles == roles));
+    Ok(running)
+}
+
+fn examine(lab: &Lab, json: bool) -> Result<ExitCode> {
+    let diagnosis = doctor::examine(lab);
+    say(if json { serde_json::to_string_pretty(&diagnosis)? } else { diagnosis.text() })?;
+    Ok(if diagnosis.boots() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn check_lab(lab: &Lab) -> Result<ExitCode> {

@@ -1,4 +1,5 @@
-//! Shell: `state/control.sock`, the only way to talk to a running server.
+//! Shell: `state/control.sock`, the only way to talk to a running server. A process that plays only
+//! some of the roles has one of its own: [`Instance::control_socket`].
 //!
 //! One line of JSON in, one line of JSON out: `{"command":"status"}` gives a [`Snapshot`],
 //! `{"command":"stop"}` ends the server. Only the lab's owner may connect (the socket has mode 0600
@@ -18,7 +19,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::lab::Lab;
+use crate::instance::Instance;
 use crate::status::{SharedStatus, Snapshot};
 
 /// A command is a few words.
@@ -46,13 +47,13 @@ impl Control {
     ///
     /// # Errors
     /// Where it cannot be made.
-    pub fn bind(lab: &Lab) -> io::Result<Self> {
-        let path = lab.state().join("control.sock");
+    pub fn bind(instance: &Instance) -> io::Result<Self> {
+        let path = instance.control_socket();
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let (_folder, short) = short_path(lab)?;
+        let (_folder, short) = short_path(instance)?;
         let listener = UnixListener::bind(short)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         Ok(Self { listener, path })
@@ -114,8 +115,8 @@ async fn answer(
 ///
 /// # Errors
 /// Where none answers.
-pub fn status(lab: &Lab) -> io::Result<Snapshot> {
-    let line = ask(lab, &Command::Status)?;
+pub fn status(instance: &Instance) -> io::Result<Snapshot> {
+    let line = ask(instance, &Command::Status)?;
     serde_json::from_str(&line).map_err(io::Error::other)
 }
 
@@ -123,12 +124,12 @@ pub fn status(lab: &Lab) -> io::Result<Snapshot> {
 ///
 /// # Errors
 /// Where none answers.
-pub fn stop(lab: &Lab) -> io::Result<()> {
-    ask(lab, &Command::Stop).map(drop)
+pub fn stop(instance: &Instance) -> io::Result<()> {
+    ask(instance, &Command::Stop).map(drop)
 }
 
-fn ask(lab: &Lab, command: &Command) -> io::Result<String> {
-    let (_folder, path) = short_path(lab)?;
+fn ask(instance: &Instance, command: &Command) -> io::Result<String> {
+    let (_folder, path) = short_path(instance)?;
     let mut stream = BlockingStream::connect(path)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -140,10 +141,14 @@ fn ask(lab: &Lab, command: &Command) -> io::Result<String> {
 
 /// A path that fits into the 108 bytes of a socket address (unix(7)), wherever the lab is. It is
 /// good as long as the folder is held open.
-fn short_path(lab: &Lab) -> io::Result<(File, PathBuf)> {
-    let folder = File::open(lab.state())?;
-    let path = format!("/proc/self/fd/{}/control.sock", folder.as_raw_fd());
-    Ok((folder, path.into()))
+fn short_path(instance: &Instance) -> io::Result<(File, PathBuf)> {
+    let path = instance.control_socket();
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::other("a socket has a folder and a name"));
+    };
+    let folder = File::open(folder)?;
+    let short = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name);
+    Ok((folder, short))
 }
 
 #[cfg(test)]
@@ -151,6 +156,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::instance::RoleSet;
+    use crate::lab::Lab;
     use crate::status::StatusBook;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -161,14 +168,15 @@ mod tests {
         fs::create_dir_all(root.join("state")).expect("made");
         fs::write(root.join("server.toml"), "").expect("written");
         let lab = Lab::open(&root).expect("a lab");
-        let control = Control::bind(&lab).expect("binds");
+        let instance = Instance::new(&lab, RoleSet::ALL);
+        let control = Control::bind(&instance).expect("binds");
         let book = StatusBook::new("A1", 7, SystemTime::now());
         let shutdown = CancellationToken::new();
         let run = control.run(Arc::new(parking_lot::Mutex::new(book)), shutdown.clone());
         let run = tokio::spawn(run);
         let client = tokio::task::spawn_blocking(move || {
-            let snapshot = status(&lab).expect("answers");
-            stop(&lab).expect("answers");
+            let snapshot = status(&instance).expect("answers");
+            stop(&instance).expect("answers");
             (snapshot, lab)
         });
         let (snapshot, lab) = client.await.expect("no panic");

@@ -1,4 +1,4 @@
-//! Shell: one server per lab, started in the background and stopped.
+//! Shell: one server per lab, or one per role, started in the background and stopped.
 //!
 //! Who runs is told by a lock (flock(2)) on `state/pid`, never by the number in it: the kernel drops
 //! the lock with the process, however that ended, so a stale file means nothing. The number is for
@@ -21,6 +21,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
 use crate::control;
+use crate::instance::Instance;
 use crate::lab::Lab;
 
 /// A log that is larger at the start of the server is put aside as `log.1`.
@@ -65,36 +66,58 @@ pub enum DaemonError {
     },
 }
 
-/// The right to be this lab's server, held as long as this value lives.
+/// The right to play an instance's roles in its lab, held as long as this value lives.
 #[derive(Debug)]
 pub struct Claim {
     file: File,
+    /// One lock for each role: another process may have other roles, but never one of these.
+    _roles: Vec<File>,
 }
 
 impl Claim {
     /// Takes it, and records this process.
     ///
     /// # Errors
-    /// [`DaemonError::Running`] where another process has it.
-    pub fn take(lab: &Lab) -> Result<Self, DaemonError> {
-        let error = |source| DaemonError::State { path: pid_file(lab), source };
-        let mut file = open_pid_file(lab).map_err(error)?;
-        let mut patience = CLAIM_ATTEMPTS;
-        loop {
-            match file.try_lock() {
-                Ok(()) => break,
-                // A `status` that looks at the lock holds it itself for that moment.
-                Err(TryLockError::WouldBlock) if patience > 0 => thread::sleep(CLAIM_POLL),
-                Err(TryLockError::WouldBlock) => {
-                    return Err(DaemonError::Running(read_pid(&mut file)));
-                }
-                Err(TryLockError::Error(source)) => return Err(error(source)),
-            }
-            patience -= 1;
+    /// [`DaemonError::Running`] where another process has it, or plays one of the roles.
+    pub fn take(instance: &Instance) -> Result<Self, DaemonError> {
+        private_folder(&instance.lab.run())
+            .map_err(|source| DaemonError::State { path: instance.lab.run(), source })?;
+        let file = lock(&instance.pid_file())?;
+        let roles = instance.role_locks().map(|path| lock(&path)).collect::<Result<Vec<_>, _>>()?;
+        for (role, path) in roles.iter().zip(instance.role_locks()) {
+            write_pid(role).map_err(|source| DaemonError::State { path, source })?;
         }
-        file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(error)?;
-        Ok(Self { file })
+        write_pid(&file)
+            .map_err(|source| DaemonError::State { path: instance.pid_file(), source })?;
+        Ok(Self { file, _roles: roles })
     }
+}
+
+/// Locks a file that may have to be made first.
+fn lock(path: &Path) -> Result<File, DaemonError> {
+    let error = |source| DaemonError::State { path: path.to_owned(), source };
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(error)?;
+    let mut patience = CLAIM_ATTEMPTS;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            // A `status` that looks at the lock holds it itself for that moment.
+            Err(TryLockError::WouldBlock) if patience > 0 => thread::sleep(CLAIM_POLL),
+            Err(TryLockError::WouldBlock) => return Err(DaemonError::Running(read_pid(&mut file))),
+            Err(TryLockError::Error(source)) => return Err(error(source)),
+        }
+        patience -= 1;
+    }
+}
+
+fn write_pid(mut file: &File) -> io::Result<()> {
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()))
 }
 
 impl Drop for Claim {
@@ -106,13 +129,27 @@ impl Drop for Claim {
     }
 }
 
-/// The process id of the lab's running server.
+/// Every instance of a lab that runs now, with its process id.
+///
+/// # Errors
+/// Where a pid file cannot be opened.
+pub fn all_running(lab: &Lab) -> Result<Vec<(Instance, u32)>, DaemonError> {
+    let mut found = Vec::new();
+    for instance in Instance::every(lab) {
+        if let Some(pid) = running(&instance)? {
+            found.push((instance, pid));
+        }
+    }
+    Ok(found)
+}
+
+/// The process id of an instance, if it runs.
 ///
 /// # Errors
 /// Where `state/pid` cannot be opened.
-pub fn running(lab: &Lab) -> Result<Option<u32>, DaemonError> {
-    let error = |source| DaemonError::State { path: pid_file(lab), source };
-    let mut file = match OpenOptions::new().read(true).open(pid_file(lab)) {
+pub fn running(instance: &Instance) -> Result<Option<u32>, DaemonError> {
+    let error = |source| DaemonError::State { path: instance.pid_file(), source };
+    let mut file = match OpenOptions::new().read(true).open(instance.pid_file()) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(error(e)),
@@ -128,15 +165,15 @@ pub fn running(lab: &Lab) -> Result<Option<u32>, DaemonError> {
 ///
 /// # Errors
 /// [`DaemonError::Running`], or [`DaemonError::NotStarted`] when the child has printed why.
-pub fn start(lab: &Lab) -> Result<String, DaemonError> {
-    if let Some(pid) = running(lab)? {
+pub fn start(instance: &Instance) -> Result<String, DaemonError> {
+    if let Some(pid) = running(instance)? {
         return Err(DaemonError::Running(pid));
     }
     let program = std::env::current_exe().map_err(DaemonError::Spawn)?;
     let mut child = Command::new(program)
         .arg("--lab")
-        .arg(lab.root())
-        .args(["start", "--detach"])
+        .arg(instance.lab.root())
+        .args(["start", "--detach", "--roles", &instance.roles.to_string()])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -156,8 +193,8 @@ pub fn start(lab: &Lab) -> Result<String, DaemonError> {
 ///
 /// # Errors
 /// Where the log cannot be opened.
-pub fn detach(lab: &Lab, words: &str) -> io::Result<()> {
-    let log = open_log(lab)?;
+pub fn detach(instance: &Instance, words: &str) -> io::Result<()> {
+    let log = open_log(instance)?;
     let mut stdout = io::stdout();
     // Whoever started us may be gone by now; the server runs all the same.
     if let Err(error) = writeln!(stdout, "{words}\n{READY}").and_then(|()| stdout.flush()) {
@@ -167,7 +204,7 @@ pub fn detach(lab: &Lab, words: &str) -> io::Result<()> {
     dup2_stdin(null.as_fd())?;
     dup2_stdout(log.as_fd())?;
     dup2_stderr(log.as_fd())?;
-    std::env::set_current_dir(lab.root())?;
+    std::env::set_current_dir(instance.lab.root())?;
     setsid()?;
     Ok(())
 }
@@ -188,16 +225,16 @@ pub enum Stopped {
 ///
 /// # Errors
 /// Where it does not end in time.
-pub fn stop(lab: &Lab) -> Result<Stopped, DaemonError> {
-    let Some(pid) = running(lab)? else { return Ok(Stopped::WasNotRunning) };
-    if let Err(error) = control::stop(lab) {
+pub fn stop(instance: &Instance) -> Result<Stopped, DaemonError> {
+    let Some(pid) = running(instance)? else { return Ok(Stopped::WasNotRunning) };
+    if let Err(error) = control::stop(instance) {
         tracing::debug!(%error, "no answer on the control socket");
         terminate(pid);
     }
     #[expect(clippy::disallowed_methods, reason = "a shell that waits")]
     let started = Instant::now();
     while started.elapsed() < STOP_PATIENCE {
-        if running(lab)?.is_none() {
+        if running(instance)?.is_none() {
             return Ok(Stopped::Ended { pid });
         }
         thread::sleep(STOP_POLL);
@@ -219,18 +256,18 @@ fn terminate(pid: u32) {
 ///
 /// # Errors
 /// Where it cannot be opened.
-pub fn open_log(lab: &Lab) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o640).open(lab.log())
+pub fn open_log(instance: &Instance) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o640).open(instance.log())
 }
 
 /// Puts a large log aside as `log.1`.
 ///
 /// # Errors
 /// Where it cannot be renamed.
-pub fn rotate_log(lab: &Lab) -> io::Result<()> {
-    match fs::metadata(lab.log()) {
+pub fn rotate_log(instance: &Instance) -> io::Result<()> {
+    match fs::metadata(instance.log()) {
         Ok(metadata) if metadata.len() > LOG_LIMIT => {
-            fs::rename(lab.log(), lab.state().join("log.1"))
+            fs::rename(instance.log(), instance.log().with_added_extension("1"))
         }
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -246,15 +283,6 @@ pub fn private_folder(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-fn pid_file(lab: &Lab) -> PathBuf {
-    lab.state().join("pid")
-}
-
-fn open_pid_file(lab: &Lab) -> io::Result<File> {
-    private_folder(&lab.state())?;
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(pid_file(lab))
-}
-
 fn read_pid(file: &mut File) -> u32 {
     let mut text = String::new();
     let read = file.rewind().and_then(|()| file.take(32).read_to_string(&mut text));
@@ -264,47 +292,62 @@ fn read_pid(file: &mut File) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::instance::RoleSet;
 
-    fn lab() -> (tempfile::TempDir, Lab) {
+    fn lab() -> (tempfile::TempDir, Instance) {
         let folder = tempfile::tempdir().expect("a temporary folder");
         fs::write(folder.path().join("server.toml"), "").expect("written");
         let lab = Lab::open(folder.path()).expect("a lab");
-        (folder, lab)
+        (folder, Instance::new(&lab, RoleSet::ALL))
     }
 
     #[test]
     fn one_claim_at_a_time() {
-        let (_folder, lab) = lab();
-        assert_eq!(running(&lab).expect("works"), None);
-        let claim = Claim::take(&lab).expect("the first");
+        let (_folder, instance) = lab();
+        assert_eq!(running(&instance).expect("works"), None);
+        let claim = Claim::take(&instance).expect("the first");
         let me = std::process::id();
-        assert_eq!(running(&lab).expect("works"), Some(me));
-        assert!(matches!(Claim::take(&lab), Err(DaemonError::Running(pid)) if pid == me));
+        assert_eq!(running(&instance).expect("works"), Some(me));
+        assert!(matches!(Claim::take(&instance), Err(DaemonError::Running(pid)) if pid == me));
         drop(claim);
-        assert_eq!(running(&lab).expect("works"), None);
-        Claim::take(&lab).expect("free again");
+        assert_eq!(running(&instance).expect("works"), None);
+        Claim::take(&instance).expect("free again");
+    }
+
+    #[test]
+    fn nobody_plays_a_role_that_another_process_has() {
+        let (_folder, whole) = lab();
+        let of = |roles: &str| Instance::new(&whole.lab, roles.parse().expect("roles"));
+        let _tftp = Claim::take(&of("tftp")).expect("the first");
+        let _others = Claim::take(&of("dhcp,http")).expect("other roles");
+        for taken in ["tftp", "tftp,seed", "http,seed", "dhcp,tftp,http,seed"] {
+            assert!(matches!(Claim::take(&of(taken)), Err(DaemonError::Running(_))), "{taken}");
+        }
+        let running = all_running(&whole.lab).expect("works");
+        let running: Vec<String> = running.iter().map(|(it, _)| it.roles.to_string()).collect();
+        assert_eq!(running, ["dhcp,http", "tftp"]);
     }
 
     #[test]
     fn a_stale_pid_file_means_nothing() {
-        let (_folder, lab) = lab();
-        fs::create_dir(lab.state()).expect("made");
-        fs::write(pid_file(&lab), "1\n").expect("written");
-        assert_eq!(running(&lab).expect("works"), None);
-        assert_eq!(stop(&lab).expect("works"), Stopped::WasNotRunning);
-        Claim::take(&lab).expect("free");
+        let (_folder, instance) = lab();
+        fs::create_dir(instance.lab.state()).expect("made");
+        fs::write(instance.pid_file(), "1\n").expect("written");
+        assert_eq!(running(&instance).expect("works"), None);
+        assert_eq!(stop(&instance).expect("works"), Stopped::WasNotRunning);
+        Claim::take(&instance).expect("free");
     }
 
     #[test]
     fn only_a_large_log_is_put_aside() {
-        let (_folder, lab) = lab();
-        fs::create_dir(lab.state()).expect("made");
-        rotate_log(&lab).expect("nothing to do");
-        let log = open_log(&lab).expect("opens");
-        rotate_log(&lab).expect("small");
-        assert!(lab.log().exists());
+        let (_folder, instance) = lab();
+        fs::create_dir(instance.lab.state()).expect("made");
+        rotate_log(&instance).expect("nothing to do");
+        let log = open_log(&instance).expect("opens");
+        rotate_log(&instance).expect("small");
+        assert!(instance.log().exists());
         log.set_len(LOG_LIMIT + 1).expect("grows");
-        rotate_log(&lab).expect("put aside");
-        assert!(!lab.log().exists() && lab.state().join("log.1").exists());
+        rotate_log(&instance).expect("put aside");
+        assert!(!instance.log().exists() && instance.log().with_added_extension("1").exists());
     }
 }

@@ -14,6 +14,7 @@ use bt_catalog::LabId;
 
 use crate::check::BUILD_BOOT_FILES;
 use crate::daemon::private_folder;
+use crate::dhcp::{foreign, probe};
 use crate::interfaces::{self, Interface};
 use crate::keyring::Keyring;
 use crate::lab::Lab;
@@ -64,7 +65,14 @@ pub fn init(options: &Options) -> Result<Vec<String>> {
     }
     let mut report = Report { folder, lines: Vec::new(), next: Vec::new() };
     let card = network_card(options.interface.as_deref())?;
-    report.add("server.toml", &server_toml(&card), "the settings, each with its explanation")?;
+    if folder.join("server.toml").exists() {
+        report.kept("server.toml");
+    } else {
+        let (mode, why) = dhcp_mode(&card);
+        let text = server_toml(&card, mode);
+        report.add("server.toml", &text, "the settings, each with its explanation")?;
+        report.next.push(format!("[dhcp] mode is \"{mode}\", since {why}"));
+    }
     report.add("catalog/README", CATALOG_README, "how to add a system")?;
     report.add("images/README", IMAGES_README, "what belongs there")?;
     report.add("keys/README", KEYS_README, "what the keys are for")?;
@@ -150,6 +158,34 @@ impl Card {
     }
 }
 
+/// The mode for `server.toml`, and why: where a server gives addresses already, nobody may disturb it.
+fn dhcp_mode(card: &Card) -> (&'static str, String) {
+    let looked = match card.address {
+        Some((ip, _)) if !ip.is_loopback() => look(&card.name, ip),
+        Some(_) => Err(io::Error::other("it is this machine alone")),
+        None => Err(io::Error::other("the card has no address")),
+    };
+    match looked {
+        Ok(offers) => match offers.iter().find(|offer| offer.address.is_some()) {
+            Some(offer) => {
+                ("proxy", format!("DHCP server {} gives the addresses there", offer.server))
+            }
+            None => {
+                ("full", "no DHCP server answered there, so this one gives the addresses".into())
+            }
+        },
+        // It disturbs nobody, whoever is there.
+        Err(error) => {
+            ("proxy", format!("whether another server is there could not be seen ({error})"))
+        }
+    }
+}
+
+fn look(interface: &str, ip: Ipv4Addr) -> io::Result<Vec<probe::Offer>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(foreign::look(interface, ip))
+}
+
 /// The card that was asked for, or the first that is up and has an address.
 fn network_card(wanted: Option<&str>) -> Result<Card> {
     let all = interfaces::interfaces().context("cannot list the network interfaces")?;
@@ -164,12 +200,13 @@ fn network_card(wanted: Option<&str>) -> Result<Card> {
     })
 }
 
-fn server_toml(card: &Card) -> String {
+fn server_toml(card: &Card, mode: &str) -> String {
     let (ip, netmask) =
         card.address.unwrap_or((Ipv4Addr::new(10, 77, 0, 1), Ipv4Addr::new(255, 255, 255, 0)));
     let (first, last) = pool(ip, netmask);
     SERVER_TOML
         .replace("{interface}", &card.name)
+        .replace("{mode}", mode)
         .replace("{first}", &first.to_string())
         .replace("{last}", &last.to_string())
         .replace("{ip}", &ip.to_string())
@@ -265,7 +302,7 @@ mod tests {
     }
 
     fn check_pool(ip: [u8; 4], mask: [u8; 4], first: [u8; 4], last: [u8; 4]) {
-        let text = server_toml(&card(ip, mask));
+        let text = server_toml(&card(ip, mask), "full");
         let config = Config::parse(&text).expect("the template is valid");
         assert_eq!(config.interface, "eth7");
         let DhcpMode::Full(pool) = config.dhcp else { panic!("full mode") };

@@ -93,6 +93,11 @@ impl Lab {
         self.root.join("state")
     }
 
+    /// Locks, sockets and logs of processes that play only some of the roles.
+    pub fn run(&self) -> PathBuf {
+        self.state().join("run")
+    }
+
     /// What is published, as files.
     pub fn published(&self) -> PathBuf {
         self.state().join("published")
@@ -111,11 +116,6 @@ impl Lab {
     /// The lease log.
     pub fn leases(&self) -> PathBuf {
         self.state().join("leases")
-    }
-
-    /// The log of a server in the background.
-    pub fn log(&self) -> PathBuf {
-        self.state().join("log")
     }
 
     /// `path` as the supervisor knows it: relative to the lab.
@@ -199,6 +199,14 @@ impl Lab {
         list().map_err(|error| {
             Finding::blocking("catalog/".to_owned(), format!("cannot be listed: {error}"))
         })
+    }
+
+    /// Reads one entry and the state of every file that it names.
+    ///
+    /// # Errors
+    /// All that stands against it: at least one finding.
+    pub fn system(&self, id: &SystemId) -> Result<OfferedSystem, Vec<Finding>> {
+        self.read_system(&self.catalog().join(format!("{id}.toml")))
     }
 
     fn read_system(&self, file: &Path) -> Result<OfferedSystem, Vec<Finding>> {

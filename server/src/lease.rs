@@ -124,6 +124,8 @@ pub struct LeaseBook {
     ends: BTreeSet<(u8, SystemTime, Ipv4Addr)>,
     /// Addresses below this were held at some time; those from here on never were.
     next_fresh: u64,
+    /// See [`Self::spare_until`].
+    spared_until: SystemTime,
 }
 
 impl LeaseBook {
@@ -137,6 +139,7 @@ impl LeaseBook {
             by_mac: HashMap::new(),
             ends: BTreeSet::new(),
             next_fresh: u64::from(range.first),
+            spared_until: SystemTime::UNIX_EPOCH,
         }
     }
 
@@ -171,6 +174,11 @@ impl LeaseBook {
             }
             Record::Leased(_) | Record::Declined { .. } => {}
         }
+    }
+
+    /// Until then, no address that somebody held goes to another node, ended or not.
+    pub fn spare_until(&mut self, until: SystemTime) {
+        self.spared_until = until;
     }
 
     /// Every lease and every declined address: the shortest log that restores this book.
@@ -287,7 +295,10 @@ impl LeaseBook {
     }
 
     fn is_free(&self, ip: Ipv4Addr, now: SystemTime) -> bool {
-        self.held.get(&ip).is_none_or(|held| held.until <= now)
+        self.held.get(&ip).is_none_or(|held| match held.holder {
+            Holder::Offered(_) => held.until <= now,
+            Holder::Leased(_) | Holder::Declined => held.until.max(self.spared_until) <= now,
+        })
     }
 
     /// The next address that was never held.
@@ -310,7 +321,8 @@ impl LeaseBook {
             let first = self.ends.range(from..).next().filter(|(of, ..)| *of == rank)?;
             (first.1 <= now).then_some(first.2)
         };
-        soonest(RANK_OFFER).or_else(|| soonest(RANK_LEASE))
+        soonest(RANK_OFFER)
+            .or_else(|| if self.spared_until <= now { soonest(RANK_LEASE) } else { None })
     }
 
     /// Puts `ip` into the hands of `holder`; whoever had it, and whatever that node had, is undone.
@@ -427,6 +439,19 @@ mod tests {
         book.propose(mac(2), None, at(5000));
         assert_eq!(book.propose(mac(3), None, at(5020)), Some(ip(51)));
         assert!(book.lease_of(mac(1)).is_some());
+    }
+
+    #[test]
+    fn a_spared_lease_goes_back_to_its_node_only() {
+        let mut book = book(50, 50);
+        give(&mut book, 1, at(0));
+        book.spare_until(at(9000));
+        assert_eq!(book.propose(mac(2), Some(ip(50)), at(8000)), None);
+        assert_eq!(book.claim(mac(2), ip(50), ClaimKind::Renewing, at(8000)), Claim::Refused);
+        let own = book.claim(mac(1), ip(50), ClaimKind::Renewing, at(8000));
+        assert!(matches!(own, Claim::Granted { .. }));
+        book.release(mac(1), ip(50), at(8001));
+        assert_eq!(give(&mut book, 2, at(9000)), Some(ip(50)));
     }
 
     #[test]

@@ -8,11 +8,15 @@
 //! ```
 //! The last field is the end in seconds since 1970. [`LeaseLog::append`] returns when the lines are
 //! on disk, so that no node hears of a lease that a power cut can undo. At open, a torn tail is
-//! cut off and a damaged line is left out; either way the file is written anew: to a second file
-//! that replaces the first in one step. The file stays locked, so that two servers cannot share it.
+//! cut off and a damaged line is left out: the log is written anew, to a second file that replaces
+//! the first in one step; where there is no space for that, the tail is cut in place. A lock file
+//! beside it keeps a second server out. Who may hear what when the disk refuses is decided in
+//! [`Ledger`].
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+mod disk;
+mod ledger;
+
+use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,6 +25,9 @@ use sha2::{Digest, Sha256};
 
 use crate::lease::{Lease, Mac, Record};
 use crate::status::{parse_mac, unix};
+
+pub use disk::{Disk, RealDisk, Which};
+pub use ledger::{Change, Kept, Ledger};
 
 const HEADER: &str = "boottorrent-leases 1\n";
 /// The log is written anew when it has this many lines more than four times what is needed: often
@@ -55,33 +62,64 @@ pub struct Found {
     pub records: Vec<Record>,
     /// Lines that were damaged, and are lost. A torn last line is none: nobody was told of it.
     pub damaged: usize,
+    /// Length of the log without its torn tail.
+    length: usize,
 }
 
 /// The open log.
 #[derive(Debug)]
-pub struct LeaseLog {
+pub struct LeaseLog<D = RealDisk> {
     path: PathBuf,
-    file: File,
+    disk: D,
     lines: usize,
-    /// Length of the file up to which everything is whole.
+    /// Length of the file up to which everything is whole and durable.
     good: u64,
+    state: State,
+}
+
+/// What the disk has to be told before the next append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nothing.
+    Ready,
+    /// An append failed half way: its bytes have to be cut off.
+    Torn,
+    /// The new log has the name, but a power cut may give it back to the old one.
+    Renamed,
 }
 
 impl LeaseLog {
-    /// Opens the log, or begins one.
+    /// Opens the log on the machine's disk, or begins one.
+    ///
+    /// # Errors
+    /// As [`LeaseLog::open_on`].
+    pub fn open(path: &Path) -> Result<(Self, Found), LogError> {
+        Self::open_on(RealDisk::new(path), path)
+    }
+}
+
+impl<D: Disk> LeaseLog<D> {
+    /// Opens the log on `disk`, or begins one; `path` is for messages.
     ///
     /// # Errors
     /// When the file cannot be read, written or locked, or is something else.
-    pub fn open(path: &Path) -> Result<(Self, Found), LogError> {
+    pub fn open_on(mut disk: D, path: &Path) -> Result<(Self, Found), LogError> {
         let io_error = |source| LogError::Io { path: path.to_owned(), source };
-        let mut file =
-            OpenOptions::new().read(true).append(true).create(true).open(path).map_err(io_error)?;
-        lock(&file, path)?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(io_error)?;
+        if !disk.lock().map_err(io_error)? {
+            return Err(LogError::InUse(path.to_owned()));
+        }
+        let bytes = disk.read().map_err(io_error)?;
+        let bytes = bytes.unwrap_or_default();
         let found = parse(&bytes).ok_or_else(|| LogError::Foreign(path.to_owned()))?;
-        let mut log = Self { path: path.to_owned(), file, lines: found.records.len(), good: 0 };
-        log.compact(&found.records)?;
+        let (lines, good, state) = (found.records.len(), found.length as u64, State::Torn);
+        let mut log = Self { path: path.to_owned(), disk, lines, good, state };
+        if let Err(error) = log.compact(&found.records) {
+            // A full disk, perhaps, and renewals are possible all the same.
+            let Some(whole) = bytes.get(..found.length).filter(|it| !it.is_empty()) else {
+                return Err(error);
+            };
+            log.keep_in_place(whole).map_err(io_error)?;
+        }
         Ok((log, found))
     }
 
@@ -94,9 +132,10 @@ impl LeaseLog {
         if records.is_empty() {
             return Ok(());
         }
-        let text: String = records.iter().map(line).collect();
-        let appended = self.try_append(text.as_bytes());
-        appended.map_err(|source| LogError::Io { path: self.path.clone(), source })?;
+        let mut text = String::with_capacity(records.len() * LINE);
+        records.iter().for_each(|record| push_line(&mut text, record));
+        let appended = self.settle().and_then(|()| self.try_append(text.as_bytes()));
+        appended.map_err(|source| self.io_error(source))?;
         self.lines += records.len();
         Ok(())
     }
@@ -109,49 +148,66 @@ impl LeaseLog {
     /// Replaces the log by one that holds `records` only.
     ///
     /// # Errors
-    /// When the new file cannot be written; the old one is still there then.
+    /// When the new file cannot be written, and the old one is still the log; or when the new one
+    /// is the log, but may lose its name in a power cut: appends wait for that.
     pub fn compact(&mut self, records: &[Record]) -> Result<(), LogError> {
-        let text: String =
-            std::iter::once(HEADER.to_owned()).chain(records.iter().map(line)).collect();
-        let file = replace(&self.path, text.as_bytes())?;
-        self.file = file;
+        let mut text = String::with_capacity(HEADER.len() + records.len() * LINE);
+        text.push_str(HEADER);
+        records.iter().for_each(|record| push_line(&mut text, record));
+        if let Err(source) = self.replace(text.as_bytes()) {
+            // What is left of it would take the space that the log itself needs.
+            let _is_gone = self.disk.remove_new().is_ok();
+            return Err(self.io_error(source));
+        }
         self.lines = records.len();
         self.good = text.len() as u64;
+        self.state = State::Renamed;
+        self.settle().map_err(|source| self.io_error(source))
+    }
+
+    fn replace(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.disk.create(Which::New)?;
+        self.disk.append(Which::New, bytes)?;
+        self.disk.sync(Which::New)?;
+        self.disk.rename()
+    }
+
+    /// Makes what was found durable where it is, for want of space elsewhere.
+    fn keep_in_place(&mut self, whole: &[u8]) -> io::Result<()> {
+        if self.state == State::Renamed {
+            return self.settle(); // Only the last step of the compaction had failed.
+        }
+        self.disk.write_again(whole)?;
+        self.settle()?;
+        self.disk.sync_folder()
+    }
+
+    /// Brings the disk to where an append can begin.
+    fn settle(&mut self) -> io::Result<()> {
+        match self.state {
+            State::Ready => return Ok(()),
+            State::Torn => {
+                self.disk.cut(Which::Log, self.good)?;
+                self.disk.sync(Which::Log)?;
+            }
+            State::Renamed => self.disk.sync_folder()?,
+        }
+        self.state = State::Ready;
         Ok(())
     }
 
     fn try_append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.file.metadata()?.len() > self.good {
-            self.file.set_len(self.good)?;
-        }
-        self.file.write_all(bytes)?;
-        self.file.sync_data()?;
+        self.state = State::Torn;
+        self.disk.append(Which::Log, bytes)?;
+        self.disk.sync(Which::Log)?;
+        self.state = State::Ready;
         self.good += bytes.len() as u64;
         Ok(())
     }
-}
 
-/// Writes a new file beside `path`, makes it durable, locks it and moves it into place.
-fn replace(path: &Path, bytes: &[u8]) -> Result<File, LogError> {
-    let io_error = |source| LogError::Io { path: path.to_owned(), source };
-    let beside = path.with_extension("new");
-    let mut file = OpenOptions::new().append(true).create(true).open(&beside).map_err(io_error)?;
-    lock(&file, path)?;
-    file.set_len(0).map_err(io_error)?;
-    file.write_all(bytes).map_err(io_error)?;
-    file.sync_all().map_err(io_error)?;
-    std::fs::rename(&beside, path).map_err(io_error)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = File::open(folder.unwrap_or(Path::new("."))).map_err(io_error)?;
-    folder.sync_all().map_err(io_error)?;
-    Ok(file)
-}
-
-fn lock(file: &File, path: &Path) -> Result<(), LogError> {
-    file.try_lock().map_err(|error| match error {
-        TryLockError::WouldBlock => LogError::InUse(path.to_owned()),
-        TryLockError::Error(source) => LogError::Io { path: path.to_owned(), source },
-    })
+    fn io_error(&self, source: io::Error) -> LogError {
+        LogError::Io { path: self.path.clone(), source }
+    }
 }
 
 /// Reads a whole log; `None` when it does not begin as one.
@@ -160,23 +216,43 @@ fn parse(bytes: &[u8]) -> Option<Found> {
         return Some(Found::default()); // New, or cut off while it was begun.
     }
     let lines = bytes.strip_prefix(HEADER.as_bytes())?;
-    let mut found = Found::default();
+    let mut found = Found { length: HEADER.len(), ..Found::default() };
     for line in lines.split_inclusive(|&byte| byte == b'\n') {
-        let Some(line) = line.strip_suffix(b"\n") else { break }; // The torn tail.
-        match parse_line(line) {
+        let Some(text) = line.strip_suffix(b"\n") else { break }; // The torn tail.
+        match parse_line(text) {
             Some(record) => found.records.push(record),
             None => found.damaged += 1,
         }
+        found.length += line.len();
     }
     Some(found)
 }
 
-fn line(record: &Record) -> String {
-    let body = match record {
-        Record::Leased(Lease { mac, ip, until }) => format!("lease {mac} {ip} {}", unix(*until)),
-        Record::Declined { ip, until } => format!("declined {ip} {}", unix(*until)),
+/// Room for one line, so that a batch is one allocation.
+const LINE: usize = 64;
+
+fn push_line(text: &mut String, record: &Record) {
+    use std::fmt::Write as _;
+
+    // The checksum goes in front of what it is computed from.
+    let start = text.len();
+    text.push_str("0123456789abcdef ");
+    let body = text.len();
+    let written = match record {
+        Record::Leased(Lease { mac, ip, until }) => {
+            write!(text, "lease {mac} {ip} {}", whole_secs(*until))
+        }
+        Record::Declined { ip, until } => write!(text, "declined {ip} {}", whole_secs(*until)),
     };
-    format!("{} {body}\n", checksum(body.as_bytes()))
+    written.expect("a string takes everything");
+    let sum = checksum(&text.as_bytes()[body..]);
+    text.replace_range(start..body - 1, &sum);
+    text.push('\n');
+}
+
+/// Rounded up: the disk must not let a lease end before its node does.
+fn whole_secs(until: SystemTime) -> u64 {
+    unix(until.checked_add(Duration::from_nanos(999_999_999)).unwrap_or(until))
 }
 
 fn parse_line(line: &[u8]) -> Option<Record> {
@@ -225,6 +301,12 @@ mod tests {
         Record::Declined { ip, until: UNIX_EPOCH + Duration::from_secs(99) }
     }
 
+    fn line(record: &Record) -> String {
+        let mut text = String::new();
+        push_line(&mut text, record);
+        text
+    }
+
     fn log_with(records: &[Record]) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("leases");
@@ -242,7 +324,8 @@ mod tests {
     fn what_was_appended_is_found_again() {
         let records = [lease(1, 5), declined(2), lease(1, 9)];
         let (_dir, path) = log_with(&records);
-        assert_eq!(reopen(&path), Found { records: records.to_vec(), damaged: 0 });
+        let found = reopen(&path);
+        assert_eq!((found.records, found.damaged), (records.to_vec(), 0));
         assert_eq!(reopen(&path).records, records);
     }
 
@@ -255,7 +338,7 @@ mod tests {
         for cut in last..whole.len() {
             std::fs::write(&path, &whole[..cut]).expect("writes");
             let (mut log, found) = LeaseLog::open(&path).expect("opens");
-            assert_eq!(found, Found { records: records[..2].to_vec(), damaged: 0 }, "cut at {cut}");
+            assert_eq!((&*found.records, found.damaged), (&records[..2], 0), "cut at {cut}");
             log.append(&[lease(4, 8)]).expect("appends");
             drop(log);
             assert_eq!(reopen(&path).records, [records[0], records[1], lease(4, 8)]);

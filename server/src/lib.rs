@@ -1,13 +1,15 @@
-//! BootTorrent's server: everything a lab of PCs needs to boot from the network, in one process.
+//! BootTorrent's server: everything a lab of PCs needs to boot from the network, in one process or
+//! in one for each role.
 //!
-//! [`run`] starts every role, says when all of them work, and ends them:
+//! [`prepare`] opens the sockets, which may need root's rights; [`run`] needs none any more: it
+//! starts the roles, says when all of them work, and ends them:
 //! ```text
 //! dhcp    addresses, and for each firmware its boot file       port 67/udp
 //! tftp    iPXE for that firmware                               port 69/udp
 //! http    boot files, catalog, tracker, reports, page          port 6969/tcp
 //! seed    every system's files, as BitTorrent                  port 6881/tcp
 //! ```
-//! Nothing on the network can change the lab: only its files and `state/control.sock` can.
+//! Nothing on the network can change the lab: only its files and the control socket can.
 
 pub mod arch;
 pub mod bind;
@@ -17,16 +19,22 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod dhcp;
+pub mod doctor;
+pub mod follow;
+pub mod fuzz;
 pub mod http;
 pub mod init;
+pub mod instance;
 pub mod interfaces;
 pub mod keyring;
 pub mod lab;
 pub mod lease;
 pub mod lease_log;
 pub mod live;
+pub mod notify;
 pub mod publish;
 pub mod report;
+pub mod rights;
 pub mod roles;
 pub mod seed;
 pub mod status;
@@ -47,13 +55,17 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::bind::BindError;
+use crate::config::DhcpMode;
 use crate::control::Control;
 use crate::dhcp::DhcpError;
+use crate::follow::Follower;
+use crate::http::Invitation;
+use crate::instance::{Instance, RoleSet, ServerRole};
 use crate::interfaces::InterfaceError;
-use crate::lab::{Finding, Lab};
+use crate::lab::Finding;
 use crate::live::{BeginError, Live};
 use crate::publish::{Current, PublishError, Publisher};
-use crate::roles::Site;
+use crate::roles::{Bound, Site};
 use crate::seed::{LabSeed, SeedError};
 use crate::status::{SharedStatus, StatusBook, StatusEvent};
 use crate::tftp::LoadersError;
@@ -85,8 +97,14 @@ pub enum RunError {
     #[error(transparent)]
     Publish(#[from] PublishError),
     /// The control socket.
-    #[error("cannot make state/control.sock")]
+    #[error("cannot make the control socket in state/")]
     Control(#[source] io::Error),
+    /// The role has nothing to do.
+    #[error(
+        "server.toml says `mode = \"off\"` below [dhcp], so there is nothing for the role dhcp to \
+         do; leave it out, or choose another mode"
+    )]
+    NoDhcp,
 }
 
 impl From<BindError> for RunError {
@@ -133,30 +151,60 @@ impl fmt::Display for Listed<'_> {
     }
 }
 
-/// Starts every role, calls `ready` with what to tell the supervisor when all of them work, and
-/// returns after `shutdown`.
+/// A server that has its sockets and serves nothing yet.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What every role needs to know.
+    pub site: Site,
+    bound: Bound,
+    current: Current,
+    invitations: mpsc::Receiver<Invitation>,
+}
+
+/// Stock clients that wait for a call of the seed; those beyond announce again half a minute later.
+const MAX_INVITATIONS: usize = 64;
+
+/// Reads the settings and opens the sockets. Every socket first: a port that is taken must be told
+/// before hours of hashing, and the rights to open it can be given up before anything is served.
 ///
 /// # Errors
-/// The first reason not to start, in words; nothing is left running then.
-pub async fn run(
-    lab: &Lab,
-    progress: Progress,
-    ready: impl FnOnce(String),
-    shutdown: CancellationToken,
-) -> Result<(), RunError> {
+/// The first reason not to start, in words.
+pub fn prepare(instance: &Instance) -> Result<Prepared, RunError> {
+    let lab = &instance.lab;
     let config = lab.read_config().map_err(|finding| RunError::Mistakes(vec![finding]))?;
     let (ip, netmask) = interfaces::address_of(&config.interface)?;
     let mistakes = check::network(&config);
     if !mistakes.is_empty() {
         return Err(RunError::Mistakes(mistakes));
     }
+    if config.dhcp == DhcpMode::Off && instance.roles.iter().eq([ServerRole::Dhcp]) {
+        return Err(RunError::NoDhcp);
+    }
     let book = StatusBook::new(&config.name, std::process::id(), SystemTime::now());
     let status: SharedStatus = Arc::new(Mutex::new(book));
+    let site = Site { instance: instance.clone(), config, ip, netmask, status };
+    let current = Current::default();
+    let (invite, invitations) = mpsc::channel(MAX_INVITATIONS);
+    let bound = site.bind(&current, invite)?;
+    Ok(Prepared { site, bound, current, invitations })
+}
+
+/// Starts the roles, calls `ready` with what to tell the supervisor when all of them work, and
+/// returns after `shutdown`.
+///
+/// # Errors
+/// The first reason not to start, in words; nothing is left running then.
+pub async fn run(
+    prepared: Prepared,
+    progress: Progress,
+    ready: impl FnOnce(String),
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
     // First of all, so that even a server that hashes for hours can be asked and stopped.
-    let control = Control::bind(lab).map_err(RunError::Control)?;
-    let control = tokio::spawn(control.run(Arc::clone(&status), shutdown.clone()));
-    let site = Site { lab, config: &config, ip, netmask, status };
-    let served = serve(&site, progress, ready, &shutdown).await;
+    let control = Control::bind(&prepared.site.instance).map_err(RunError::Control)?;
+    let status = Arc::clone(&prepared.site.status);
+    let control = tokio::spawn(control.run(status, shutdown.clone()));
+    let served = serve(prepared, progress, ready, &shutdown).await;
     shutdown.cancel();
     if let Err(error) = control.await {
         error!(%error, "the control socket ended badly");
@@ -165,58 +213,69 @@ pub async fn run(
     served
 }
 
-/// Stock clients that wait for a call of the seed; those beyond announce again half a minute later.
-const MAX_INVITATIONS: usize = 64;
-
 async fn serve(
-    site: &Site<'_>,
+    prepared: Prepared,
     progress: Progress,
     ready: impl FnOnce(String),
     shutdown: &CancellationToken,
 ) -> Result<(), RunError> {
-    let current = Current::default();
-    // Every socket first: a port that is taken must be told before hours of hashing.
-    let (invite, invitations) = mpsc::channel(MAX_INVITATIONS);
-    let bound = site.bind(&current, invite)?;
-    let seed = LabSeed::start(site.ip, site.config.seed_port).await?;
-    let announce = format!("{}/announce", http::base_url(site.http_address()));
-    let publisher = Publisher::open(site.lab, &announce, Timestamp::now())?;
-    let (watch, no_watch) = Watch::start(site.lab);
-    let (status, running) = (Arc::clone(&site.status), site.config.clone());
-    let mut live = Live::new(publisher, seed, invitations, Arc::clone(&current), status, running);
-    tokio::select! {
-        () = shutdown.cancelled() => return Ok(()),
-        begun = live.begin(progress) => begun.map_err(|error| match error {
-            BeginError::Mistakes(found) => RunError::Mistakes(found),
-            BeginError::Publish(error) => RunError::Publish(error),
-        })?,
-    }
-    let roles = site.start(bound, live.run(watch, shutdown.clone()), shutdown);
-
-    let mut notes: Vec<String> =
-        check::boot_files(site.lab).iter().map(Finding::to_string).collect();
-    notes.extend(
-        no_watch.map(|error| {
+    let Prepared { site, bound, current, invitations } = prepared;
+    let mut notes = Vec::new();
+    let seed = match site.plays(ServerRole::Seed) {
+        true => Some(LabSeed::start(site.ip, site.config.seed_port).await?),
+        false => None,
+    };
+    let (roles, catalog) = if site.plays(ServerRole::Http) {
+        let publisher =
+            Publisher::open(&site.instance.lab, &site.announce_url(), Timestamp::now())?;
+        let (watch, no_watch) = Watch::start(&site.instance.lab);
+        notes.extend(check::boot_files(&site.instance.lab).iter().map(Finding::to_string));
+        notes.extend(no_watch.map(|error| {
             format!("changes of the lab are noticed within 10 s, not at once: {error}")
-        }),
-    );
+        }));
+        let (status, running) = (Arc::clone(&site.status), site.config.clone());
+        let mut live =
+            Live::new(publisher, seed, invitations, Arc::clone(&current), status, running);
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            begun = live.begin(progress) => begun.map_err(|error| match error {
+                BeginError::Mistakes(found) => RunError::Mistakes(found),
+                BeginError::Publish(error) => RunError::Publish(error),
+            })?,
+        }
+        let catalog = publish::summary(&current.read());
+        let follow = live.run(watch, shutdown.clone());
+        (site.start(bound, Some(follow), shutdown), Some(catalog))
+    } else if let Some(seed) = seed {
+        let status = Arc::clone(&site.status);
+        let mut follower = Follower::new(&site.instance.lab, site.announce_url(), seed, status);
+        let catalog = publish::summary(follower.begin().await);
+        let follow = follower.run(shutdown.clone());
+        (site.start(bound, Some(follow), shutdown), Some(catalog))
+    } else {
+        (site.start(bound, None::<std::future::Ready<()>>, shutdown), None)
+    };
     for note in &notes {
         warn!("{note}");
         site.tell(StatusEvent::Warning { text: note.clone() });
     }
-    ready(welcome(site, &publish::summary(&current.read()), &notes));
+    ready(welcome(&site, catalog.as_deref(), &notes));
     roles.join(shutdown).await;
     Ok(())
 }
 
 /// What `start` prints when all works.
-fn welcome(site: &Site<'_>, catalog: &str, notes: &[String]) -> String {
-    let Site { config, ip, .. } = site;
-    let mut lines = vec![
-        format!("{} is ready on {} ({ip})", config.name, config.interface),
-        format!("  {catalog}"),
-        format!("  supervisor's page: {}/", http::base_url(site.http_address())),
-    ];
+fn welcome(site: &Site, catalog: Option<&str>, notes: &[String]) -> String {
+    let Site { instance, config, ip, .. } = site;
+    let what = match instance.roles {
+        RoleSet::ALL => config.name.clone(),
+        roles => format!("{} ({roles})", config.name),
+    };
+    let mut lines = vec![format!("{what} is ready on {} ({ip})", config.interface)];
+    lines.extend(catalog.map(|catalog| format!("  {catalog}")));
+    if site.plays(ServerRole::Http) {
+        lines.push(format!("  supervisor's page: {}/", http::base_url(site.http_address())));
+    }
     lines.extend(notes.iter().map(|note| format!("  note: {note}")));
     lines.join("\n")
 }

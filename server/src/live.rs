@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::http::Invitation;
 use crate::lab::Finding;
 use crate::publish::{Current, Outcome, Publication, PublishError, Publisher, Refresh, SETTLE};
-use crate::seed::LabSeed;
+use crate::seed::{self, LabSeed};
 use crate::status::{SharedStatus, StatusEvent};
 use crate::torrents::Progress;
 use crate::watch::Watch;
@@ -32,7 +32,8 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Publisher, seed, and all who hear of a new catalog.
 pub struct Live {
     publisher: Option<Publisher>,
-    seed: LabSeed,
+    /// `None` where the seed is a process of its own.
+    seed: Option<LabSeed>,
     /// Stock clients that announced themselves to the tracker.
     invitations: mpsc::Receiver<Invitation>,
     current: Current,
@@ -54,7 +55,7 @@ impl Live {
     /// Nothing is published yet.
     pub fn new(
         publisher: Publisher,
-        seed: LabSeed,
+        seed: Option<LabSeed>,
         invitations: mpsc::Receiver<Invitation>,
         current: Current,
         status: SharedStatus,
@@ -94,7 +95,7 @@ impl Live {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 _ = figures.tick() => self.count(),
-                Some(guest) = self.invitations.recv() => self.seed.invite(guest),
+                Some(guest) = self.invitations.recv() => self.invite(guest),
                 () = &mut changed => {
                     tokio::select! {
                         () = shutdown.cancelled() => break,
@@ -104,7 +105,15 @@ impl Live {
                 }
             }
         }
-        self.seed.stop().await;
+        if let Some(seed) = self.seed {
+            seed.stop().await;
+        }
+    }
+
+    fn invite(&self, guest: Invitation) {
+        if let Some(seed) = &self.seed {
+            seed.invite(guest);
+        }
     }
 
     /// One look at the lab, and whatever follows from it.
@@ -181,7 +190,8 @@ impl Live {
 
     fn publish(&mut self, publication: Publication) {
         // The seed first: who reads the new catalog finds what it offers.
-        for problem in self.seed.apply(&publication.seeds, SystemTime::now()) {
+        let apply = |seed: &mut LabSeed| seed.apply(&publication.seeds, SystemTime::now());
+        for problem in self.seed.as_mut().map(apply).unwrap_or_default() {
             self.warn(problem);
         }
         *self.current.write() = Arc::clone(&publication.published);
@@ -190,9 +200,15 @@ impl Live {
     }
 
     fn count(&mut self) {
-        self.seed.prune(SystemTime::now());
         let published = Arc::clone(&self.current.read());
-        self.apply(StatusEvent::Seeding(self.seed.status(&published)));
+        let rows = match &mut self.seed {
+            Some(seed) => {
+                seed.prune(SystemTime::now());
+                seed.status(&published)
+            }
+            None => seed::rows(&published, |_| None),
+        };
+        self.apply(StatusEvent::Seeding(rows));
     }
 
     fn warn(&self, text: String) {

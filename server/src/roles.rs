@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,15 +10,17 @@ use std::time::SystemTime;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::RunError;
 use crate::check;
 use crate::config::{Config, DhcpMode};
-use crate::dhcp::{self, Dhcp};
-use crate::http::{self, Http, Invitation};
-use crate::lab::Lab;
+use crate::dhcp::probe::Part;
+use crate::dhcp::{self, Dhcp, Network, Proxy, ProxySettings, foreign};
+use crate::http::{self, Http, Invitation, Scripts};
+use crate::instance::{Instance, ServerRole};
 use crate::publish::Current;
+use crate::rights::Capability;
 use crate::status::{SharedStatus, StatusEvent};
 use crate::tftp::{self, Loaders, LoadersError, Tftp};
 
@@ -27,11 +29,11 @@ const TFTP_PORT: u16 = 69;
 
 /// One lab on this machine's network: what every role needs to know.
 #[derive(Debug, Clone)]
-pub struct Site<'a> {
-    /// The folder.
-    pub lab: &'a Lab,
+pub struct Site {
+    /// The folder, and the roles that this process plays.
+    pub instance: Instance,
     /// Its settings.
-    pub config: &'a Config,
+    pub config: Config,
     /// The interface's address.
     pub ip: Ipv4Addr,
     /// The interface's netmask.
@@ -44,17 +46,30 @@ pub struct Site<'a> {
 #[derive(Debug)]
 pub struct Bound {
     dhcp: Option<Dhcp>,
-    tftp: Tftp,
-    http: Http,
+    proxy: Option<Proxy>,
+    /// Where answers to our search for other DHCP servers come in.
+    lookout: Option<UdpSocket>,
+    tftp: Option<Tftp>,
+    http: Option<Http>,
 }
 
-impl Site<'_> {
+impl Site {
     /// Where HTTP listens: on the lab's interface only.
     pub fn http_address(&self) -> SocketAddr {
         SocketAddr::from((self.ip, self.config.http_port))
     }
 
-    /// Opens every socket.
+    /// The tracker's URL.
+    pub fn announce_url(&self) -> String {
+        format!("{}/announce", http::base_url(self.http_address()))
+    }
+
+    /// Whether this process plays `role`.
+    pub fn plays(&self, role: ServerRole) -> bool {
+        self.instance.roles.contains(role)
+    }
+
+    /// Opens the sockets that need rights; the seed opens its own.
     ///
     /// # Errors
     /// The first that cannot be had, in words.
@@ -63,34 +78,66 @@ impl Site<'_> {
         current: &Current,
         invitations: mpsc::Sender<Invitation>,
     ) -> Result<Bound, RunError> {
-        let Self { lab, config, status, .. } = self;
-        let loaders = self.loaders()?;
-        let http_address = self.http_address();
-        let settings = http::Settings {
-            listen: http_address,
-            boot_dir: lab.boot(),
-            lab: config.name.clone(),
-            kernel_args: config.node_cmdline.clone(),
-            seed_port: config.seed_port,
-            loaders: loaders.clone(),
-            invitations,
+        let loaders = if self.plays(ServerRole::Tftp) || self.plays(ServerRole::Http) {
+            self.loaders()?
+        } else {
+            Loaders::default()
         };
-        let http = Http::bind(settings, Arc::clone(current), Arc::clone(status))?;
-        let script = http::render_script(http_address, &config.name, &config.node_cmdline);
-        let settings = tftp::Settings { listen: self.tftp_address(), loaders, script };
-        let tftp = Tftp::bind(settings, Arc::clone(status))?;
-        let dhcp = match self.dhcp_settings() {
-            Some(settings) => Some(Dhcp::bind(settings, Arc::clone(status))?),
+        let http = if self.plays(ServerRole::Http) {
+            let settings = self.http_settings(loaders.clone(), invitations);
+            Some(Http::bind(settings, Arc::clone(current), Arc::clone(&self.status))?)
+        } else {
+            None
+        };
+        let tftp = if self.plays(ServerRole::Tftp) {
+            Some(Tftp::bind(self.tftp_settings(loaders), Arc::clone(&self.status))?)
+        } else {
+            None
+        };
+        let proxy = match self.config.dhcp {
+            DhcpMode::Proxy if self.plays(ServerRole::Dhcp) => {
+                let settings = ProxySettings {
+                    server: self.ip,
+                    http_port: self.config.http_port,
+                    nodes: Arc::clone(&self.config.nodes),
+                };
+                Some(Proxy::bind(&self.config.interface, settings, Arc::clone(&self.status))?)
+            }
+            _ => None,
+        };
+        let dhcp = match self.dhcp_settings().filter(|_| self.plays(ServerRole::Dhcp)) {
+            Some(settings) => Some(Dhcp::bind(settings, Arc::clone(&self.status))?),
             None => None,
         };
-        Ok(Bound { dhcp, tftp, http })
+        let lookout = if dhcp.is_some() || proxy.is_some() {
+            foreign::client_socket(&self.config.interface)
+                .map_err(|error| {
+                    warn!(%error, "other DHCP servers cannot be noticed: port 68 is not to be had");
+                })
+                .ok()
+        } else {
+            None
+        };
+        Ok(Bound { dhcp, proxy, lookout, tftp, http })
+    }
+
+    /// What must be kept after the sockets are open. DHCP opens a client's socket on port 68 now and
+    /// then, to look for other servers; a seed on a low port opens its own a moment later.
+    pub fn rights_to_keep(&self) -> Vec<Capability> {
+        if self.plays(ServerRole::Dhcp) && self.config.dhcp != DhcpMode::Off {
+            vec![Capability::NetBindService, Capability::NetRaw]
+        } else if self.plays(ServerRole::Seed) && self.config.seed_port < 1024 {
+            vec![Capability::NetBindService]
+        } else {
+            Vec::new()
+        }
     }
 
     /// Sets the roles to work; `follow` keeps the catalog live and shares the systems.
     pub fn start(
         &self,
         bound: Bound,
-        follow: impl Future<Output = ()> + Send + 'static,
+        follow: Option<impl Future<Output = ()> + Send + 'static>,
         shutdown: &CancellationToken,
     ) -> Roles {
         let mut roles = Roles { set: JoinSet::new(), status: Arc::clone(&self.status) };
@@ -99,15 +146,33 @@ impl Site<'_> {
             let detail = format!("{} gives {first} - {last}", self.config.interface);
             roles.start("dhcp", detail, dhcp.run(shutdown.clone()));
         }
-        let detail = format!("{}/udp", self.tftp_address());
-        roles.start("tftp", detail, bound.tftp.run(shutdown.clone()));
-        let detail = format!("{}/", http::base_url(self.http_address()));
-        roles.start("http", detail, bound.http.run(shutdown.clone()));
-        let detail = format!("{}:{}/tcp", self.ip, self.config.seed_port);
-        roles.start("seed", detail, async {
-            follow.await;
-            Ok(())
-        });
+        if let Some(proxy) = bound.proxy {
+            let detail = format!("{} names boot files, gives no addresses", self.config.interface);
+            roles.start("dhcp", detail, proxy.run(shutdown.clone()));
+        }
+        if let Some(socket) = bound.lookout {
+            let part = if self.config.dhcp == DhcpMode::Proxy { Part::Proxy } else { Part::Gives };
+            roles.watch(self, socket, part, shutdown);
+        }
+        if let Some(tftp) = bound.tftp {
+            let detail = format!("{}/udp", self.tftp_address());
+            roles.start("tftp", detail, tftp.run(shutdown.clone()));
+        }
+        if let Some(http) = bound.http {
+            let detail = format!("{}/", http::base_url(self.http_address()));
+            roles.start("http", detail, http.run(shutdown.clone()));
+        }
+        if let Some(follow) = follow {
+            let (name, detail) = if self.plays(ServerRole::Seed) {
+                ("seed", format!("{}:{}/tcp", self.ip, self.config.seed_port))
+            } else {
+                ("publish", "the seed is a process of its own".to_owned())
+            };
+            roles.start(name, detail, async {
+                follow.await;
+                Ok(())
+            });
+        }
         roles
     }
 
@@ -116,13 +181,44 @@ impl Site<'_> {
         self.status.lock().apply(event, SystemTime::now());
     }
 
+    fn http_settings(
+        &self,
+        loaders: Loaders,
+        invitations: mpsc::Sender<Invitation>,
+    ) -> http::Settings {
+        http::Settings {
+            listen: self.http_address(),
+            boot_dir: self.instance.lab.boot(),
+            scripts: self.scripts(),
+            seed_port: self.config.seed_port,
+            loaders,
+            invitations,
+        }
+    }
+
+    fn tftp_settings(&self, loaders: Loaders) -> tftp::Settings {
+        let subnets = self.config.subnets.iter().map(|subnet| (subnet.network, subnet.netmask));
+        tftp::Settings {
+            listen: self.tftp_address(),
+            networks: std::iter::once((self.ip, self.netmask)).chain(subnets).collect(),
+            loaders,
+            boot_dir: self.instance.lab.boot(),
+            scripts: self.scripts(),
+            http: self.http_address(),
+        }
+    }
+
+    fn scripts(&self) -> Scripts {
+        Scripts::new(&self.config.name, Arc::clone(&self.config.nodes))
+    }
+
     fn tftp_address(&self) -> SocketAddr {
         SocketAddr::from((self.ip, TFTP_PORT))
     }
 
     /// Without loaders nothing boots from our own DHCP; where another one names other files, it can.
     fn loaders(&self) -> Result<Loaders, LoadersError> {
-        let folders = check::loader_folders(self.lab);
+        let folders = check::loader_folders(&self.instance.lab);
         match Loaders::read(&folders.each_ref().map(PathBuf::as_path)) {
             Err(LoadersError::None(_)) if self.config.dhcp == DhcpMode::Off => {
                 Ok(Loaders::default())
@@ -132,18 +228,14 @@ impl Site<'_> {
     }
 
     fn dhcp_settings(&self) -> Option<dhcp::Settings> {
-        let DhcpMode::Full(pool) = &self.config.dhcp else { return None };
+        let networks = Network::all(&self.config, self.ip, self.netmask);
+        let (network, pool) = networks.into_iter().next()?;
         Some(dhcp::Settings {
             interface: self.config.interface.clone(),
             server: self.ip,
-            netmask: self.netmask,
-            range: pool.range,
-            lease: pool.lease,
-            router: pool.router,
-            dns: pool.dns.clone(),
-            domain: pool.domain.clone(),
-            http_port: self.config.http_port,
-            leases: self.lab.leases(),
+            network,
+            pool,
+            leases: self.instance.lab.leases(),
         })
     }
 }
@@ -165,6 +257,14 @@ impl Roles {
         info!(role = name, detail, "started");
         self.apply(StatusEvent::Role { name, detail, is_up: true });
         self.set.spawn(async move { (name, role.await) });
+    }
+
+    /// Looks for other DHCP servers beside ours.
+    fn watch(&mut self, site: &Site, socket: UdpSocket, part: Part, shutdown: &CancellationToken) {
+        let (interface, ip) = (site.config.interface.clone(), site.ip);
+        let status = Arc::clone(&self.status);
+        let watch = foreign::watch(socket, interface, ip, part, status, shutdown.clone());
+        self.set.spawn(async move { ("the search for other DHCP servers", watch.await) });
     }
 
     /// Waits for all of them. One that ends before the shutdown is a problem; the others go on,

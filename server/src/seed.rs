@@ -9,13 +9,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bt_swarm::{Infohash, Metainfo, ReadOnlyFiles, Seed, SeedOptions};
+use bt_swarm::{Infohash, Metainfo, ReadOnlyFiles, Seed, SeedOptions, SeedStats};
 use tracing::{info, warn};
 
 use crate::bind::{self, BindError};
 use crate::http::Invitation;
 use crate::lab::{SourceFile, Stamp};
-use crate::publish::{Published, SeedSource};
+use crate::publish::{Published, PublishedSystem, SeedSource};
 use crate::status::SystemStatus;
 use crate::torrents::specs;
 
@@ -113,18 +113,7 @@ impl LabSeed {
 
     /// How each published system does.
     pub fn status(&self, published: &Published) -> Vec<SystemStatus> {
-        let row = |system: &crate::publish::PublishedSystem| {
-            let stats = self.seed.stats(system.infohash);
-            SystemStatus {
-                id: system.id.clone(),
-                name: system.name.clone(),
-                total: system.total,
-                infohash: system.infohash.to_string(),
-                peers: stats.as_ref().map_or(0, |stats| stats.peers),
-                uploaded: stats.as_ref().map_or(0, |stats| stats.uploaded),
-            }
-        };
-        published.systems.iter().map(row).collect()
+        rows(published, |infohash| self.seed.stats(infohash))
     }
 
     /// Closes every connection.
@@ -154,6 +143,25 @@ impl LabSeed {
             self.retired.push((old.infohash, now));
         }
     }
+}
+
+/// The table's rows of the published systems; without figures for what is not shared here.
+pub fn rows(
+    published: &Published,
+    stats: impl Fn(Infohash) -> Option<SeedStats>,
+) -> Vec<SystemStatus> {
+    let row = |system: &PublishedSystem| {
+        let stats = stats(system.infohash);
+        SystemStatus {
+            id: system.id.clone(),
+            name: system.name.clone(),
+            total: system.total,
+            infohash: system.infohash.to_string(),
+            peers: stats.as_ref().map_or(0, |stats| stats.peers),
+            uploaded: stats.as_ref().map_or(0, |stats| stats.uploaded),
+        }
+    };
+    published.systems.iter().map(row).collect()
 }
 
 /// Whether the very file that is open has other bytes now.

@@ -149,7 +149,7 @@ fn a_killed_server_leaves_nothing_in_the_way() {
 fn a_foreground_server_ends_cleanly_on_a_signal() {
     let bench = Bench::new();
     let script = "$BT start --foreground & sleep 0.2; \
-        until $BT status >/dev/null; do sleep 0.1; done; kill -TERM $!; wait $!";
+        until $BT status | grep -q '^Catalog'; do sleep 0.1; done >/dev/null; kill -TERM $!; wait $!";
     let output = bench.in_own_network(script);
     let log = text(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{log}");
@@ -186,7 +186,10 @@ fn each_reason_not_to_start_is_told_in_words() {
     refused("server.toml, line 3, column 8: mode `of` is not known");
     bench.write("server.toml", "interface = \"eth99\"\n[dhcp]\nmode = \"off\"\n");
     refused("no network interface `eth99`; this machine has lo");
-    bench.write("server.toml", "interface = \"lo\"\n[dhcp]\nrange = \"10.0.0.5-10.0.0.9\"\n");
+    bench.write(
+        "server.toml",
+        "interface = \"lo\"\n[dhcp]\nmode = \"full\"\nrange = \"10.0.0.5-10.0.0.9\"\n",
+    );
     refused("the range 10.0.0.5-10.0.0.9 is not inside the interface's network 127.0.0.0/8");
     bench.write("server.toml", SERVER);
     let chmod = Command::new("chmod").arg("644").arg(bench.path("keys/signing.key")).status();

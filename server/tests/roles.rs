@@ -1,12 +1,13 @@
 //! TFTP and HTTP on loopback ports, as clients see them, and after a shower of garbage.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bt_server::http::{self, Http};
+use bt_server::config::{Nodes, Overrides};
+use bt_server::http::{self, Http, Scripts};
 use bt_server::publish::{Document, Published, PublishedSystem};
 use bt_server::status::{SharedStatus, StatusBook};
 use bt_server::tftp::{self, Loaders, Tftp};
@@ -34,12 +35,19 @@ impl Roles {
             std::fs::write(folder.path().join(name), bytes).expect("writes");
         };
         put("vmlinuz", KERNEL);
-        put("snponly.efi", &loader());
+        std::fs::create_dir(folder.path().join("ipxe")).expect("makes");
+        put("ipxe/snponly.efi", &loader());
         let status = Arc::new(Mutex::new(StatusBook::new("A1", 1, SystemTime::now())));
-        let loaders = Loaders::read(&[folder.path()]).expect("reads");
+        let loaders = Loaders::read(&[&folder.path().join("ipxe")]).expect("reads");
         let local = SocketAddr::from(([127, 0, 0, 1], 0));
-        let script = "#!ipxe\n".to_owned();
-        let settings = tftp::Settings { listen: local, loaders: loaders.clone(), script };
+        let settings = tftp::Settings {
+            listen: local,
+            networks: vec![(Ipv4Addr::new(127, 0, 0, 1), Ipv4Addr::new(255, 255, 255, 255))],
+            loaders: loaders.clone(),
+            boot_dir: folder.path().to_owned(),
+            scripts: scripts(),
+            http: SocketAddr::from(([127, 0, 0, 1], 6969)),
+        };
         let tftp = Tftp::bind(settings, status.clone()).expect("a free port");
         let settings = http_settings(local, folder.path(), loaders);
         let current = Arc::new(RwLock::new(Arc::new(published())));
@@ -91,12 +99,16 @@ impl Drop for Roles {
     }
 }
 
+fn scripts() -> Scripts {
+    let defaults = Overrides { cmdline: "console=ttyS0".to_owned(), ..Overrides::default() };
+    Scripts::new("A1", Arc::new(Nodes { defaults, ..Nodes::default() }))
+}
+
 fn http_settings(listen: SocketAddr, boot_dir: &Path, loaders: Loaders) -> http::Settings {
     http::Settings {
         listen,
         boot_dir: boot_dir.to_owned(),
-        lab: "A1".to_owned(),
-        kernel_args: "console=ttyS0".to_owned(),
+        scripts: scripts(),
         seed_port: 6881,
         loaders,
         invitations: tokio::sync::mpsc::channel(1).0,
@@ -157,10 +169,59 @@ fn a_loader_arrives_whole_over_tftp_and_http() {
     let roles = Roles::start();
     assert_eq!(tftp_get(roles.tftp, "/snponly.efi"), Ok(loader()));
     assert_eq!(tftp_get(roles.tftp, "../vmlinuz"), Err(1), "error 1: file not found");
-    assert_eq!(tftp_get(roles.tftp, "vmlinuz"), Err(1));
     let (head, body) = roles.get("//snponly.efi");
     assert!(head.starts_with("HTTP/1.1 200") && head.contains("application/efi"), "{head}");
     assert_eq!(body, loader());
+}
+
+#[test]
+fn grub_finds_its_menu_and_the_small_linux_by_tftp() {
+    let roles = Roles::start();
+    let menu = tftp_get(roles.tftp, "/grub/grub.cfg").expect("is rendered");
+    let menu = String::from_utf8(menu).expect("text");
+    let linux = "linux /vmlinuz BOOTIF=01-$net_default_mac bt.server=http://127.0.0.1:6969 ";
+    assert!(menu.contains(linux) && menu.contains(" console=ttyS0\n"), "{menu}");
+    assert_eq!(tftp_get(roles.tftp, "/vmlinuz"), Ok(KERNEL.to_vec()));
+    assert_eq!(tftp_get(roles.tftp, "/initrd.img"), Err(1), "it is missing on disk");
+    assert_eq!(tftp_get(roles.tftp, "/grub/x86_64-efi/fs.lst"), Err(1));
+    let script = tftp_get(roles.tftp, "autoexec.ipxe").expect("is rendered");
+    assert!(script.starts_with(b"#!ipxe\n"), "{}", script.escape_ascii());
+}
+
+#[test]
+fn writes_netascii_and_strangers_get_nothing() {
+    let roles = Roles::start();
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    socket.set_read_timeout(Some(Duration::from_secs(5))).expect("sets");
+    let answer = |request: &[u8]| {
+        let mut packet = [0; 100];
+        socket.send_to(request, roles.tftp).expect("sends");
+        socket.recv(&mut packet).expect("an answer");
+        (packet[1], packet[3])
+    };
+    assert_eq!(answer(b"\0\x02snponly.efi\0octet\0"), (5, 2), "access violation");
+    assert_eq!(answer(b"\0\x01snponly.efi\0netascii\0"), (5, 4), "illegal operation");
+    // 127.0.0.2 is outside the one network of these tests.
+    let stranger = UdpSocket::bind("127.0.0.2:0").expect("a free port");
+    stranger.set_read_timeout(Some(Duration::from_millis(300))).expect("sets");
+    stranger.send_to(b"\0\x01snponly.efi\0octet\0", roles.tftp).expect("sends");
+    assert!(stranger.recv(&mut [0; 100]).is_err(), "silence");
+}
+
+#[test]
+fn an_aborted_size_probe_leaves_nothing_behind() {
+    let roles = Roles::start();
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let mut packet = [0; 2000];
+    for _ in 0..20 {
+        socket.set_read_timeout(Some(Duration::from_secs(5))).expect("sets");
+        socket.send_to(b"\0\x01snponly.efi\0octet\0tsize\x000\0", roles.tftp).expect("sends");
+        let (length, from) = socket.recv_from(&mut packet).expect("an OACK");
+        assert_eq!(&packet[..length], b"\0\x06tsize\x00100000\0");
+        socket.send_to(b"\0\x05\0\x08User aborted the transfer\0", from).expect("sends");
+        socket.set_read_timeout(Some(Duration::from_millis(5))).expect("sets");
+        assert!(socket.recv(&mut packet).is_err(), "no packet after the ERROR");
+    }
 }
 
 #[test]

@@ -16,12 +16,23 @@
 //! not in any RFC have their captures in `tests/golden`.
 //!
 //! `request.rs` reads packets and `respond.rs` answers them, both without IO; `serve.rs` is the
-//! socket. Proxy mode answers the same [`Request`]s without leases, so it fits beside `respond`.
+//! socket. `proxy.rs` answers the same [`Request`]s beside another server, without leases;
+//! `network.rs` says where a request comes from, `options.rs` what the supervisor may add to the
+//! answers. `probe.rs` and its shell `foreign.rs` look for other servers.
 
+pub mod foreign;
+mod network;
+pub mod options;
+pub mod probe;
+mod proxy;
+mod proxy_serve;
 mod request;
 mod respond;
 mod serve;
 
+pub use network::{Network, identity};
+pub use proxy::{Door, ProxySettings, respond_proxy};
+pub use proxy_serve::Proxy;
 pub use request::{Kind, NotForUs, Request};
-pub use respond::{Answer, Destination, Network, Reply, ReplyKind, Silence, respond};
+pub use respond::{Answer, Destination, Reply, ReplyKind, Silence, respond};
 pub use serve::{Dhcp, DhcpError, Settings};

@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 use dhcproto::v4::borrowed::{DhcpOption, Message};
 use dhcproto::v4::{HType, MAGIC, Opcode};
 
+use super::probe::is_own_probe;
 use crate::arch::{Arch, BootClient, IpxeFeatures};
 use crate::lease::Mac;
 
@@ -102,6 +103,9 @@ pub enum NotForUs {
     /// Option 53 is absent, or says something that servers are not told.
     #[error("no message type that a server answers")]
     BadKind,
+    /// It looks for other servers than this one.
+    #[error("our own probe")]
+    OwnProbe,
     /// A DECLINE that does not say what it declines, or names another server.
     #[error("meant for another server")]
     OtherServer,
@@ -117,6 +121,7 @@ struct Options {
     wishes: Vec<u8>,
     max_message: Option<u16>,
     vendor_class: Vec<u8>,
+    client_id: Vec<u8>,
     user_class: Vec<u8>,
     relay_info: Option<Vec<u8>>,
     arch: Option<u16>,
@@ -125,6 +130,25 @@ struct Options {
 }
 
 impl Request {
+    /// A request of a node that says nothing else.
+    pub fn of(mac: Mac, kind: Kind) -> Self {
+        Self {
+            kind,
+            mac,
+            xid: 0,
+            flags: 0,
+            ciaddr: Ipv4Addr::UNSPECIFIED,
+            giaddr: Ipv4Addr::UNSPECIFIED,
+            boot: None,
+            arch_code: None,
+            host: None,
+            wishes: Vec::new(),
+            max_message: MIN_MESSAGE,
+            machine_id: None,
+            relay_info: None,
+        }
+    }
+
     /// Reads one packet. `own` is our server id.
     ///
     /// # Errors
@@ -147,6 +171,9 @@ impl Request {
         }
         let mut options = Options::default();
         message.opts().for_each(|option| options.take(&option));
+        if is_own_probe(&options.client_id, own) {
+            return Err(NotForUs::OwnProbe);
+        }
         Ok(Self {
             kind: options.kind(own)?,
             mac: Mac(mac),
@@ -176,6 +203,7 @@ impl Options {
             55 => self.wishes = data.to_vec(),
             57 => self.max_message = number(data),
             60 => self.vendor_class = data.to_vec(),
+            61 => self.client_id = data.to_vec(),
             77 => self.user_class = data.to_vec(),
             82 => self.relay_info = Some(data.to_vec()),
             // A list (RFC 4578 §2.1): the first is what the client prefers.

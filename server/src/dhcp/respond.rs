@@ -10,8 +10,10 @@ use dhcproto::v4::{
     DhcpOption, Encodable, Message, MessageType, Opcode, OptionCode, UnknownOption,
 };
 
-use super::{Kind, Request};
-use crate::arch::{BootFile, http_address};
+use super::options::ExtraOption;
+use super::{Kind, Network, Request};
+use crate::arch::{Arch, BootFile};
+use crate::config::Loader;
 use crate::lease::{Claim, ClaimKind, Lease, LeaseBook, Record};
 
 /// Relays and some firmware drop shorter replies (RFC 951 §3).
@@ -20,37 +22,6 @@ const MIN_REPLY: usize = 300;
 const HEADERS: u16 = 28;
 /// Site-specific option that tells our small Linux the URL of its server, when it asks.
 const SERVER_URL: u8 = 224;
-
-/// What every reply says of the network.
-#[derive(Debug, Clone)]
-pub struct Network {
-    /// Our address: server id, TFTP and HTTP server.
-    pub server: Ipv4Addr,
-    /// The network's mask.
-    pub netmask: Ipv4Addr,
-    /// The way out, if there is one.
-    pub router: Option<Ipv4Addr>,
-    /// Name servers, best first.
-    pub dns: Vec<Ipv4Addr>,
-    /// The network's domain name.
-    pub domain: Option<String>,
-    /// Port of our HTTP server.
-    pub http_port: u16,
-}
-
-impl Network {
-    fn contains(&self, ip: Ipv4Addr) -> bool {
-        (ip.to_bits() ^ self.server.to_bits()) & self.netmask.to_bits() == 0
-    }
-
-    fn broadcast(&self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.server.to_bits() | !self.netmask.to_bits())
-    }
-
-    fn http(&self) -> SocketAddrV4 {
-        http_address(self.server, self.http_port)
-    }
-}
 
 /// Where a reply goes (RFC 2131 §4.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +32,8 @@ pub enum Destination {
     Node(Ipv4Addr),
     /// Port 67 of the relay that it came through.
     Relay(Ipv4Addr),
+    /// Where the request came from (port 4011).
+    Sender(SocketAddrV4),
 }
 
 impl Destination {
@@ -70,6 +43,7 @@ impl Destination {
             Self::Broadcast => SocketAddrV4::new(Ipv4Addr::BROADCAST, 68),
             Self::Node(ip) => SocketAddrV4::new(ip, 68),
             Self::Relay(ip) => SocketAddrV4::new(ip, 67),
+            Self::Sender(address) => address,
         }
     }
 }
@@ -85,6 +59,10 @@ pub enum ReplyKind {
     Informed,
     /// That address is not for this node.
     Nak,
+    /// A boot file, beside another server's offer of an address.
+    ProxyOffer,
+    /// The same, asked for on port 4011.
+    ProxyAck,
 }
 
 /// A lease to be kept before its ACK leaves.
@@ -133,7 +111,7 @@ pub enum Silence {
     #[error("nothing is known of this node's address")]
     UnknownNode,
     /// The relay is on a network that we have no addresses for.
-    #[error("the relay is on another network than the range")]
+    #[error("the relay is on a network that is no [[dhcp.subnet]] of server.toml")]
     OtherNetwork,
     /// The address is of this network, but another server's to manage.
     #[error("the address is outside the range")]
@@ -141,6 +119,9 @@ pub enum Silence {
     /// The request contradicts itself.
     #[error("the request names no address")]
     NoAddress,
+    /// Secure Boot's shim and GRUB cannot go on by HTTP: the firmware shall ask by PXE.
+    #[error("HTTP Boot is left alone where `uefi_loader` is shim-grub")]
+    HttpBoot,
     /// RELEASE and DECLINE are not answered.
     #[error("not to be answered")]
     Unanswered,
@@ -164,8 +145,11 @@ pub fn respond(
     network: &Network,
     now: SystemTime,
 ) -> Answer {
-    if !request.giaddr.is_unspecified() && !network.contains(request.giaddr) {
+    if !network.serves(request) {
         return Answer::Silent(Silence::OtherNetwork);
+    }
+    if is_http_boot(request) && network.settings(request, None).loader == Loader::ShimGrub {
+        return Answer::Silent(Silence::HttpBoot);
     }
     match request.kind {
         Kind::Discover { wanted } => match book.propose(request.mac, wanted, now) {
@@ -223,38 +207,43 @@ fn claim(
     }
 }
 
+/// Whether firmware asks by HTTP Boot.
+fn is_http_boot(request: &Request) -> bool {
+    request.boot.is_some_and(|boot| boot.ipxe.is_none() && boot.arch == Arch::UefiX64Http)
+}
+
 fn offer(request: &Request, ip: Ipv4Addr, lease_time: Duration, network: &Network) -> Reply {
-    let boot = boot_file(request, network);
+    let boot = boot_file(request, network, Some(ip));
     let mut message = header(request, MessageType::Offer, network);
     message.set_yiaddr(ip);
     add_times(&mut message, lease_time);
-    add_network(&mut message, request, network);
+    add_network(&mut message, request, network, ip);
     add_boot(&mut message, request, boot.as_ref(), network);
-    let bytes = encode(message, request);
+    let bytes = encode(message, request, &network.options);
     Reply { kind: ReplyKind::Offer, to: destination(request), bytes, ip, boot, grant: None }
 }
 
 fn ack(request: &Request, grant: Grant, lease_time: Duration, network: &Network) -> Reply {
-    let boot = boot_file(request, network);
+    let boot = boot_file(request, network, Some(grant.lease.ip));
     let mut message = header(request, MessageType::Ack, network);
     message.set_yiaddr(grant.lease.ip).set_ciaddr(request.ciaddr);
     add_times(&mut message, lease_time);
-    add_network(&mut message, request, network);
+    add_network(&mut message, request, network, grant.lease.ip);
     // Here too: EDK2 takes the name from the ACK.
     add_boot(&mut message, request, boot.as_ref(), network);
-    let bytes = encode(message, request);
+    let bytes = encode(message, request, &network.options);
     let (to, ip) = (destination(request), grant.lease.ip);
     Reply { kind: ReplyKind::Ack, to, bytes, ip, boot, grant: Some(grant) }
 }
 
 /// RFC 2131 §4.3.5: no `yiaddr` and no times, since the address is not ours.
 fn informed(request: &Request, network: &Network) -> Reply {
-    let boot = boot_file(request, network);
+    let boot = boot_file(request, network, None);
     let mut message = header(request, MessageType::Ack, network);
     message.set_ciaddr(request.ciaddr);
-    add_network(&mut message, request, network);
+    add_network(&mut message, request, network, request.ciaddr);
     add_boot(&mut message, request, boot.as_ref(), network);
-    let bytes = encode(message, request);
+    let bytes = encode(message, request, &network.options);
     let ip = request.ciaddr;
     Reply { kind: ReplyKind::Informed, to: Destination::Node(ip), bytes, ip, boot, grant: None }
 }
@@ -270,11 +259,11 @@ fn nak(request: &Request, ip: Ipv4Addr, network: &Network) -> Reply {
     };
     let why = "this address is not for you: ask again with DISCOVER".to_owned();
     message.opts_mut().insert(DhcpOption::Message(why));
-    let bytes = encode(message, request);
+    let bytes = encode(message, request, &[]);
     Reply { kind: ReplyKind::Nak, to, bytes, ip, boot: None, grant: None }
 }
 
-fn destination(request: &Request) -> Destination {
+pub(super) fn destination(request: &Request) -> Destination {
     if !request.giaddr.is_unspecified() {
         Destination::Relay(request.giaddr)
     } else if !request.ciaddr.is_unspecified() {
@@ -284,11 +273,16 @@ fn destination(request: &Request) -> Destination {
     }
 }
 
-fn boot_file(request: &Request, network: &Network) -> Option<BootFile> {
-    request.boot.and_then(|client| client.boot_file(network.http()))
+pub(super) fn boot_file(
+    request: &Request,
+    network: &Network,
+    ip: Option<Ipv4Addr>,
+) -> Option<BootFile> {
+    let loader = network.settings(request, ip).loader;
+    request.boot.and_then(|client| client.boot_file(network.http(), loader))
 }
 
-fn header(request: &Request, kind: MessageType, network: &Network) -> Message {
+pub(super) fn header(request: &Request, kind: MessageType, network: &Network) -> Message {
     let none = Ipv4Addr::UNSPECIFIED;
     let mut message =
         Message::new_with_id(request.xid, none, none, none, request.giaddr, &request.mac.0);
@@ -306,7 +300,7 @@ fn add_times(message: &mut Message, lease_time: Duration) {
     options.insert(DhcpOption::Rebinding(secs - secs / 8));
 }
 
-fn add_network(message: &mut Message, request: &Request, network: &Network) {
+fn add_network(message: &mut Message, request: &Request, network: &Network, ip: Ipv4Addr) {
     let options = message.opts_mut();
     options.insert(DhcpOption::SubnetMask(network.netmask));
     options.insert(DhcpOption::BroadcastAddr(network.broadcast()));
@@ -319,6 +313,12 @@ fn add_network(message: &mut Message, request: &Request, network: &Network) {
     if let Some(domain) = &network.domain {
         options.insert(DhcpOption::DomainName(domain.clone()));
     }
+    if !network.ntp.is_empty() {
+        options.insert(DhcpOption::NtpServers(network.ntp.clone()));
+    }
+    if let Some(name) = network.settings(request, Some(ip)).name {
+        options.insert(DhcpOption::Hostname(name));
+    }
     if request.wishes.contains(&SERVER_URL) {
         let url = format!("http://{}", network.http());
         let option = UnknownOption::new(OptionCode::from(SERVER_URL), url.into_bytes());
@@ -326,7 +326,12 @@ fn add_network(message: &mut Message, request: &Request, network: &Network) {
     }
 }
 
-fn add_boot(message: &mut Message, request: &Request, boot: Option<&BootFile>, network: &Network) {
+pub(super) fn add_boot(
+    message: &mut Message,
+    request: &Request,
+    boot: Option<&BootFile>,
+    network: &Network,
+) {
     if let Some(id) = &request.machine_id {
         message.opts_mut().insert(DhcpOption::ClientMachineIdentifier(id.clone()));
     }
@@ -344,7 +349,11 @@ fn add_boot(message: &mut Message, request: &Request, boot: Option<&BootFile>, n
 }
 
 /// The packet's bytes: the relay's option last, padded, and no longer than the client can take.
-fn encode(mut message: Message, request: &Request) -> Vec<u8> {
+pub(super) fn encode(mut message: Message, request: &Request, extra: &[ExtraOption]) -> Vec<u8> {
+    for option in extra {
+        let option = UnknownOption::new(OptionCode::Unknown(option.code), option.data.clone());
+        message.opts_mut().insert(DhcpOption::Unknown(option));
+    }
     if let Some(info) = &request.relay_info {
         let option = UnknownOption::new(OptionCode::Unknown(82), info.clone());
         message.opts_mut().insert(DhcpOption::Unknown(option));
@@ -359,8 +368,13 @@ fn encode(mut message: Message, request: &Request) -> Vec<u8> {
         OptionCode::Message,
         OptionCode::DomainNameServer,
     ];
+    // The supervisor's own go first, and of them those that the node did not ask for.
+    let code = |option: &ExtraOption| OptionCode::from(option.code);
+    let (wished, others): (Vec<_>, Vec<_>) =
+        extra.iter().rev().partition(|option| request.wishes.contains(&option.code));
+    let extra = others.into_iter().chain(wished).map(code);
     let mut bytes = to_bytes(&message);
-    for code in droppable {
+    for code in extra.chain(droppable) {
         if bytes.len() <= limit {
             break;
         }
@@ -382,6 +396,7 @@ mod tests {
 
     use super::*;
     use crate::arch::{Arch, BootClient};
+    use crate::config::Config;
     use crate::lease::{Mac, Range};
 
     const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -392,14 +407,18 @@ mod tests {
     }
 
     fn network() -> Network {
-        Network {
-            server: SERVER,
-            netmask: Ipv4Addr::new(255, 255, 255, 0),
-            router: None,
-            dns: vec![ip(2), ip(3)],
-            domain: None,
-            http_port: 6969,
-        }
+        network_of("")
+    }
+
+    /// The network of a `server.toml` that has `more` at its end.
+    fn network_of(more: &str) -> Network {
+        let text = format!(
+            "interface = \"eth0\"\n[dhcp]\nmode = \"full\"\nrange = \"10.77.0.50-10.77.0.51\"\n\
+             dns = [\"10.77.0.2\", \"10.77.0.3\"]\n{more}"
+        );
+        let config = Config::parse(&text).expect("valid");
+        let all = Network::all(&config, SERVER, Ipv4Addr::new(255, 255, 255, 0));
+        all.into_iter().next().expect("full mode has a network").0
     }
 
     fn book() -> LeaseBook {
@@ -408,21 +427,7 @@ mod tests {
     }
 
     fn request(node: u8, kind: Kind) -> Request {
-        Request {
-            kind,
-            mac: Mac([2, 0, 0, 0, 0, node]),
-            xid: 7,
-            flags: 0,
-            ciaddr: NONE,
-            giaddr: NONE,
-            boot: None,
-            arch_code: None,
-            host: None,
-            wishes: vec![],
-            max_message: 576,
-            machine_id: None,
-            relay_info: None,
-        }
+        Request { xid: 7, ..Request::of(Mac([2, 0, 0, 0, 0, node]), kind) }
     }
 
     fn at(secs: u64) -> SystemTime {
@@ -534,6 +539,38 @@ mod tests {
     }
 
     #[test]
+    fn a_host_gets_its_name_and_everybody_the_further_options() {
+        let more = "ntp = [\"10.77.0.4\"]\n[dhcp.options]\ninterface-mtu = 1400\n224 = \"x\"\n\
+                    [[host]]\nmac = \"02:00:00:00:00:01\"\nname = \"pc-01\"\n";
+        let network = network_of(more);
+        let reply = sent(respond(&discover(1), &mut book(), &network, at(0)));
+        let message = options(&reply);
+        let name = message.opts().get(OptionCode::Hostname);
+        assert_eq!(name, Some(&DhcpOption::Hostname("pc-01".to_owned())));
+        assert_eq!(
+            message.opts().get(OptionCode::NtpServers),
+            Some(&DhcpOption::NtpServers(vec![ip(4)]))
+        );
+        for option in [&[26, 2, 5, 120][..], &[224, 1, b'x']] {
+            assert!(reply.bytes.windows(option.len()).any(|part| part == option), "{option:?}");
+        }
+        let message = options(&sent(respond(&discover(2), &mut book(), &network, at(0))));
+        assert_eq!(message.opts().get(OptionCode::Hostname), None);
+    }
+
+    #[test]
+    fn http_boot_is_left_alone_where_secure_boot_is_on() {
+        let network = network_of("[node]\nuefi_loader = \"shim-grub\"\n");
+        let boot = |arch| Some(BootClient { arch, ipxe: None });
+        let http = Request { boot: boot(Arch::UefiX64Http), ..discover(1) };
+        let answer = respond(&http, &mut book(), &network, at(0));
+        assert_eq!(answer, Answer::Silent(Silence::HttpBoot));
+        let pxe = Request { boot: boot(Arch::UefiX64), ..discover(1) };
+        let reply = sent(respond(&pxe, &mut book(), &network, at(0)));
+        assert_eq!(reply.boot.expect("a file").name(), "shimx64.efi");
+    }
+
+    #[test]
     fn our_small_linux_can_ask_for_the_servers_url() {
         let asks = Request { wishes: vec![1, 3, 224], ..discover(1) };
         let reply = sent(answer(&mut book(), &asks, 0));
@@ -547,7 +584,7 @@ mod tests {
         let network = Network {
             dns: vec![SERVER; 30],
             domain: Some("a-very-long-label.".repeat(12)),
-            ..network()
+            ..network_of("[dhcp.options]\nroot-path = \"/a/long/way/to/the/root/of/the/system\"\n")
         };
         let asks = Request {
             boot,
@@ -558,7 +595,9 @@ mod tests {
         let reply = sent(respond(&asks, &mut book(), &network, at(0)));
         assert!(reply.bytes.len() <= 548, "{}", reply.bytes.len());
         let message = options(&reply);
-        assert_eq!(message.opts().get(OptionCode::DomainName), None, "dropped first");
+        for code in [OptionCode::RootPath, OptionCode::DomainName] {
+            assert_eq!(message.opts().get(code), None, "dropped first");
+        }
         assert!(message.opts().get(OptionCode::BootfileName).is_some(), "never dropped");
     }
 

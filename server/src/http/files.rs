@@ -44,19 +44,20 @@ impl Stamp {
 
 /// The kernel and the initramfs that nodes boot.
 #[derive(Debug)]
-pub(super) struct BootFiles {
+pub struct BootFiles {
     folder: PathBuf,
     /// One lock for both files: the second of two nodes waits for the first one's read.
     kept: Mutex<HashMap<&'static str, (Stamp, Bytes)>>,
 }
 
 impl BootFiles {
-    pub(super) fn new(folder: PathBuf) -> Self {
+    /// Reads nothing yet.
+    pub fn new(folder: PathBuf) -> Self {
         Self { folder, kept: Mutex::default() }
     }
 
     /// The file as it is now.
-    pub(super) async fn find(&self, name: &str) -> Option<Bytes> {
+    pub async fn find(&self, name: &str) -> Option<Bytes> {
         let name = NAMES.into_iter().find(|known| *known == name)?;
         let path = self.folder.join(name);
         let mut kept = self.kept.lock().await;

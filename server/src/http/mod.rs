@@ -10,7 +10,7 @@ mod files;
 mod page;
 mod report;
 mod script;
-mod tracker;
+pub(crate) mod tracker;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -31,9 +31,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 pub use self::connections::Connection;
-use self::files::BootFiles;
+pub use self::files::BootFiles;
 use self::report::RateLimit;
-pub use self::script::{base_url, render as render_script};
+pub use self::script::{GRUB_FOLDER, Scripts, base_url};
 use self::tracker::{Announce, Refused, Tracker};
 use crate::arch::SCRIPT_PATH;
 use crate::bind::{self, BindError};
@@ -54,10 +54,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// The folder that holds `vmlinuz` and `initrd.img`.
     pub boot_dir: PathBuf,
-    /// The lab's name, shown by the boot script.
-    pub lab: String,
-    /// Further words for the kernel of the small Linux.
-    pub kernel_args: String,
+    /// What loaders run.
+    pub scripts: Scripts,
     /// Port of the seed, which the tracker names to everybody.
     pub seed_port: u16,
     /// The loaders, for HTTP Boot.
@@ -193,7 +191,8 @@ async fn file(
 ) -> Response {
     let is_read = method == Method::GET || method == Method::HEAD;
     let path = request.uri().path();
-    let found = if is_read { lab.find(path, connection).await } else { None };
+    let query = request.uri().query();
+    let found = if is_read { lab.find(path, query, connection).await } else { None };
     let ip = connection.peer.ip();
     let Some((bytes, content_type)) = found else {
         debug!(%ip, path, "not found");
@@ -210,11 +209,16 @@ async fn file(
 }
 
 impl Lab {
-    async fn find(&self, path: &str, connection: Connection) -> Option<(Bytes, &'static str)> {
+    async fn find(
+        &self,
+        path: &str,
+        query: Option<&str>,
+        connection: Connection,
+    ) -> Option<(Bytes, &'static str)> {
         let name = path.strip_prefix('/')?;
         if path == SCRIPT_PATH || name == AUTOEXEC {
-            let Settings { lab, kernel_args, .. } = &self.settings;
-            let script = script::render(connection.local, lab, kernel_args);
+            let ip = ipv4(connection.peer.ip())?;
+            let script = self.settings.scripts.ipxe(connection.local, query, ip);
             return Some((script.into(), TEXT));
         }
         if let Some(name) = name.strip_prefix("boot/") {

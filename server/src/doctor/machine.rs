@@ -1,0 +1,143 @@
+//! Shell: this machine: network card, ports, clock, disk, boot files.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use bt_catalog::{Catalog, PublicKey};
+use jiff::Timestamp;
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
+use nix::sys::statvfs::statvfs;
+
+use super::Diagnosis;
+use crate::bind;
+use crate::check::BUILD_BOOT_FILES;
+use crate::config::{Config, DhcpMode};
+use crate::interfaces::interfaces;
+use crate::lab::Lab;
+use crate::words;
+
+/// With less, leases and catalogs cannot be written.
+const DISK_FULL: u64 = 16 << 20;
+/// With less, the next image will not fit.
+const DISK_LOW: u64 = 1 << 30;
+/// 2026-01-01: an earlier clock was never set.
+const EARLIEST: i64 = 1_767_225_600;
+
+/// Nodes take the time from the server, and refuse catalogs that have expired.
+pub fn clock(lab: &Lab, now: Timestamp, found: &mut Diagnosis) {
+    const REMEDY: &str = "set it: `timedatectl set-ntp true`, or `timedatectl set-time`";
+    let published = fs::read(lab.published().join("catalog.toml")).ok();
+    let issued = published.and_then(|bytes| Catalog::parse(&bytes).ok()).map(|it| it.issued);
+    match issued {
+        _ if now.as_second() < EARLIEST => {
+            found.fail("clock", format!("this machine's clock says {now:.0}"), REMEDY);
+        }
+        Some(issued) if issued > now => {
+            let what =
+                format!("the clock says {now:.0}, but the last catalog was signed {issued:.0}");
+            found.fail("clock", what, REMEDY);
+        }
+        _ => found.good("clock", format!("{now:.0}")),
+    }
+}
+
+/// Where the lease log and the catalog are written.
+pub fn disk(lab: &Lab, found: &mut Diagnosis) {
+    const REMEDY: &str = "make room: `du -h -d 2` in the lab folder shows what takes it";
+    match statvfs(lab.root()) {
+        Ok(status) => {
+            let free = status.blocks_available().saturating_mul(status.fragment_size());
+            let what = format!("{} free for the lab", words::size(free));
+            if free < DISK_FULL {
+                found.fail("disk", what, REMEDY);
+            } else if free < DISK_LOW {
+                found.warn("disk", what, REMEDY);
+            } else {
+                found.good("disk", what);
+            }
+        }
+        Err(error) => found.warn("disk", format!("the free space is not told: {error}"), REMEDY),
+    }
+}
+
+/// The network card; the lab's findings tell of one that is missing or has no address.
+pub fn link(name: &str, found: &mut Diagnosis) {
+    let all = interfaces().unwrap_or_default();
+    let Some(interface) = all.iter().find(|it| it.name == name) else { return };
+    let Some((ip, mask)) = interface.address else { return };
+    let address = format!("{name} has {ip}/{}", mask.to_bits().count_ones());
+    if !interface.is_up {
+        let remedy = format!("`ip link set {name} up`");
+        found.fail("link", format!("{name} is switched off"), remedy);
+    } else if !has_link(name) {
+        let remedy = "plug the cable in; check the switch and the other end";
+        found.fail("link", format!("{address}, but no link: nothing is plugged in"), remedy);
+    } else if interface.is_loopback {
+        let remedy = "name the network card of the lab as `interface` in server.toml";
+        found.warn("link", format!("{address}, which only this machine reaches"), remedy);
+    } else {
+        let speed = fs::read_to_string(format!("/sys/class/net/{name}/speed")).unwrap_or_default();
+        let speed = speed.trim().parse::<i64>().ok().filter(|speed| *speed > 0);
+        let speed = speed.map_or_else(String::new, |speed| format!(", {speed} Mbit/s"));
+        found.good("link", format!("{address}, link is up{speed}"));
+    }
+}
+
+/// Whether something is plugged in (`IFF_RUNNING`, netdevice(7)).
+fn has_link(name: &str) -> bool {
+    getifaddrs().is_ok_and(|mut all| {
+        all.any(|it| it.interface_name == name && it.flags.contains(InterfaceFlags::IFF_RUNNING))
+    })
+}
+
+/// Whether the ports can be had, asked by having them for a moment.
+pub fn ports(config: &Config, ip: Ipv4Addr, found: &mut Diagnosis) {
+    let at = |port| SocketAddr::from((ip, port));
+    let any = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    let card = &config.interface;
+    let mut tried = vec![
+        bind::udp("TFTP", at(69)).map(drop),
+        bind::tcp("HTTP", at(config.http_port)).map(drop),
+        bind::tcp("seed", at(config.seed_port)).map(drop),
+    ];
+    if config.dhcp != DhcpMode::Off {
+        tried.push(bind::broadcast_udp("DHCP", card, any(67)).map(drop));
+    }
+    if config.dhcp == DhcpMode::Proxy {
+        tried.push(bind::broadcast_udp("proxyDHCP", card, any(4011)).map(drop));
+    }
+    let count = tried.len();
+    let failed: Vec<_> = tried.into_iter().filter_map(Result::err).collect();
+    if failed.is_empty() {
+        found.good("ports", format!("all {count} are free, and may be opened"));
+    }
+    for error in failed {
+        found.fail("ports", words::chain(&error), "then run doctor again");
+    }
+}
+
+/// Whether the nodes' initramfs trusts this lab.
+pub fn boot_files(lab: &Lab, found: &mut Diagnosis) {
+    let remedy = format!("build it anew: `{BUILD_BOOT_FILES}`");
+    let [_, initramfs] = lab.boot_files();
+    let key = fs::read_to_string(lab.keys().join("root.pub")).ok();
+    let Some(key) = key.and_then(|text| PublicKey::parse(&text).ok()) else { return };
+    let unpacked = fs::read(&initramfs).and_then(|bytes| zstd::decode_all(&bytes[..]));
+    match unpacked {
+        Ok(unpacked) => {
+            let wanted = key.to_base64().as_bytes();
+            if unpacked.windows(wanted.len()).any(|window| window == wanted) {
+                found.good("boot files", "kernel and initramfs; they trust this lab's key".into());
+            } else {
+                let what =
+                    "the PCs' initramfs holds another lab's key: they will refuse the catalog";
+                found.fail("boot files", what.to_owned(), remedy);
+            }
+        }
+        Err(error) => {
+            let what = format!("whose key the PCs' initramfs trusts is not known: {error}");
+            found.warn("boot files", what, remedy);
+        }
+    }
+}

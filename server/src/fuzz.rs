@@ -1,0 +1,180 @@
+//! Core: one function per kind of input from the network, for the fuzzer: bytes in, nothing out, and
+//! a panic where something is wrong.
+//!
+//! Each goes as far as a stranger's bytes go: through the parser and through what answers. The
+//! state that a server would have (leases, peers, nodes) is kept from one input to the next.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::config::Config;
+use crate::dhcp::{Answer, Door, Network, ProxySettings, Request, respond, respond_proxy};
+use crate::http::Scripts;
+use crate::http::tracker::{Announce, Tracker};
+use crate::lease::{LeaseBook, Range};
+use crate::status::{NodeReport, StatusBook, StatusEvent};
+use crate::tftp::packet::{Packet, options_ack};
+use crate::tftp::shelf::Wanted;
+
+/// IP and UDP headers, which count for the longest message (RFC 2132 §9.10).
+const HEADERS: usize = 28;
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+const NODE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 50);
+const CONFIG: &str = "interface = \"eth0\"\n[dhcp]\nmode = \"full\"\nrange = \"10.77.0.50-10.77.0.150\"\n\
+    router = \"10.77.0.1\"\ndns = [\"10.77.0.1\"]\ndomain = \"lab.example\"\n";
+
+/// What the network can send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// A packet to port 67 or 4011.
+    Dhcp,
+    /// A packet to port 69 or to a transfer's port.
+    Tftp,
+    /// The query of `/announce`.
+    Announce,
+    /// The body of `POST /report`.
+    Report,
+    /// The query of `/boot.ipxe`, and the name of GRUB's menu.
+    Script,
+}
+
+impl Target {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Dhcp, Self::Tftp, Self::Announce, Self::Report, Self::Script];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dhcp => "dhcp",
+            Self::Tftp => "tftp",
+            Self::Announce => "announce",
+            Self::Report => "report",
+            Self::Script => "script",
+        }
+    }
+}
+
+/// A server's memory, and the count of inputs that it has taken.
+#[derive(Debug)]
+pub struct Victim {
+    book: LeaseBook,
+    network: Network,
+    proxy: ProxySettings,
+    tracker: Tracker,
+    status: StatusBook,
+    scripts: Scripts,
+    now: SystemTime,
+}
+
+impl Default for Victim {
+    fn default() -> Self {
+        let config = Config::parse(CONFIG).expect("the text above is valid");
+        let mask = Ipv4Addr::new(255, 255, 255, 0);
+        let networks = Network::all(&config, SERVER, mask);
+        let (network, pool) = networks.into_iter().next().expect("full mode has a network");
+        let range = Range::new(pool.range.0, pool.range.1).expect("a range that is not empty");
+        let nodes = Arc::clone(&config.nodes);
+        Self {
+            book: LeaseBook::new(range, vec![SERVER], Duration::from_hours(1)),
+            network,
+            proxy: ProxySettings {
+                server: SERVER,
+                http_port: config.http_port,
+                nodes: Arc::clone(&nodes),
+            },
+            tracker: Tracker::default(),
+            status: StatusBook::new("fuzz", 1, SystemTime::UNIX_EPOCH),
+            scripts: Scripts::new("fuzz", nodes),
+            now: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+        }
+    }
+}
+
+impl Victim {
+    /// Takes one input. Returns whether it was understood.
+    ///
+    /// # Panics
+    /// Where the server has a fault: that is what the fuzzer looks for.
+    pub fn take(&mut self, target: Target, input: &[u8]) -> bool {
+        self.now += Duration::from_millis(7);
+        match target {
+            Target::Dhcp => self.dhcp(input),
+            Target::Tftp => tftp(input),
+            Target::Announce => self.announce(&String::from_utf8_lossy(input)),
+            Target::Report => self.report(input),
+            Target::Script => self.script(&String::from_utf8_lossy(input)),
+        }
+    }
+
+    fn dhcp(&mut self, packet: &[u8]) -> bool {
+        let Ok(request) = Request::parse(packet, SERVER) else { return false };
+        if let Answer::Send(reply) = respond(&request, &mut self.book, &self.network, self.now) {
+            // What a relay put in, it takes out before the node sees it (RFC 3046 §2.1).
+            let relays = request.relay_info.as_ref().map_or(0, |info| info.len() + 2);
+            let most = usize::from(request.max_message) - HEADERS + relays;
+            assert!((300..=most).contains(&reply.bytes.len()), "{} bytes", reply.bytes.len());
+            assert_eq!(reply.bytes[0], 2, "BOOTREPLY");
+            assert_eq!(reply.bytes[4..8], request.xid.to_be_bytes());
+        }
+        for door in [Door::Dhcp, Door::Pxe(SocketAddrV4::new(NODE, 68))] {
+            if let Some(reply) = respond_proxy(&request, &self.proxy, door) {
+                assert_eq!(reply.bytes[16..20], [0; 4], "a proxy gives no address");
+            }
+        }
+        true
+    }
+
+    fn announce(&mut self, query: &str) -> bool {
+        let Ok(announce) = Announce::parse(query) else { return false };
+        let seed = SocketAddrV4::new(SERVER, 6881);
+        let answer = self.tracker.announce(&announce, NODE, seed, self.now);
+        assert!(answer.starts_with(b"d") && answer.ends_with(b"e"));
+        true
+    }
+
+    fn report(&mut self, body: &[u8]) -> bool {
+        let Ok(report) = NodeReport::parse(body) else { return false };
+        assert!(report.done <= report.total);
+        self.status.apply(StatusEvent::Report { ip: IpAddr::V4(NODE), report }, self.now);
+        self.status.snapshot(self.now).nodes.len() < crate::status::MAX_NODES + 1
+    }
+
+    fn script(&self, query: &str) -> bool {
+        let http = SocketAddr::from((SERVER, 6969));
+        let script = self.scripts.ipxe(http, Some(query), NODE);
+        assert!(script.starts_with("#!ipxe\n"), "{script}");
+        let menu = self.scripts.grub(http, query, NODE);
+        menu.is_none_or(|menu| !menu.is_empty())
+    }
+}
+
+fn tftp(packet: &[u8]) -> bool {
+    match Packet::parse(packet) {
+        Ok(Packet::Read(request)) => {
+            let _: Wanted = Wanted::read(&request.name);
+            let reply = options_ack(&request.options, u64::MAX);
+            assert!(reply.len() <= 512, "{} bytes", reply.len());
+            true
+        }
+        Ok(_) => true,
+        Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_target_understands_a_good_input() {
+        let mut victim = Victim::default();
+        let announce = format!("info_hash={0}&peer_id={0}&port=1&left=1", "a".repeat(20));
+        let report = br#"{"mac":"52:54:00:00:00:01","stage":"menu"}"#;
+        assert!(victim.take(Target::Announce, announce.as_bytes()));
+        assert!(victim.take(Target::Report, report));
+        assert!(victim.take(Target::Tftp, b"\0\x01a\0octet\0blksize\x001468\0"));
+        assert!(victim.take(Target::Script, b"grub.cfg"));
+        assert!(!victim.take(Target::Dhcp, b"garbage"));
+    }
+}

@@ -1,0 +1,183 @@
+//! Core: which roles one process plays, and what its files in `state/` are called.
+//!
+//! One process that plays every role is the usual way. [`RoleSet`] names fewer, so that each can be
+//! a process or a container of its own with no more rights than it needs:
+//! ```text
+//! every role    state/pid           state/control.sock   state/log
+//! some          state/run/tftp.pid  state/run/tftp.sock  state/run/tftp.log
+//! each role     state/run/tftp.lock held by whoever plays it, so that nobody plays it twice
+//! ```
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::lab::Lab;
+
+/// One thing that the server does for the PCs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ServerRole {
+    /// Addresses and boot files' names.
+    Dhcp,
+    /// Boot loaders.
+    Tftp,
+    /// Boot files, catalog, tracker, page. It publishes, so it needs the signing key.
+    Http,
+    /// The systems' files.
+    Seed,
+}
+
+impl ServerRole {
+    /// All of them, in the order of a boot.
+    pub const ALL: [Self; 4] = [Self::Dhcp, Self::Tftp, Self::Http, Self::Seed];
+
+    /// As the supervisor writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dhcp => "dhcp",
+            Self::Tftp => "tftp",
+            Self::Http => "http",
+            Self::Seed => "seed",
+        }
+    }
+
+    fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+/// The roles of one process: at least one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoleSet(u8);
+
+impl RoleSet {
+    /// Every role.
+    pub const ALL: Self = Self(0b1111);
+
+    /// Whether `role` is among them.
+    pub fn contains(self, role: ServerRole) -> bool {
+        self.0 & role.bit() != 0
+    }
+
+    /// The roles, in the order of a boot.
+    pub fn iter(self) -> impl Iterator<Item = ServerRole> {
+        ServerRole::ALL.into_iter().filter(move |role| self.contains(*role))
+    }
+
+    /// Every set there can be, the whole one first.
+    pub fn every() -> impl Iterator<Item = Self> {
+        (1..=Self::ALL.0).rev().map(Self)
+    }
+
+    fn joined(self, separator: &str) -> String {
+        self.iter().map(ServerRole::name).collect::<Vec<_>>().join(separator)
+    }
+}
+
+impl fmt::Display for RoleSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.joined(","))
+    }
+}
+
+/// A list of roles that cannot be understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no role; write some of dhcp,tftp,http,seed")]
+pub struct UnknownRole(String);
+
+impl FromStr for RoleSet {
+    type Err = UnknownRole;
+
+    fn from_str(text: &str) -> Result<Self, UnknownRole> {
+        text.split(',').map(str::trim).try_fold(Self(0), |set, word| {
+            let role = ServerRole::ALL.into_iter().find(|role| role.name() == word);
+            role.map(|role| Self(set.0 | role.bit())).ok_or_else(|| UnknownRole(word.to_owned()))
+        })
+    }
+}
+
+/// One server process of a lab, running or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// The lab.
+    pub lab: Lab,
+    /// What this process does for it.
+    pub roles: RoleSet,
+}
+
+impl Instance {
+    /// The process that plays these roles.
+    pub fn new(lab: &Lab, roles: RoleSet) -> Self {
+        Self { lab: lab.clone(), roles }
+    }
+
+    /// Every process that a lab can have, the one with every role first.
+    pub fn every(lab: &Lab) -> impl Iterator<Item = Self> {
+        RoleSet::every().map(|roles| Self::new(lab, roles))
+    }
+
+    /// Locked while it runs; holds its process id.
+    pub fn pid_file(&self) -> PathBuf {
+        self.file("pid", "pid")
+    }
+
+    /// Where it takes commands.
+    pub fn control_socket(&self) -> PathBuf {
+        self.file("control.sock", "sock")
+    }
+
+    /// Its log, when it runs in the background.
+    pub fn log(&self) -> PathBuf {
+        self.file("log", "log")
+    }
+
+    /// One per role: locked by whoever plays it.
+    pub fn role_locks(&self) -> impl Iterator<Item = PathBuf> {
+        let folder = self.lab.run();
+        self.roles.iter().map(move |role| folder.join(format!("{}.lock", role.name())))
+    }
+
+    fn file(&self, whole: &str, extension: &str) -> PathBuf {
+        if self.roles == RoleSet::ALL {
+            self.lab.state().join(whole)
+        } else {
+            self.lab.run().join(format!("{}.{extension}", self.roles.joined("-")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_roles_is_read_in_any_order() {
+        let set: RoleSet = "seed, dhcp".parse().expect("roles");
+        assert_eq!(set.to_string(), "dhcp,seed");
+        assert!(set.contains(ServerRole::Seed) && !set.contains(ServerRole::Http));
+        assert_eq!("seed,http,tftp,dhcp".parse(), Ok(RoleSet::ALL));
+    }
+
+    #[test]
+    fn an_unknown_or_missing_role_is_named() {
+        for (text, word) in [("dhcp,dns", "dns"), ("", ""), ("dhcp,", ""), ("DHCP", "DHCP")] {
+            assert_eq!(text.parse::<RoleSet>(), Err(UnknownRole(word.to_owned())), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_set_has_file_names_of_its_own() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(folder.path().join("server.toml"), "").expect("written");
+        let lab = Lab::open(folder.path()).expect("a lab");
+        let mut files: Vec<PathBuf> = Instance::every(&lab)
+            .flat_map(|it| [it.pid_file(), it.control_socket(), it.log()])
+            .collect();
+        assert_eq!(files[0], lab.state().join("pid"));
+        assert!(files.contains(&lab.state().join("run/dhcp-tftp.sock")));
+        let all = files.len();
+        files.sort();
+        files.dedup();
+        assert_eq!((all, files.len()), (45, 45));
+    }
+}

@@ -1,0 +1,86 @@
+//! Shell: runs one transfer on a socket of its own, as RFC 1350 §4 asks.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::net::UdpSocket;
+
+use super::MAX_PACKET;
+use super::packet::{Packet, ReadRequest};
+use super::sessions::Seat;
+use super::transfer::{Ending, Step, Transfer};
+
+/// Why a transfer did not reach its end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SessionError {
+    /// No socket could be had.
+    #[error("no socket")]
+    Socket(#[source] io::Error),
+    /// The client's port is closed: its program is gone.
+    #[error("the client's port is closed")]
+    Gone,
+    /// The client asked for another file from the same port.
+    #[error("the client asked for something else")]
+    Replaced,
+    /// What the transfer itself says.
+    #[error(transparent)]
+    Ended(#[from] Ending),
+}
+
+/// Sends `file` to `client`; returns its length once the client has all of it.
+pub(super) async fn run(
+    local: IpAddr,
+    client: SocketAddr,
+    request: &ReadRequest,
+    file: Bytes,
+    seat: &Seat,
+) -> Result<u64, SessionError> {
+    let length = file.len() as u64;
+    let socket = UdpSocket::bind((local, 0)).await.map_err(SessionError::Socket)?;
+    // Connected: the kernel drops other senders' packets and reports a closed port.
+    socket.connect(client).await.map_err(SessionError::Socket)?;
+    let mut transfer = Transfer::begin(&request.options, file, now());
+    let mut buffer = [0; MAX_PACKET];
+    let mut step = Step::Send;
+    loop {
+        match step {
+            Step::Send => {
+                for packet in transfer.packets() {
+                    check(socket.send(&packet).await)?;
+                }
+            }
+            Step::Wait => {}
+            Step::Finished => return Ok(length),
+            Step::Ended(why) => return Err(why.into()),
+        }
+        let deadline = transfer.deadline().into();
+        step = tokio::select! {
+            received = socket.recv(&mut buffer) => {
+                let packet = check(received)?.map(|length| Packet::parse(&buffer[..length]));
+                match packet {
+                    Some(Ok(packet)) => transfer.on_packet(&packet, now()),
+                    Some(Err(_)) | None => Step::Wait,
+                }
+            }
+            () = tokio::time::sleep_until(deadline) => transfer.on_deadline(now()),
+            () = seat.asked_again() => transfer.on_request(now()),
+            () = seat.replaced() => return Err(SessionError::Replaced),
+        };
+    }
+}
+
+/// A network that is down for a moment loses packets, no more; a closed port is the end.
+fn check(outcome: io::Result<usize>) -> Result<Option<usize>, SessionError> {
+    match outcome {
+        Ok(length) => Ok(Some(length)),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Err(SessionError::Gone),
+        Err(_) => Ok(None),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the shell reads the clock for the transfer")]
+fn now() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,327 @@
+//! Whatever the disk does, no lease that a node was told of is lost, and no address gets a second
+//! owner: a simulated disk loses power in every state it can be in, and fails at every operation.
+//!
+//! The oracle is what the nodes were told. Each history has a seed, so that a failure replays.
+
+mod simulated_disk;
+
+use std::collections::HashMap;
+use std::io::ErrorKind;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use bt_server::lease::{Claim, ClaimKind, Lease, LeaseBook, Mac, Range, Record};
+use bt_server::lease_log::{Change, Kept, LeaseLog, Ledger};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use simulated_disk::{Failing, SimulatedDisk};
+
+/// Fewer addresses than nodes, so that addresses change hands.
+const POOL: u8 = 8;
+const NODES: u8 = 12;
+const LEASE: Duration = Duration::from_hours(1);
+/// Restarts of the server take this long.
+const DOWN: Duration = Duration::from_secs(1);
+const STRANGER: Mac = Mac([2, 9, 9, 9, 9, 9]);
+
+fn mac(node: u8) -> Mac {
+    Mac([2, 0, 0, 0, 0, node])
+}
+
+fn ip(index: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, 0, 50 + index)
+}
+
+fn start() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)
+}
+
+fn open(disk: &SimulatedDisk, now: SystemTime) -> Option<Ledger<SimulatedDisk>> {
+    let range = Range::new(ip(0), ip(POOL - 1)).expect("not empty");
+    let (log, found) = LeaseLog::open_on(disk.clone(), Path::new("leases")).ok()?;
+    Some(Ledger::new(LeaseBook::new(range, vec![], LEASE), log, &found.records, now))
+}
+
+/// What the nodes were told.
+#[derive(Clone, Default)]
+struct Told(HashMap<Mac, Lease>);
+
+impl Told {
+    fn take(&mut self, change: &Change, kept: Kept, now: SystemTime) {
+        match (*change, kept) {
+            (Change::Granted { .. }, Kept::Lost) => {}
+            (Change::Granted { lease, .. }, kept) => {
+                let until = if let Kept::Until(until) = kept { until } else { lease.until };
+                let owner = self.0.values().find(|it| it.ip == lease.ip && it.until > now);
+                assert!(owner.is_none_or(|it| it.mac == lease.mac), "a second owner: {lease:?}");
+                self.0.insert(lease.mac, Lease { until, ..lease });
+            }
+            // The node gives it up, whether that is kept or not.
+            (Change::Noted(Record::Leased(lease)), _) => {
+                self.0.remove(&lease.mac);
+            }
+            (Change::Noted(Record::Declined { ip, .. }), _) => self.0.retain(|_, it| it.ip != ip),
+        }
+    }
+
+    /// What must hold while `batch` is on its way: leases that it does not touch.
+    fn without(&self, batch: &[Change]) -> Self {
+        let touches = |lease: &Lease| {
+            batch.iter().any(|change| match change {
+                Change::Granted { lease: it, .. } | Change::Noted(Record::Leased(it)) => {
+                    it.mac == lease.mac || it.ip == lease.ip
+                }
+                Change::Noted(Record::Declined { ip, .. }) => *ip == lease.ip,
+            })
+        };
+        Self(self.0.iter().filter(|(_, it)| !touches(it)).map(|(mac, it)| (*mac, *it)).collect())
+    }
+
+    /// Whether a server that starts with this log keeps every promise.
+    fn check(&self, log: Option<Vec<u8>>, now: SystemTime, context: &str) {
+        let disk = SimulatedDisk::with_log(log);
+        let mut ledger = open(&disk, now).unwrap_or_else(|| panic!("{context}: does not start"));
+        for later in [1, 110, 1800].map(Duration::from_secs) {
+            let then = now + later;
+            for lease in self.0.values().filter(|it| it.until > then) {
+                let claim = ledger.book().claim(STRANGER, lease.ip, ClaimKind::Renewing, then);
+                assert_eq!(claim, Claim::Refused, "{context}: {lease:?} has a second owner");
+            }
+        }
+        let live: Vec<&Lease> = self.0.values().filter(|it| it.until > now).collect();
+        for lease in &live {
+            let claim = ledger.book().claim(lease.mac, lease.ip, ClaimKind::Rebooting, now);
+            assert!(matches!(claim, Claim::Granted { .. }), "{context}: {lease:?} is lost");
+        }
+        for node in 100..100 + POOL {
+            let offered = ledger.book().propose(mac(node), None, now);
+            let is_live = |ip| live.iter().any(|lease| lease.ip == ip);
+            assert!(!offered.is_some_and(is_live), "{context}: {offered:?} is offered again");
+        }
+    }
+}
+
+/// A server with its disk, its nodes and their clock.
+struct Lab {
+    disk: SimulatedDisk,
+    ledger: Ledger<SimulatedDisk>,
+    told: Told,
+    now: SystemTime,
+    random: StdRng,
+    context: String,
+    states: usize,
+}
+
+impl Lab {
+    /// `None` when the server could not start.
+    fn new(seed: u64, disk: SimulatedDisk) -> Option<Self> {
+        disk.record();
+        let (random, now) = (StdRng::seed_from_u64(seed), start());
+        let ledger = open(&disk, now)?;
+        let told = Told::default();
+        let context = format!("seed {seed}");
+        let mut lab = Self { disk, ledger, told, now, random, context, states: 0 };
+        lab.check_power_loss(&[]);
+        Some(lab)
+    }
+
+    /// One batch of requests, and now and then a compaction, a restart or a pause.
+    fn step(&mut self) {
+        match self.random.random_range(0..20) {
+            0 => {
+                // An error leaves everything as it was.
+                let _outcome = self.ledger.compact();
+                self.check_power_loss(&[]);
+            }
+            1 => self.restart(),
+            2 => self.now += Duration::from_secs(self.random.random_range(0..5000)),
+            _ => self.batch(),
+        }
+        self.now += Duration::from_millis(self.random.random_range(0..90_000));
+    }
+
+    fn batch(&mut self) {
+        let count = self.random.random_range(1..=4);
+        let batch: Vec<Change> = (0..count).filter_map(|_| self.request()).collect();
+        let must_hold = self.told.without(&batch);
+        let (kept, _) = self.ledger.commit(&batch, self.now);
+        let told = std::mem::replace(&mut self.told, must_hold);
+        self.check_power_loss(&batch);
+        self.told = told;
+        batch.iter().zip(kept).for_each(|(change, kept)| self.told.take(change, kept, self.now));
+        // From the moment it was told.
+        self.disk.look();
+        self.check_power_loss(&[]);
+    }
+
+    /// What one node does, and what that changes in the book.
+    fn request(&mut self) -> Option<Change> {
+        let mac = mac(self.random.random_range(0..NODES));
+        let (book, now) = (self.ledger.book(), self.now);
+        let own = book.lease_of(mac).filter(|lease| lease.until > now);
+        let asked = match (self.random.random_range(0..10), own) {
+            (0, Some(lease)) => return book.release(mac, lease.ip, now).map(Change::Noted),
+            (1, Some(lease)) => return book.decline(mac, lease.ip, now).map(Change::Noted),
+            (2..6, Some(lease)) => (lease.ip, ClaimKind::Renewing),
+            (6, _) => (ip(self.random.random_range(0..POOL)), ClaimKind::Selecting),
+            _ => (book.propose(mac, None, now)?, ClaimKind::Selecting),
+        };
+        match book.claim(mac, asked.0, asked.1, now) {
+            Claim::Granted { lease, before } => Some(Change::Granted { lease, before }),
+            Claim::Refused | Claim::Unknown => None,
+        }
+    }
+
+    /// The process dies and starts again: what it wrote is there, synced or not.
+    fn restart(&mut self) {
+        self.now += DOWN;
+        let mut tries = 0;
+        self.ledger = loop {
+            match open(&self.disk, self.now) {
+                Some(ledger) => break ledger,
+                None => tries += 1,
+            }
+            assert!(tries < 100, "{}: does not start again", self.context);
+        };
+        self.check_power_loss(&[]);
+    }
+
+    /// Loses power in every state that the disk was in since the last time.
+    fn check_power_loss(&mut self, batch: &[Change]) {
+        let must_hold = self.told.without(batch);
+        for state in self.disk.take_history() {
+            for log in state.after_power_loss() {
+                must_hold.check(log, self.now + DOWN, &self.context);
+                self.states += 1;
+            }
+        }
+    }
+}
+
+#[test]
+fn power_lost_in_any_state_loses_no_lease_and_makes_no_second_owner() {
+    let mut states = 0;
+    for seed in 0.. {
+        let mut lab = Lab::new(seed, SimulatedDisk::default()).expect("an empty disk is enough");
+        (0..60).for_each(|_| lab.step());
+        states += lab.states;
+        if states >= 100_000 {
+            println!("{states} states of the disk in {} histories", seed + 1);
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_fails_at_any_operation_and_then_loses_power_breaks_no_promise() {
+    let mut states = 0;
+    for from in 0..40 {
+        for length in [1, 2, 7] {
+            let disk = SimulatedDisk::default();
+            disk.fail(Failing { from, until: from + length, kind: ErrorKind::StorageFull });
+            let seed = u64::try_from(from).expect("it is small") + 1000;
+            // On an empty disk that refuses there is nothing to start with.
+            let Some(mut lab) = Lab::new(seed, disk) else { continue };
+            lab.context = format!("seed {seed}, {length} operations fail from {from} on");
+            (0..9).for_each(|_| lab.step());
+            states += lab.states;
+        }
+    }
+    println!("{states} states of failing disks");
+}
+
+/// A ledger with one lease for each of the first `count` nodes.
+fn with_leases(disk: &SimulatedDisk, count: u8) -> Ledger<SimulatedDisk> {
+    let mut ledger = open(disk, start()).expect("opens");
+    for node in 0..count {
+        assert_eq!(give(&mut ledger, node, start()), Some((ip(node), Kept::Durable)));
+    }
+    ledger
+}
+
+/// One node asks for an address and takes it.
+fn give(ledger: &mut Ledger<SimulatedDisk>, node: u8, now: SystemTime) -> Option<(Ipv4Addr, Kept)> {
+    let mac = mac(node);
+    if !ledger.may_offer(mac, now) {
+        return None;
+    }
+    let ip = ledger.book().propose(mac, None, now)?;
+    let Claim::Granted { lease, before } = ledger.book().claim(mac, ip, ClaimKind::Selecting, now)
+    else {
+        return None;
+    };
+    let (kept, _) = ledger.commit(&[Change::Granted { lease, before }], now);
+    Some((ip, kept[0]))
+}
+
+/// Starts twice with this log, with new leases in between, and looks at who has what.
+fn check_damaged(log: Vec<u8>, intact: u8, context: &str) {
+    let disk = SimulatedDisk::with_log(Some(log));
+    let mut told: HashMap<Ipv4Addr, u8> = (0..intact).map(|node| (ip(node), node)).collect();
+    for newcomers in [20..22, 22..24] {
+        let mut ledger = open(&disk, start()).unwrap_or_else(|| panic!("{context}: no start"));
+        for (&ip, &node) in &told {
+            let lease = ledger.book().lease_of(mac(node));
+            assert_eq!(lease.map(|it| it.ip), Some(ip), "{context}: node {node} lost its lease");
+        }
+        for node in newcomers {
+            // The pool may be full: silence is right then.
+            let Some((ip, kept)) = give(&mut ledger, node, start()) else { continue };
+            assert_eq!(kept, Kept::Durable);
+            assert_eq!(told.insert(ip, node), None, "{context}: {ip} has a second owner");
+        }
+    }
+}
+
+#[test]
+fn a_log_cut_at_any_byte_of_its_last_records_keeps_all_before() {
+    let disk = SimulatedDisk::default();
+    drop(with_leases(&disk, 5));
+    let log = disk.log();
+    let ends: Vec<usize> = (0..log.len()).filter(|&at| log[at] == b'\n').map(|at| at + 1).collect();
+    // The header's end, then one for each lease.
+    for cut in ends[2]..=log.len() {
+        let whole = ends.iter().filter(|&&end| end <= cut).count() - 1;
+        let intact = u8::try_from(whole).expect("there are five");
+        check_damaged(log[..cut].to_vec(), intact, &format!("cut at {cut}"));
+    }
+}
+
+#[test]
+fn a_flipped_bit_in_the_last_record_harms_no_other() {
+    let disk = SimulatedDisk::default();
+    drop(with_leases(&disk, 5));
+    let log = disk.log();
+    let last = log[..log.len() - 1].iter().rposition(|&byte| byte == b'\n').expect("lines") + 1;
+    for bit in last * 8..log.len() * 8 {
+        let mut log = log.clone();
+        log[bit / 8] ^= 1 << (bit % 8);
+        check_damaged(log, 4, &format!("bit {bit}"));
+    }
+}
+
+#[test]
+fn on_a_full_disk_renewals_go_on_and_newcomers_hear_nothing_until_there_is_space() {
+    for kind in [ErrorKind::StorageFull, ErrorKind::ReadOnlyFilesystem, ErrorKind::Other] {
+        let disk = SimulatedDisk::default();
+        let mut ledger = with_leases(&disk, 3);
+        disk.fail(Failing { from: 0, until: usize::MAX, kind });
+        let mut now = start();
+        for round in 0..200 {
+            now += Duration::from_secs(60);
+            for node in 0..3 {
+                let (address, kept) = give(&mut ledger, node, now).expect("its lease goes on");
+                let Kept::Until(until) = kept else { panic!("round {round}: {kept:?}") };
+                assert!(address == ip(node) && until >= now + Duration::from_secs(120));
+            }
+            let newcomer = give(&mut ledger, 7, now);
+            assert!(newcomer.is_none_or(|(_, kept)| kept == Kept::Lost), "{newcomer:?}");
+        }
+        disk.repair();
+        now += Duration::from_secs(2);
+        assert_eq!(give(&mut ledger, 7, now).map(|it| it.1), Some(Kept::Durable), "{kind}");
+        assert_eq!(give(&mut ledger, 0, now), Some((ip(0), Kept::Durable)), "{kind}");
+    }
+}

@@ -1,0 +1,277 @@
+//! Each role as a process of its own, with the rights of the lab's owner, and the doctor as the PC
+//! that goes through all of them.
+//!
+//! Everything happens in a network of its own (`unshare -n`) with a card that is plugged in: one end
+//! of a virtual cable. As anybody but root, user namespaces must be allowed.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_bt-server");
+const SERVER: &str = "name = \"A1\"\ninterface = \"bt0\"\n[dhcp]\nmode = \"full\"\nrange = \"10.77.0.50-10.77.0.99\"\n";
+const ENTRY: &str = "name = \"System A\"\nkernel = \"images/a/vmlinuz\"\n";
+/// Debian's `nobody`.
+const NOBODY: u32 = 65_534;
+
+struct Bench {
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    /// A lab with one system, and boot files that trust it.
+    fn new() -> Self {
+        let bench = Self { folder: tempfile::tempdir().expect("a temporary folder") };
+        let made = bench.run(&["init", "--interface", "lo", "--kernel", "/nowhere"]);
+        assert!(made.status.success(), "{made:?}");
+        bench.write("server.toml", SERVER.as_bytes());
+        fs::create_dir_all(bench.path("images/a")).expect("made");
+        fs::create_dir_all(bench.path("state/boot")).expect("made");
+        bench.write("images/a/vmlinuz", b"a kernel");
+        bench.write("catalog/a.toml", ENTRY.as_bytes());
+        bench.write("state/boot/vmlinuz", b"the small Linux");
+        let key = fs::read(bench.path("keys/root.pub")).expect("made by init");
+        bench.write("state/boot/initrd.img", &zstd::encode_all(&key[..], 1).expect("in memory"));
+        bench
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file as if it had been there for an hour.
+    fn write(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.path(name), bytes).expect("written");
+        let file = fs::File::options().write(true).open(self.path(name));
+        let earlier = SystemTime::now() - Duration::from_hours(1);
+        file.and_then(|file| file.set_modified(earlier)).expect("there");
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(PROGRAM);
+        command.arg("--lab").arg(self.folder.path()).args(arguments);
+        command.output().expect("the program runs")
+    }
+
+    /// Runs shell commands in a network of their own. `$BT` is the program on this lab.
+    fn in_own_network(&self, script: &str) -> Output {
+        let mut command = Command::new("unshare");
+        if !nix::unistd::geteuid().is_root() {
+            command.arg("--map-root-user");
+        }
+        let network = "ip link set lo up && ip link add bt0 type veth peer name bt1 && \
+            ip addr add 10.77.0.1/24 dev bt0 && ip link set bt0 up && ip link set bt1 up";
+        command.args(["--net", "sh", "-ec"]).arg(format!("{network}\n{script}"));
+        command.env("BT", format!("{PROGRAM} --lab {}", self.folder.path().display()));
+        command.output().expect("unshare runs")
+    }
+
+    /// Gives everything to `uid`, as a supervisor who is not root has it.
+    fn give_to(&self, uid: u32) {
+        fn give(path: &Path, uid: u32) {
+            chown(path, Some(uid), Some(uid)).expect("root may");
+            if path.is_dir() {
+                for entry in fs::read_dir(path).expect("readable") {
+                    give(&entry.expect("readable").path(), uid);
+                }
+            }
+        }
+        give(self.folder.path(), uid);
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let stopped = self.run(&["stop"]);
+        if !stopped.status.success() {
+            eprintln!("not stopped: {stopped:?}");
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim().to_owned()
+}
+
+/// The observations about `part`, with their verdicts.
+fn of_part(diagnosis: &Value, part: &str) -> Vec<(String, String)> {
+    let word = |it: &Value, key: &str| it[key].as_str().unwrap_or_default().to_owned();
+    let all = diagnosis["observations"].as_array().expect("a list");
+    let of_part = all.iter().filter(|it| it["part"] == part);
+    of_part.map(|it| (word(it, "verdict"), word(it, "what"))).collect()
+}
+
+const FOUR: &str =
+    "for role in seed http tftp dhcp; do $BT start --roles $role >&2; done\n$BT doctor --json\n";
+
+#[test]
+fn a_pc_gets_through_four_processes() {
+    let bench = Bench::new();
+    let output = bench.in_own_network(FOUR);
+    let words = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{words}\n{}", text(&output.stdout));
+    assert!(words.contains("A1 (tftp) is ready on bt0 (10.77.0.1)"), "{words}");
+    let diagnosis: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    for (part, count) in [("dhcp", 4), ("tftp", 2), ("script", 1), ("http", 2), ("seed", 1)] {
+        let seen = of_part(&diagnosis, part);
+        assert_eq!(seen.len(), count, "{seen:?}");
+        assert!(seen.iter().all(|(verdict, _)| verdict == "ok"), "{seen:?}");
+    }
+    let running = bench.run(&["status", "--json"]);
+    let running: Value = serde_json::from_slice(&running.stdout).expect("JSON");
+    assert_eq!(running.as_array().map(Vec::len), Some(4), "{running}");
+    let taken = bench.run(&["start", "--roles", "tftp,seed"]);
+    assert!(text(&taken.stderr).contains("runs already"), "{taken:?}");
+
+    let one = bench.run(&["stop", "--roles", "tftp"]);
+    assert!(text(&one.stdout).starts_with("stopped tftp (process"), "{one:?}");
+    assert_eq!(text(&bench.run(&["stop", "--roles", "tftp"]).stdout), "not running");
+    let others = text(&bench.run(&["stop"]).stdout);
+    assert_eq!(others.lines().count(), 3, "{others}");
+    assert_eq!(bench.run(&["status"]).status.code(), Some(3));
+}
+
+#[test]
+fn a_seed_of_its_own_follows_what_is_published() {
+    let bench = Bench::new();
+    let script = "$BT start --roles seed >&2; $BT start --roles http >&2
+        sleep 2; $BT status --roles seed --json";
+    let output = bench.in_own_network(script);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let snapshot: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(snapshot["systems"][0]["id"], "a", "{snapshot}");
+    bench.write("catalog/b.toml", ENTRY.replace("System A", "System B").as_bytes());
+    for _ in 0..100 {
+        let output = bench.run(&["status", "--roles", "seed", "--json"]);
+        let snapshot: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        if snapshot["systems"].as_array().map(Vec::len) == Some(2) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    panic!("the seed has not heard of the second system");
+}
+
+#[test]
+fn what_root_starts_becomes_the_labs_owner_and_keeps_what_it_needs() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("only root can give a lab to somebody else");
+        return;
+    }
+    let bench = Bench::new();
+    bench.give_to(NOBODY);
+    let script = format!(
+        "cd {}\n$BT start --roles dhcp >&2; $BT start --roles http,tftp,seed >&2\n\
+         cat /proc/$(cat run/dhcp.pid)/task/*/status; echo ---\n\
+         cat /proc/$(cat run/tftp-http-seed.pid)/task/*/status; $BT doctor >&2",
+        bench.path("state").display()
+    );
+    let output = bench.in_own_network(&script);
+    let (status, words) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{words}");
+    let (dhcp, others) = status.split_once("---").expect("both were shown");
+    // Bits 10 and 13: to look for other DHCP servers.
+    for (status, rights) in [(dhcp, "0000000000002400"), (others, "0000000000000000")] {
+        let of = |key: &str| -> Vec<&str> {
+            status.lines().filter_map(|line| line.strip_prefix(key)).map(str::trim).collect()
+        };
+        assert!(of("CapPrm:").len() > 2, "{status}");
+        assert!(of("CapPrm:").iter().all(|bits| *bits == rights), "{status}");
+        assert!(of("NoNewPrivs:").iter().all(|is| *is == "1"), "{status}");
+        let four = [NOBODY; 4].map(|uid| uid.to_string()).join("\t");
+        assert!(of("Uid:").iter().all(|ids| *ids == four), "{status}");
+    }
+    for name in [
+        "state/run/dhcp.pid",
+        "state/run/dhcp.log",
+        "state/leases",
+        "state/run/dhcp.sock",
+        "state/run",
+    ] {
+        let owner = fs::symlink_metadata(bench.path(name)).expect("is there").uid();
+        assert_eq!(owner, NOBODY, "{name}");
+    }
+}
+
+#[test]
+fn a_lab_that_its_owner_cannot_read_is_told_with_the_cure() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("only root can give a lab to somebody else");
+        return;
+    }
+    let bench = Bench::new();
+    bench.give_to(NOBODY);
+    chown(bench.path("keys/signing.key"), Some(0), Some(0)).expect("root may");
+    let output = bench.in_own_network("$BT start");
+    let words = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{words}");
+    assert!(words.contains("signing.key") && words.contains("chown -R"), "{words}");
+}
+
+#[test]
+fn a_service_manager_hears_of_the_start_and_of_the_end() {
+    let bench = Bench::new();
+    let path = bench.path("notify");
+    let manager = UnixDatagram::bind(&path).expect("binds");
+    manager.set_read_timeout(Some(Duration::from_secs(20))).expect("sets");
+    let script = format!(
+        "export NOTIFY_SOCKET={} WATCHDOG_USEC=200000\n$BT start --foreground &\nserver=$!\n\
+         until $BT status >/dev/null; do sleep 0.1; done; sleep 1; kill $server; wait $server",
+        path.display()
+    );
+    let hearing = std::thread::spawn(move || {
+        let mut heard: Vec<String> = Vec::new();
+        let mut bytes = [0; 400];
+        while heard.last().is_none_or(|last| last != "STOPPING=1") {
+            let length = manager.recv(&mut bytes).expect("the next message");
+            heard.push(String::from_utf8_lossy(&bytes[..length]).into_owned());
+        }
+        heard
+    });
+    let output = bench.in_own_network(&script);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let heard = hearing.join().expect("everything was heard");
+    assert!(
+        heard.iter().any(|it| it.starts_with("READY=1\nSTATUS=A1 is ready on bt0")),
+        "{heard:?}"
+    );
+    assert!(heard.iter().filter(|it| *it == "WATCHDOG=1").count() >= 3, "{heard:?}");
+}
+
+#[test]
+fn the_doctor_names_what_is_wrong_and_what_helps() {
+    let bench = Bench::new();
+    let output = bench.in_own_network("$BT doctor --json");
+    let diagnosis: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(output.status.code(), Some(0), "{diagnosis}");
+    assert_eq!(of_part(&diagnosis, "server")[0].0, "warn", "no server runs");
+    assert_eq!(of_part(&diagnosis, "ports")[0].0, "ok");
+
+    let rules = "add table inet f; add chain inet f input { type filter hook input priority 0; }; \
+        add rule inet f input udp dport 69 drop";
+    let script = format!("nft '{rules}'\nip link set bt1 down\n$BT doctor");
+    let output = bench.in_own_network(&script);
+    let words = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{words}{}", text(&output.stderr));
+    for part in ["nothing is plugged in", "TFTP on udp port 69 seems to be closed", "-> let it in"]
+    {
+        assert!(words.contains(part), "{part} is missing:\n{words}");
+    }
+
+    let stranger = "unshare --net sleep 60 & stranger=$!; sleep 0.5
+        ip link set bt1 netns $stranger
+        nsenter --target $stranger --net sh -c 'ip addr add 10.77.0.2/24 dev bt1; ip link set bt1 up
+            exec dnsmasq --conf-file=/dev/null --port=0 --interface=bt1 --bind-interfaces --no-ping \
+            --dhcp-range=10.77.0.200,10.77.0.220 --dhcp-leasefile=/dev/null --user=root \
+            --no-daemon >/dev/null 2>&1' & dhcp=$!
+        sleep 1; set +e; $BT doctor; code=$?; kill $dhcp $stranger; exit $code";
+    let output = bench.in_own_network(stranger);
+    let words = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{words}{}", text(&output.stderr));
+    assert!(words.contains("another DHCP server gives addresses here: 10.77.0.2"), "{words}");
+}
