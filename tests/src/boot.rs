@@ -9,16 +9,17 @@ use serde_json::json;
 
 use crate::bench::Bench;
 use crate::cargo;
+use crate::dnsmasq::Dnsmasq;
 use crate::net::Lan;
 use crate::qemu::{Firmware, Machine};
 use crate::report::Report;
-use crate::sample::SampleLab;
+use crate::sample::{Addresses, GUEST_WORDS, SampleLab, usual_words};
 use crate::setup::Extra;
 use crate::student::Student;
 use crate::wire::{Sighting, Wire};
 
-/// From power-on to the picker, on a slow and busy machine.
-pub const MENU_LIMIT: Duration = Duration::from_secs(240);
+/// From power-on to the picker, on a slow and busy machine; GRUB alone takes a minute to load.
+pub const MENU_LIMIT: Duration = Duration::from_secs(300);
 /// From the choice to the started system.
 pub const START_LIMIT: Duration = Duration::from_secs(180);
 /// The longest bar of the table, in characters.
@@ -29,8 +30,12 @@ const BAR: f64 = 40.0;
 pub enum FirmwareKind {
     /// The older kind (SeaBIOS).
     Bios,
-    /// The newer kind (OVMF).
+    /// The newer kind (OVMF), by PXE.
     Uefi,
+    /// The newer kind, by HTTP Boot.
+    UefiHttp,
+    /// The newer kind with Secure Boot on: shim, signed GRUB, signed kernel.
+    UefiSecure,
 }
 
 impl FirmwareKind {
@@ -39,6 +44,8 @@ impl FirmwareKind {
         match self {
             Self::Bios => Firmware::Bios,
             Self::Uefi => Firmware::Uefi,
+            Self::UefiHttp => Firmware::UefiHttp,
+            Self::UefiSecure => Firmware::UefiSecure,
         }
     }
 
@@ -47,6 +54,19 @@ impl FirmwareKind {
         match self {
             Self::Bios => "bios",
             Self::Uefi => "uefi",
+            Self::UefiHttp => "uefi-http",
+            Self::UefiSecure => "uefi-secure",
+        }
+    }
+
+    /// What its lab says below `[node]`.
+    fn node_settings(self) -> String {
+        match self {
+            Self::Bios | Self::Uefi | Self::UefiHttp => usual_words(),
+            // The kernel's notices tell whether Secure Boot really was on.
+            Self::UefiSecure => {
+                format!("uefi_loader = \"shim-grub\"\ncmdline = \"{GUEST_WORDS} loglevel=6\"\n")
+            }
         }
     }
 }
@@ -61,6 +81,9 @@ pub struct Options {
     /// The PC's firmware
     #[arg(long, value_enum, default_value = "bios")]
     firmware: FirmwareKind,
+    /// Another DHCP server (dnsmasq) gives the addresses, and bt-server only adds how to boot
+    #[arg(long)]
+    proxy: bool,
     /// Boot so many times, one after the other
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
@@ -86,12 +109,15 @@ pub fn run(options: &Options) -> Result<Report> {
         Lan::advertise_router()?;
     }
     let wire = Wire::watch()?;
-    let lab = bench.sample_lab("lab")?;
-    let server = bench.serve(&lab, "boot")?;
-    let name = options.firmware.name();
+    let addresses = if options.proxy { Addresses::Others } else { Addresses::Ours };
+    let route = Route { firmware: options.firmware, addresses };
+    let lab = route.lab(&bench)?;
+    let _others = route.other_server(&mut bench)?;
+    let server = bench.serve(&lab, &route.name())?;
+    let name = route.name();
     let mut runs = Vec::new();
     for run in 1..=options.runs {
-        let moments = one_boot(&mut bench, &lab, &wire, options.firmware, run);
+        let moments = one_boot(&mut bench, &lab, &wire, route, run);
         let moments = server.explain(moments)?;
         println!("\n{name}, run {run} of {}, seconds since power-on:", options.runs);
         print!("{}", table(&moments));
@@ -105,7 +131,61 @@ pub fn run(options: &Options) -> Result<Report> {
         options.runs
     );
     let steps: Vec<_> = runs.iter().map(|run| steps_json(run)).collect();
-    Ok(Report::new(true, line).with("firmware", name).with("runs", json!(steps)))
+    Ok(Report::new(true, line)
+        .with("firmware", options.firmware.name())
+        .with("proxy", options.proxy)
+        .with("runs", json!(steps)))
+}
+
+/// The words of a kernel (Debian's) that was started under Secure Boot.
+const LOCKED_DOWN: &str = "Kernel is locked down from EFI Secure Boot";
+
+/// How a PC comes to its small Linux.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Its firmware.
+    pub firmware: FirmwareKind,
+    /// Who gives it an address.
+    pub addresses: Addresses,
+}
+
+impl Route {
+    /// Its name in file names and tables.
+    pub fn name(self) -> String {
+        let firmware = self.firmware.name();
+        match self.addresses {
+            Addresses::Ours => firmware.to_owned(),
+            Addresses::Others => format!("{firmware}-proxy"),
+        }
+    }
+
+    /// A lab for it.
+    fn lab(self, bench: &Bench) -> Result<SampleLab> {
+        let lab = bench.sample_lab(&format!("lab-{}", self.name()))?;
+        lab.write_settings(self.addresses, &self.firmware.node_settings())?;
+        Ok(lab)
+    }
+
+    /// The other DHCP server, where there is one; it ends with what is returned.
+    fn other_server(self, bench: &mut Bench) -> Result<Option<Dnsmasq>> {
+        match self.addresses {
+            Addresses::Ours => Ok(None),
+            Addresses::Others => {
+                Dnsmasq::give_addresses(bench.lan.place()?, &bench.out.clone()).map(Some)
+            }
+        }
+    }
+}
+
+/// One whole boot over `route`, for the tests; says what was seen.
+pub fn check(bench: &mut Bench, route: Route) -> Result<String> {
+    let wire = Wire::watch()?;
+    let lab = route.lab(bench)?;
+    let _others = route.other_server(bench)?;
+    let server = bench.serve(&lab, &format!("boot-{}", route.name()))?;
+    let moments = server.explain(one_boot(bench, &lab, &wire, route, 1))?;
+    let secs = moments.last().map_or(0.0, |last| last.secs);
+    Ok(format!("the chosen system runs after {secs:.0} s"))
 }
 
 /// A step of a boot and when it was reached.
@@ -119,11 +199,11 @@ fn one_boot(
     bench: &mut Bench,
     lab: &SampleLab,
     wire: &Wire,
-    kind: FirmwareKind,
+    route: Route,
     run: u32,
 ) -> Result<Vec<Moment>> {
-    let name = format!("{}-{run}", kind.name());
-    let machine = Machine::new(kind.firmware(), 1);
+    let name = format!("{}-{run}", route.name());
+    let machine = Machine::new(route.firmware.firmware(), 1);
     let mut student = Student::switch_on(&name, &machine, &mut bench.lan, &bench.out)?;
     student.wait_step("menu", MENU_LIMIT)?;
     student.picture(&format!("{name}-menu"))?;
@@ -132,6 +212,9 @@ fn one_boot(
     let cmdline = student.wait_started(START_LIMIT)?;
     let expected = lab.cmdline(chosen.field("system"))?;
     ensure!(cmdline == expected, "the system got `{cmdline}`, its entry says `{expected}`");
+    if route.firmware == FirmwareKind::UefiSecure {
+        ensure!(student.console().contains(LOCKED_DOWN), "the PC booted without Secure Boot");
+    }
     let moments = moments(&student, wire);
     student.switch_off()?;
     Ok(moments)
@@ -148,15 +231,23 @@ fn moments(student: &Student, wire: &Wire) -> Vec<Moment> {
         let step = student.steps.iter().find(|step| step.word == word)?;
         Some(Moment { name, secs: step.seen.as_secs_f64() })
     };
+    let tftp = |path: &'static str| move |seen: &Sighting| matches!(seen, Sighting::Tftp(it) if it == path);
     let get = |path: &'static str| move |seen: &Sighting| matches!(seen, Sighting::Get(it) if it.split('?').next() == Some(path));
     let started = student.started.as_ref();
     let moments = [
         Some(Moment { name: "power on", secs: 0.0 }),
         on_wire("first DHCP request", &|seen| *seen == Sighting::Dhcp),
-        on_wire("boot loader asked for", &|seen| matches!(seen, Sighting::Tftp(_))),
+        on_wire("boot loader asked for", &|seen| match seen {
+            Sighting::Tftp(_) => true,
+            Sighting::Get(path) => path.ends_with(".efi"),
+            Sighting::Dhcp => false,
+        }),
         on_wire("boot.ipxe asked for", &get("/boot.ipxe")),
-        on_wire("kernel asked for", &get("/boot/vmlinuz")),
-        on_wire("initramfs asked for", &get("/boot/initrd.img")),
+        on_wire("GRUB's menu asked for", &tftp("/grub/grub.cfg")),
+        on_wire("kernel asked for", &|seen| get("/boot/vmlinuz")(seen) || tftp("/vmlinuz")(seen)),
+        on_wire("initramfs asked for", &|seen| {
+            get("/boot/initrd.img")(seen) || tftp("/initrd.img")(seen)
+        }),
         told("node's init runs", "init"),
         told("drivers loaded", "modules"),
         told("network up", "network"),

@@ -10,6 +10,9 @@ mod build;
 mod cargo;
 mod clock;
 mod demo;
+mod dhcp_load;
+mod dnsmasq;
+mod fuzz;
 mod http;
 mod net;
 mod process;
@@ -25,6 +28,7 @@ mod setup;
 mod steps;
 mod student;
 mod test;
+mod tftp_load;
 mod wire;
 
 use std::path::{Path, PathBuf};
@@ -56,6 +60,9 @@ enum Action {
     Build(build::Options),
     Test(test::Options),
     Boot(boot::Options),
+    Fuzz(fuzz::Options),
+    DhcpLoad(dhcp_load::Options),
+    TftpLoad(tftp_load::Options),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +72,9 @@ fn main() -> ExitCode {
         Action::Build(options) => build::run(options),
         Action::Test(options) => test::run(options),
         Action::Boot(options) => boot::run(options),
+        Action::Fuzz(options) => fuzz::run(options),
+        Action::DhcpLoad(options) => dhcp_load::run(options),
+        Action::TftpLoad(options) => tftp_load::run(options),
     });
     let report = outcome.unwrap_or_else(|error| {
         // Whoever pressed Ctrl-C needs no reason and no logs.

@@ -172,6 +172,11 @@ impl Place {
         self.address
     }
 
+    /// Gives it one more address on the LAN.
+    pub fn add_address(&self, address: Ipv4Addr) -> Result<()> {
+        self.ip(&format!("addr add {address}/24 dev eth0")).map(drop)
+    }
+
     fn ip(&self, words: &str) -> Result<String> {
         let mut ip = crate::process::command_in(self, "ip");
         ip.args(words.split(' '));

@@ -14,6 +14,10 @@ use crate::process::command;
 const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 /// Its empty variable store, of which each PC gets a private copy.
 const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+/// The same firmware with Secure Boot, which keeps its variables to itself by SMM.
+const OVMF_SECURE_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.ms.fd";
+/// A variable store with Microsoft's keys, as PCs are sold: Secure Boot is on.
+const OVMF_SECURE_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd";
 
 /// How a PC starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +26,10 @@ pub enum Firmware {
     Bios,
     /// OVMF, network boot by the firmware's own PXE client.
     Uefi,
+    /// OVMF, which loads by HTTP: its PXE client is switched off.
+    UefiHttp,
+    /// OVMF with Secure Boot on.
+    UefiSecure,
     /// No firmware: QEMU loads these files. For tests of the node itself, half a minute faster.
     Direct {
         /// Kernel file.
@@ -87,13 +95,21 @@ impl Machine {
                 qemu.args(["-machine", "pc", "-boot", "n"]);
             }
             Firmware::Uefi => {
-                let vars = folder.join("vars.fd");
-                std::fs::copy(OVMF_VARS, &vars)
-                    .with_context(|| format!("cannot copy {OVMF_VARS}"))?;
-                qemu.args(["-machine", "q35", "-drive"])
-                    .arg(format!("if=pflash,format=raw,unit=0,readonly=on,file={OVMF_CODE}"))
-                    .arg("-drive")
-                    .arg(format!("if=pflash,format=raw,unit=1,file={}", vars.display()));
+                qemu.args(["-machine", "q35"]);
+                flash(&mut qemu, OVMF_CODE, OVMF_VARS, folder)?;
+            }
+            Firmware::UefiHttp => {
+                qemu.args(["-machine", "q35"]);
+                flash(&mut qemu, OVMF_CODE, OVMF_VARS, folder)?;
+                for support in ["IPv4PXESupport", "IPv6PXESupport"] {
+                    qemu.arg("-fw_cfg");
+                    qemu.arg(format!("name=opt/org.tianocore/{support},string=n"));
+                }
+            }
+            Firmware::UefiSecure => {
+                qemu.args(["-machine", "q35,smm=on", "-global"]);
+                qemu.arg("driver=cfi.pflash01,property=secure,value=on");
+                flash(&mut qemu, OVMF_SECURE_CODE, OVMF_SECURE_VARS, folder)?;
             }
             Firmware::Direct { kernel, initramfs, cmdline } => {
                 qemu.args(["-machine", "pc", "-kernel"]).arg(kernel);
@@ -105,7 +121,10 @@ impl Machine {
 
     fn network_card(&self) -> String {
         // Under UEFI the firmware brings its own driver and PXE client: no ROM of the card.
-        let rom = if self.firmware == Firmware::Uefi { ",romfile=" } else { "" };
+        let rom = match self.firmware {
+            Firmware::Bios | Firmware::Direct { .. } => "",
+            Firmware::Uefi | Firmware::UefiHttp | Firmware::UefiSecure => ",romfile=",
+        };
         format!("virtio-net-pci,netdev=lan,mac={},bootindex=1{rom}", self.mac)
     }
 
@@ -115,6 +134,17 @@ impl Machine {
             Display::Window => "gtk",
         }
     }
+}
+
+/// Gives a PC a firmware, and a copy of its variable store.
+fn flash(qemu: &mut Command, code: &str, vars: &str, folder: &Path) -> Result<()> {
+    let copy = folder.join("vars.fd");
+    std::fs::copy(vars, &copy).with_context(|| format!("cannot copy {vars}"))?;
+    qemu.arg("-drive");
+    qemu.arg(format!("if=pflash,format=raw,unit=0,readonly=on,file={code}"));
+    qemu.arg("-drive");
+    qemu.arg(format!("if=pflash,format=raw,unit=1,file={}", copy.display()));
+    Ok(())
 }
 
 /// Where the PC's serial console is recorded.

@@ -15,6 +15,15 @@ use crate::process::{command, run};
 /// timer of a busy machine must not be tested.
 pub const GUEST_WORDS: &str = "console=tty0 console=ttyS0 no_timer_check";
 
+/// Who gives the addresses in a virtual lab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addresses {
+    /// `bt-server`, in full mode.
+    Ours,
+    /// Another DHCP server, which `bt-server` does not disturb: proxy mode.
+    Others,
+}
+
 /// An entry of the sample lab: they share the sample's files and differ in what a student reads.
 struct Sample {
     id: &'static str,
@@ -57,7 +66,7 @@ impl SampleLab {
         init.arg("--kernel").arg(kernel).arg("--node").arg(&programs.node);
         run(init)?;
         let lab = Self::open(folder);
-        std::fs::write(lab.folder.join("server.toml"), server_toml()).context("server.toml")?;
+        lab.write_settings(Addresses::Ours, &usual_words())?;
         for sample in SAMPLES {
             let file = lab.folder.join("catalog").join(format!("{}.toml", sample.id));
             std::fs::write(&file, sample.entry())
@@ -82,6 +91,12 @@ impl SampleLab {
         copy.args(["--archive", "--reflink=auto"]).arg(&self.folder).arg(folder);
         run(copy)?;
         Ok(Self::open(folder))
+    }
+
+    /// Writes `server.toml`; `node` are the lines of its section `[node]`.
+    pub fn write_settings(&self, addresses: Addresses, node: &str) -> Result<()> {
+        let text = server_toml(addresses, node);
+        std::fs::write(self.folder.join("server.toml"), text).context("cannot write server.toml")
     }
 
     /// The folder.
@@ -169,21 +184,29 @@ impl Sample {
     }
 }
 
-fn server_toml() -> String {
+/// The lines of `[node]` where nothing special is tried.
+pub fn usual_words() -> String {
+    format!("cmdline = \"{GUEST_WORDS}\"\n")
+}
+
+fn server_toml(addresses: Addresses, node: &str) -> String {
+    let dhcp = match addresses {
+        Addresses::Ours => format!(
+            "mode = \"full\"\nrange = \"10.77.0.50-10.77.0.150\"\nlease = \"1h\"\nrouter = \"{SERVER}\"\n"
+        ),
+        Addresses::Others => "mode = \"proxy\"\n".to_owned(),
+    };
     format!(
         "name = \"Computer lab A1\"\n\
          interface = \"{BRIDGE}\"\n\
          [dhcp]\n\
-         mode = \"full\"\n\
-         range = \"10.77.0.50-10.77.0.150\"\n\
-         lease = \"1h\"\n\
-         router = \"{SERVER}\"\n\
+         {dhcp}\
          [http]\n\
          port = 6969\n\
          [seed]\n\
          port = 6881\n\
          [node]\n\
-         cmdline = \"{GUEST_WORDS}\"\n"
+         {node}"
     )
 }
 
@@ -202,7 +225,14 @@ mod tests {
 
     #[test]
     fn the_settings_are_toml() {
-        let settings: toml::Table = server_toml().parse().expect("TOML");
+        let read = |addresses, node: &str| -> toml::Table {
+            server_toml(addresses, node).parse().expect("TOML")
+        };
+        let settings = read(Addresses::Ours, &usual_words());
         assert_eq!(settings["interface"].as_str(), Some("bt0"));
+        assert_eq!(settings["node"]["cmdline"].as_str(), Some(GUEST_WORDS));
+        let settings = read(Addresses::Others, "cmdline = \"quiet\"\n");
+        assert_eq!(settings["dhcp"]["mode"].as_str(), Some("proxy"));
+        assert_eq!(settings["node"]["cmdline"].as_str(), Some("quiet"));
     }
 }

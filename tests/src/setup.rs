@@ -26,6 +26,9 @@ const PACKAGES: &[Package] = &[
     package("qemu-system-x86", "the PCs of the virtual lab"),
     package("ovmf", "their UEFI firmware"),
     package("ipxe", "the boot loaders that bt-server serves"),
+    package("shim-signed", "the loader for PCs with Secure Boot"),
+    package("grub-efi-amd64-signed", "what that loader starts"),
+    package("dnsmasq-base", "a foreign DHCP server, beside which bt-server must work"),
     package("iproute2", "the virtual network"),
     package("busybox-static", "the small tools inside the nodes' Linux"),
     package("fonts-inter", "the font of the picker"),
@@ -34,6 +37,14 @@ const PACKAGES: &[Package] = &[
 ];
 /// What only a window on the desktop needs.
 const WINDOW: &[Package] = &[package("qemu-system-gui", "the window that shows the PC")];
+/// What only the measurements of TFTP need.
+const LOAD: &[Package] =
+    &[package("curl", "a stock TFTP client"), package("nftables", "packets that get lost")];
+/// What only the measurements of DHCP need.
+const DHCP_LOAD: &[Package] = &[
+    package("kea-admin", "ISC's load generator perfdhcp"),
+    package("kea-common", "the libraries of ISC's server Kea"),
+];
 /// What only the tests need.
 const TESTING: &[Package] = &[
     package("aria2", "a stock BitTorrent client that must get along with bt-server"),
@@ -47,6 +58,10 @@ pub enum Extra {
     None,
     /// A window on the desktop.
     Window,
+    /// The measurements of TFTP.
+    Load,
+    /// The measurements of DHCP.
+    DhcpLoad,
     /// The tests.
     Testing,
 }
@@ -57,6 +72,8 @@ pub fn ensure_packages(extra: Extra, yes: bool) -> Result<()> {
     let extra = match extra {
         Extra::None => &[],
         Extra::Window => WINDOW,
+        Extra::Load => LOAD,
+        Extra::DhcpLoad => DHCP_LOAD,
         Extra::Testing => TESTING,
     };
     let missing: Vec<&Package> =
@@ -150,6 +167,24 @@ pub fn ensure_kernel() -> Result<PathBuf> {
     Ok(ready)
 }
 
+/// A folder with ISC's DHCP server Kea in it: only unpacked, so that its service never starts.
+pub fn ensure_kea() -> Result<PathBuf> {
+    let cache = cache_folder()?.join("kea");
+    let ready = cache.join("root");
+    if ready.join("usr/sbin/kea-dhcp4").is_file() {
+        return Ok(ready);
+    }
+    println!("Fetching the Debian package kea-dhcp4-server to measure beside (once) ...");
+    std::fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
+    let fresh = tempfile::Builder::new().prefix("unpacking").tempdir_in(&cache)?;
+    let root = fresh.path().join("root");
+    let mut unpack = command("dpkg");
+    unpack.arg("-x").arg(download("kea-dhcp4-server", fresh.path())?).arg(&root);
+    run(unpack)?;
+    std::fs::rename(&root, &ready).with_context(|| format!("cannot make {}", ready.display()))?;
+    Ok(ready)
+}
+
 /// Downloads the package that `linux-image-amd64` stands for into `folder`.
 fn download_kernel(folder: &Path) -> Result<PathBuf> {
     let find = || -> Result<String> {
@@ -166,9 +201,14 @@ fn download_kernel(folder: &Path) -> Result<PathBuf> {
             find()?
         }
     };
+    download(&name, folder)
+}
+
+/// Downloads one package into `folder`, which holds no other; returns its file.
+fn download(name: &str, folder: &Path) -> Result<PathBuf> {
     let mut download = command("apt-get");
     // As root apt wants to hand over to the user `_apt`, which may not write here.
-    download.args(["-o", "APT::Sandbox::User=root", "download", &name]).current_dir(folder);
+    download.args(["-o", "APT::Sandbox::User=root", "download", name]).current_dir(folder);
     run_visibly(download)?;
     let files = std::fs::read_dir(folder)?.filter_map(Result::ok).map(|entry| entry.path());
     files

@@ -182,6 +182,11 @@ impl Student {
         Ok(())
     }
 
+    /// Everything that came on the serial console.
+    pub fn console(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.serial).unwrap_or_default()).into_owned()
+    }
+
     /// Whether the window was closed or the PC switched itself off.
     pub fn is_off(&mut self) -> Result<bool> {
         self.qemu.has_ended()

@@ -1,4 +1,4 @@
-//! Shell: from power-on to the chosen system, for both kinds of firmware.
+//! Shell: from power-on to the chosen system, for every kind of firmware.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,11 +7,11 @@ use anyhow::{Context, Result, ensure};
 use image::RgbImage;
 
 use crate::bench::Bench;
-use crate::boot::{FirmwareKind, MENU_LIMIT, START_LIMIT};
+use crate::boot::{self, FirmwareKind, MENU_LIMIT, Route, START_LIMIT};
 use crate::cargo;
 use crate::clock;
 use crate::qemu::Machine;
-use crate::sample::SampleLab;
+use crate::sample::{Addresses, SampleLab};
 use crate::screen::{Difference, Region, compare};
 use crate::student::Student;
 
@@ -24,6 +24,30 @@ pub fn bios(bench: &mut Bench) -> Result<String> {
 
 pub fn uefi(bench: &mut Bench) -> Result<String> {
     whole_boot(bench, FirmwareKind::Uefi)
+}
+
+pub fn bios_proxy(bench: &mut Bench) -> Result<String> {
+    boot::check(bench, Route { firmware: FirmwareKind::Bios, addresses: Addresses::Others })
+}
+
+pub fn uefi_proxy(bench: &mut Bench) -> Result<String> {
+    boot::check(bench, Route { firmware: FirmwareKind::Uefi, addresses: Addresses::Others })
+}
+
+pub fn uefi_http(bench: &mut Bench) -> Result<String> {
+    boot::check(bench, Route { firmware: FirmwareKind::UefiHttp, addresses: Addresses::Ours })
+}
+
+pub fn uefi_http_proxy(bench: &mut Bench) -> Result<String> {
+    boot::check(bench, Route { firmware: FirmwareKind::UefiHttp, addresses: Addresses::Others })
+}
+
+pub fn uefi_secure(bench: &mut Bench) -> Result<String> {
+    boot::check(bench, Route { firmware: FirmwareKind::UefiSecure, addresses: Addresses::Ours })
+}
+
+pub fn uefi_secure_proxy(bench: &mut Bench) -> Result<String> {
+    boot::check(bench, Route { firmware: FirmwareKind::UefiSecure, addresses: Addresses::Others })
 }
 
 fn whole_boot(bench: &mut Bench, kind: FirmwareKind) -> Result<String> {

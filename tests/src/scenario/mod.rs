@@ -7,6 +7,7 @@ mod attack;
 mod boot;
 mod clients;
 mod daemon;
+mod leases;
 mod refusal;
 mod swarm;
 
@@ -32,6 +33,11 @@ pub const ALL: &[Scenario] = &[
         run: daemon::run,
     },
     Scenario {
+        name: "leases",
+        what: "a server killed at random under load loses no lease and gives no address twice",
+        run: leases::run,
+    },
+    Scenario {
         name: "minisign",
         what: "the stock minisign tool accepts the published catalog",
         run: clients::minisign,
@@ -55,6 +61,32 @@ pub const ALL: &[Scenario] = &[
         name: "boot-uefi",
         what: "a UEFI PC boots by PXE into the picker and starts the chosen system",
         run: boot::uefi,
+    },
+    Scenario {
+        name: "boot-bios-proxy",
+        what: "a BIOS PC boots where another DHCP server gives the addresses",
+        run: boot::bios_proxy,
+    },
+    Scenario {
+        name: "boot-uefi-proxy",
+        what: "a UEFI PC boots where another DHCP server gives the addresses",
+        run: boot::uefi_proxy,
+    },
+    Scenario { name: "boot-uefi-http", what: "a UEFI PC boots by HTTP", run: boot::uefi_http },
+    Scenario {
+        name: "boot-uefi-http-proxy",
+        what: "a UEFI PC boots by HTTP beside another DHCP server",
+        run: boot::uefi_http_proxy,
+    },
+    Scenario {
+        name: "boot-uefi-secure",
+        what: "a PC with Secure Boot boots by shim and GRUB, and starts a signed kernel",
+        run: boot::uefi_secure,
+    },
+    Scenario {
+        name: "boot-uefi-secure-proxy",
+        what: "a PC with Secure Boot boots beside another DHCP server",
+        run: boot::uefi_secure_proxy,
     },
     Scenario {
         name: "refuse-flipped-bit",

@@ -1,0 +1,236 @@
+//! Shell: the DHCP server dies at random moments under load, and no node may suffer from it.
+//!
+//! A client plays a relay with ninety nodes (RFC 2131 §4.1: replies come to the relay's port 67) and
+//! remembers each ACK. After each kill -9 and restart, every node asks for its address as after a
+//! reboot (INIT-REBOOT): silence or NAK would mean that its lease is lost.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{Ipv4Addr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
+
+use crate::bench::Bench;
+use crate::clock;
+use crate::net::{Place, SERVER};
+
+/// Fewer than the sample lab has addresses.
+const NODES: u8 = 90;
+/// Exchanges under way at once.
+const WINDOW: usize = 16;
+/// How long an answer may take before the client goes on without it.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// RFC 951 §3 and RFC 2131 §2.
+const FIXED_PART: usize = 240;
+
+pub fn run(bench: &mut Bench) -> Result<String> {
+    let rounds = if bench.long { 500 } else { 20 };
+    let lab = bench.sample_lab("leases")?;
+    let place = bench.lan.place()?;
+    let mut client = Client::new(&place)?;
+    // Printed, so that a failure can be replayed.
+    let mut random = Random(u64::from(std::process::id()));
+    println!("  seed {}", random.0);
+    for round in 1..=rounds {
+        let server = bench.serve(&lab, "leases")?;
+        let outcome = client.check_all();
+        server.explain(outcome).with_context(|| format!("round {round}"))?;
+        let (pid, life) = (server.pid(), Duration::from_millis(20 + random.next() % 500));
+        let killer = std::thread::spawn(move || {
+            std::thread::sleep(life);
+            kill(pid, Signal::SIGKILL)
+        });
+        let load = client.load(clock::now() + life, &mut random);
+        killer.join().expect("it only sleeps and kills").context("the server was gone already")?;
+        server.explain(load).with_context(|| format!("round {round}"))?;
+    }
+    let server = bench.serve(&lab, "leases")?;
+    server.explain(client.check_all())?;
+    Ok(format!(
+        "{rounds} times kill -9 under load: {} ACKs, 0 leases lost, 0 second owners",
+        client.acks
+    ))
+}
+
+/// Small and seeded (Knuth's MMIX generator; the high bits are the good ones).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 33
+    }
+}
+
+/// The nodes, and what they were told.
+struct Client {
+    socket: UdpSocket,
+    relay: Ipv4Addr,
+    told: BTreeMap<u8, Ipv4Addr>,
+    acks: usize,
+}
+
+/// A reply, as far as it matters here.
+#[derive(Debug, PartialEq)]
+struct Reply {
+    node: u8,
+    kind: u8,
+    ip: Ipv4Addr,
+}
+
+const DISCOVER: u8 = 1;
+const OFFER: u8 = 2;
+const REQUEST: u8 = 3;
+const ACK: u8 = 5;
+
+impl Client {
+    fn new(place: &Place) -> Result<Self> {
+        let (relay, network) = (place.address(), place.network());
+        // A socket belongs to the network in which it was made, whoever uses it.
+        let socket = std::thread::scope(|scope| {
+            let made = scope.spawn(|| -> Result<UdpSocket> {
+                setns(network, CloneFlags::CLONE_NEWNET)?;
+                Ok(UdpSocket::bind((relay, 67))?)
+            });
+            made.join().expect("it makes two system calls")
+        })?;
+        socket.connect((SERVER, 67))?;
+        socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+        Ok(Self { socket, relay, told: BTreeMap::new(), acks: 0 })
+    }
+
+    /// Every node reboots and asks for the address it remembers.
+    fn check_all(&mut self) -> Result<()> {
+        let remembered: Vec<(u8, Ipv4Addr)> = self.told.iter().map(|it| (*it.0, *it.1)).collect();
+        for nodes in remembered.chunks(WINDOW) {
+            let mut asked: HashMap<u8, Ipv4Addr> = nodes.iter().copied().collect();
+            for (&node, &ip) in &asked {
+                self.send(node, REQUEST, &address_option(50, ip));
+            }
+            let end = clock::now() + PATIENCE;
+            while !asked.is_empty() && clock::now() < end {
+                let Some(reply) = self.receive()? else { continue };
+                if reply.kind == ACK {
+                    self.take(&reply)?;
+                    asked.remove(&reply.node);
+                }
+            }
+            ensure!(asked.is_empty(), "leases are lost: {asked:?} got no answer");
+        }
+        Ok(())
+    }
+
+    /// Nodes come and go until `end`, when the server dies.
+    fn load(&mut self, end: Instant, random: &mut Random) -> Result<()> {
+        let mut under_way = 0;
+        while clock::now() < end {
+            while under_way < WINDOW {
+                self.send(u8::try_from(random.next() % u64::from(NODES))?, DISCOVER, &[]);
+                under_way += 1;
+            }
+            match self.receive()? {
+                Some(Reply { node, kind: OFFER, ip }) => {
+                    let server = address_option(54, SERVER);
+                    self.send(node, REQUEST, &[server, address_option(50, ip)].concat());
+                }
+                Some(reply) => {
+                    self.take(&reply)?;
+                    under_way -= 1;
+                }
+                // Lost, or two of one node that took one offer.
+                None => under_way = 0,
+            }
+        }
+        // What is in the socket still was told as well.
+        while let Some(reply) = self.receive()? {
+            if reply.kind == ACK {
+                self.take(&reply)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers an ACK, and looks whether it fits to all before.
+    fn take(&mut self, reply: &Reply) -> Result<()> {
+        if reply.kind != ACK {
+            bail!("node {} was refused {:?}", reply.node, self.told.get(&reply.node));
+        }
+        self.acks += 1;
+        if let Some(before) = self.told.insert(reply.node, reply.ip) {
+            ensure!(before == reply.ip, "node {} lost {before} and got {}", reply.node, reply.ip);
+        }
+        let owners = self.told.values().filter(|ip| **ip == reply.ip).count();
+        ensure!(owners == 1, "{} has {owners} owners", reply.ip);
+        Ok(())
+    }
+
+    /// A dead server refuses packets; that is no failure of the client.
+    fn send(&self, node: u8, kind: u8, options: &[u8]) {
+        self.socket.send(&message(node, kind, self.relay, options)).ok();
+    }
+
+    fn receive(&self) -> Result<Option<Reply>> {
+        clock::check_interrupted()?;
+        let mut packet = [0; 1500];
+        // Nothing in time, or the port is closed for want of a server.
+        let Ok(length) = self.socket.recv(&mut packet) else { return Ok(None) };
+        Ok(Reply::read(&packet[..length]))
+    }
+}
+
+impl Reply {
+    fn read(packet: &[u8]) -> Option<Self> {
+        let options = packet.get(FIXED_PART..)?;
+        // Option 53 comes first, or second after 54 and so on: look for it.
+        let mut at = 0;
+        let kind = loop {
+            match *options.get(at)? {
+                0 => at += 1,
+                53 => break *options.get(at + 2)?,
+                _ => at += 2 + usize::from(*options.get(at + 1)?),
+            }
+        };
+        let ip: [u8; 4] = packet[16..20].try_into().expect("four bytes");
+        Some(Self { node: packet[33], kind, ip: ip.into() })
+    }
+}
+
+fn address_option(code: u8, ip: Ipv4Addr) -> Vec<u8> {
+    [&[code, 4][..], &ip.octets()].concat()
+}
+
+/// A request that came through `relay` (RFC 2131 §2).
+fn message(node: u8, kind: u8, relay: Ipv4Addr, options: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0; FIXED_PART];
+    packet[..4].copy_from_slice(&[1, 1, 6, 1]);
+    packet[7] = node;
+    packet[24..28].copy_from_slice(&relay.octets());
+    packet[28..34].copy_from_slice(&[2, 0, 0, 0, 1, node]);
+    packet[236..].copy_from_slice(&[99, 130, 83, 99]);
+    packet.extend([53, 1, kind]);
+    packet.extend(options);
+    packet.push(255);
+    packet
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAK: u8 = 6;
+
+    #[test]
+    fn a_reply_is_read_wherever_its_kind_stands() {
+        let mut packet = message(7, NAK, Ipv4Addr::LOCALHOST, &[]);
+        packet.splice(FIXED_PART..FIXED_PART, [0, 54, 4, 10, 77, 0, 1]);
+        packet[16..20].copy_from_slice(&[10, 77, 0, 50]);
+        let ip = Ipv4Addr::new(10, 77, 0, 50);
+        assert_eq!(Reply::read(&packet), Some(Reply { node: 7, kind: NAK, ip }));
+        for length in 0..FIXED_PART + 7 {
+            assert_eq!(Reply::read(&packet[..length]), None);
+        }
+    }
+}
