@@ -27,6 +27,7 @@ mod server;
 mod setup;
 mod steps;
 mod student;
+mod swarm_bench;
 mod test;
 mod tftp_load;
 mod wire;
@@ -61,6 +62,7 @@ enum Action {
     Test(test::Options),
     Boot(boot::Options),
     Fuzz(fuzz::Options),
+    Swarm(swarm_bench::Options),
     DhcpLoad(dhcp_load::Options),
     TftpLoad(tftp_load::Options),
 }
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Action::Test(options) => test::run(options),
         Action::Boot(options) => boot::run(options),
         Action::Fuzz(options) => fuzz::run(options),
+        Action::Swarm(options) => swarm_bench::run(options),
         Action::DhcpLoad(options) => dhcp_load::run(options),
         Action::TftpLoad(options) => tftp_load::run(options),
     });

@@ -95,16 +95,9 @@ impl Lan {
     pub fn place(&mut self) -> Result<Place> {
         let port = self.next_port();
         let (here, there) = (format!("veth{port}"), format!("peer{port}"));
-        let network = new_network()?;
-        let path = format!("/proc/{}/fd/{}", std::process::id(), network.as_raw_fd());
         ip(&format!("link add {here} type veth peer name {there}"))?;
-        ip(&format!("link set {there} netns {path}"))?;
+        let place = Place::with_cable(&there, Ipv4Addr::new(10, 77, 0, 200 + port), 24)?;
         self.plug(&here)?;
-        let place = Place { network, address: Ipv4Addr::new(10, 77, 0, 200 + port) };
-        place.ip("link set lo up")?;
-        place.ip(&format!("link set {there} name eth0"))?;
-        place.ip(&format!("addr add {}/24 dev eth0", place.address))?;
-        place.ip("link set eth0 up")?;
         if let Some(mbit) = self.mbit {
             place.shape("eth0", mbit)?;
         }
@@ -145,7 +138,7 @@ impl Lan {
     fn plug(&self, name: &str) -> Result<()> {
         ip(&format!("link set {name} master {BRIDGE} up"))?;
         if let Some(mbit) = self.mbit {
-            run(tbf(command("tc"), name, mbit))?;
+            shape(name, mbit)?;
         }
         Ok(())
     }
@@ -162,6 +155,19 @@ pub struct Place {
 }
 
 impl Place {
+    /// A new network that takes the interface `cable` over as its `eth0`, with this address.
+    pub fn with_cable(cable: &str, address: Ipv4Addr, prefix: u8) -> Result<Self> {
+        let network = new_network()?;
+        let path = format!("/proc/{}/fd/{}", std::process::id(), network.as_raw_fd());
+        ip(&format!("link set {cable} netns {path}"))?;
+        let place = Self { network, address };
+        place.ip("link set lo up")?;
+        place.ip(&format!("link set {cable} name eth0"))?;
+        place.ip(&format!("addr add {address}/{prefix} dev eth0"))?;
+        place.ip("link set eth0 up")?;
+        Ok(place)
+    }
+
     /// The namespace's descriptor, for setns(2).
     pub fn network(&self) -> BorrowedFd<'_> {
         self.network.as_fd()
@@ -177,13 +183,15 @@ impl Place {
         self.ip(&format!("addr add {address}/24 dev eth0")).map(drop)
     }
 
-    fn ip(&self, words: &str) -> Result<String> {
+    /// Runs ip(8) in it.
+    pub fn ip(&self, words: &str) -> Result<String> {
         let mut ip = crate::process::command_in(self, "ip");
         ip.args(words.split(' '));
         run(ip)
     }
 
-    fn shape(&self, interface: &str, mbit: u32) -> Result<String> {
+    /// Limits what leaves `interface`.
+    pub fn shape(&self, interface: &str, mbit: u32) -> Result<String> {
         run(tbf(crate::process::command_in(self, "tc"), interface, mbit))
     }
 }
@@ -197,10 +205,16 @@ fn new_network() -> Result<File> {
     thread.join().expect("the thread only makes two system calls")
 }
 
-fn ip(words: &str) -> Result<String> {
+/// Runs ip(8) in the lab's own network.
+pub fn ip(words: &str) -> Result<String> {
     let mut ip = command("ip");
     ip.args(words.split(' '));
     run(ip)
+}
+
+/// Limits what leaves `interface` of the lab's own network.
+pub fn shape(interface: &str, mbit: u32) -> Result<String> {
+    run(tbf(command("tc"), interface, mbit))
 }
 
 /// A token bucket on what leaves `interface`: 64 KiB are one burst, 50 ms the longest queue.

@@ -122,6 +122,11 @@ impl Running {
         let file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         let again = file.try_clone().context("cannot share the log file")?;
         command.stdin(Stdio::null()).stdout(file).stderr(again);
+        Self::spawn(name, command, log)
+    }
+
+    /// Starts `command`, whose inputs and outputs are set; somebody writes what it prints to `log`.
+    pub fn spawn(name: &str, mut command: Command, log: &Path) -> Result<Self> {
         let child = command.spawn().with_context(|| format!("cannot run {}", shown(&command)))?;
         Ok(Self { child, name: name.into(), log: log.into() })
     }

@@ -45,6 +45,16 @@ const DHCP_LOAD: &[Package] = &[
     package("kea-admin", "ISC's load generator perfdhcp"),
     package("kea-common", "the libraries of ISC's server Kea"),
 ];
+/// What only the measurements of rooms need.
+const ROOM: &[Package] = &[
+    package("curl", "a stock HTTP client"),
+    package("nftables", "counts who feeds whom; packets that get lost"),
+    package("nginx-light", "a stock HTTP server"),
+    package("python3-libtorrent", "the engine of qBittorrent and Deluge, to measure beside"),
+    package("aria2", "another BitTorrent engine"),
+    package("transmission-cli", "another BitTorrent engine"),
+    package("udpcast", "multicast"),
+];
 /// What only the tests need.
 const TESTING: &[Package] = &[
     package("aria2", "a stock BitTorrent client that must get along with bt-server"),
@@ -62,6 +72,8 @@ pub enum Extra {
     Load,
     /// The measurements of DHCP.
     DhcpLoad,
+    /// The measurements of rooms.
+    Room,
     /// The tests.
     Testing,
 }
@@ -74,6 +86,7 @@ pub fn ensure_packages(extra: Extra, yes: bool) -> Result<()> {
         Extra::Window => WINDOW,
         Extra::Load => LOAD,
         Extra::DhcpLoad => DHCP_LOAD,
+        Extra::Room => ROOM,
         Extra::Testing => TESTING,
     };
     let missing: Vec<&Package> =
