@@ -69,6 +69,7 @@ fn enter_as_user(own: CloneFlags) -> Result<()> {
 /// The virtual LAN: a bridge with the server's address.
 pub struct Lan {
     ports: u8,
+    places: u8,
     mbit: Option<u32>,
 }
 
@@ -80,7 +81,7 @@ impl Lan {
         ip(&format!("link add {BRIDGE} type bridge mcast_snooping 0"))?;
         ip(&format!("addr add {SERVER}/24 dev {BRIDGE}"))?;
         ip(&format!("link set {BRIDGE} up"))?;
-        Ok(Self { ports: 0, mbit })
+        Ok(Self { ports: 0, places: 0, mbit })
     }
 
     /// Plugs in a cable for a QEMU PC; returns the name of its tap interface.
@@ -96,7 +97,8 @@ impl Lan {
         let port = self.next_port();
         let (here, there) = (format!("veth{port}"), format!("peer{port}"));
         ip(&format!("link add {here} type veth peer name {there}"))?;
-        let place = Place::with_cable(&there, Ipv4Addr::new(10, 77, 0, 200 + port), 24)?;
+        self.places += 1;
+        let place = Place::with_cable(&there, Ipv4Addr::new(10, 77, 0, 200 + self.places), 24)?;
         self.plug(&here)?;
         if let Some(mbit) = self.mbit {
             place.shape("eth0", mbit)?;
@@ -163,7 +165,7 @@ impl Place {
         let place = Self { network, address };
         place.ip("link set lo up")?;
         place.ip(&format!("link set {cable} name eth0"))?;
-        place.ip(&format!("addr add {address}/{prefix} dev eth0"))?;
+        place.ip(&format!("addr add {address}/{prefix} brd + dev eth0"))?;
         place.ip("link set eth0 up")?;
         Ok(place)
     }

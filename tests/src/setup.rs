@@ -52,12 +52,17 @@ const ROOM: &[Package] = &[
     package("nginx-light", "a stock HTTP server"),
     package("python3-libtorrent", "the engine of qBittorrent and Deluge, to measure beside"),
     package("aria2", "another BitTorrent engine"),
-    package("transmission-cli", "another BitTorrent engine"),
+    package("transmission-cli", "the libraries of another BitTorrent engine"),
     package("udpcast", "multicast"),
 ];
 /// What only the tests need.
 const TESTING: &[Package] = &[
     package("aria2", "a stock BitTorrent client that must get along with bt-server"),
+    package("transmission-cli", "the libraries of another one"),
+    package("qbittorrent-nox", "another one"),
+    package("rtorrent", "another one"),
+    package("python3-libtorrent", "another one"),
+    package("nftables", "keeps a node from fetching at the server"),
     package("minisign", "the stock tool that must accept the signed catalog"),
 ];
 
@@ -180,19 +185,31 @@ pub fn ensure_kernel() -> Result<PathBuf> {
     Ok(ready)
 }
 
-/// A folder with ISC's DHCP server Kea in it: only unpacked, so that its service never starts.
+/// A folder with ISC's DHCP server Kea in it.
 pub fn ensure_kea() -> Result<PathBuf> {
-    let cache = cache_folder()?.join("kea");
+    ensure_unpacked("kea-dhcp4-server", "usr/sbin/kea-dhcp4")
+}
+
+/// The program transmission-daemon.
+pub fn ensure_transmission() -> Result<PathBuf> {
+    let program = "usr/bin/transmission-daemon";
+    Ok(ensure_unpacked("transmission-daemon", program)?.join(program))
+}
+
+/// A folder with the files of a Debian package, `program` among them: only unpacked, so that no
+/// service of it ever starts.
+fn ensure_unpacked(package: &str, program: &str) -> Result<PathBuf> {
+    let cache = cache_folder()?.join(package);
     let ready = cache.join("root");
-    if ready.join("usr/sbin/kea-dhcp4").is_file() {
+    if ready.join(program).is_file() {
         return Ok(ready);
     }
-    println!("Fetching the Debian package kea-dhcp4-server to measure beside (once) ...");
+    println!("Fetching the Debian package {package}, to try and measure beside (once) ...");
     std::fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
     let fresh = tempfile::Builder::new().prefix("unpacking").tempdir_in(&cache)?;
     let root = fresh.path().join("root");
     let mut unpack = command("dpkg");
-    unpack.arg("-x").arg(download("kea-dhcp4-server", fresh.path())?).arg(&root);
+    unpack.arg("-x").arg(download(package, fresh.path())?).arg(&root);
     run(unpack)?;
     std::fs::rename(&root, &ready).with_context(|| format!("cannot make {}", ready.display()))?;
     Ok(ready)

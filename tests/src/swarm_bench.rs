@@ -1,7 +1,7 @@
 //! Shell: `cargo lab swarm`: a room of PCs fetches one image, with ours and with other engines.
 
 mod course;
-mod engine;
+pub mod engine;
 mod evil;
 mod figures;
 mod payload;
@@ -143,6 +143,10 @@ impl Options {
 pub fn run(options: &Options) -> Result<Report> {
     options.check()?;
     setup::ensure_packages(Extra::Room, options.yes)?;
+    if options.engines.contains(&Engine::Transmission) {
+        // Later there is no way to the world.
+        setup::ensure_transmission()?;
+    }
     let programs = cargo::build()?;
     let out = options.out.clone().unwrap_or_else(|| cargo::results_folder().join("swarm"));
     std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;

@@ -98,6 +98,10 @@ pub fn run(options: &Options) -> Result<Report> {
     let scenarios: Vec<&Scenario> = scenario::ALL.iter().filter(|it| wanted(it.name)).collect();
     let mut failures = Vec::new();
     if !scenarios.is_empty() {
+        if scenarios.iter().any(|it| it.name == scenario::TRANSMISSION) {
+            // Later there is no way to the world.
+            setup::ensure_transmission()?;
+        }
         let out = options.out.clone().unwrap_or_else(|| cargo::results_folder().join("test"));
         let mut bench = Bench::prepare(Extra::Testing, options.yes, &out, Some(MBIT))?;
         bench.long = options.long;

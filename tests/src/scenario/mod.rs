@@ -7,6 +7,7 @@ mod attack;
 mod boot;
 mod clients;
 mod daemon;
+mod interop;
 mod leases;
 mod refusal;
 mod swarm;
@@ -24,6 +25,9 @@ pub struct Scenario {
     /// Runs it; returns what was seen.
     pub run: fn(&mut Bench) -> Result<String>,
 }
+
+/// The one that needs a package of its own.
+pub const TRANSMISSION: &str = "interop-transmission";
 
 /// All of them; the quick ones first.
 pub const ALL: &[Scenario] = &[
@@ -51,6 +55,31 @@ pub const ALL: &[Scenario] = &[
         name: "swarm",
         what: "a node that boots while another still shares fetches from it and from the server",
         run: swarm::second_node,
+    },
+    Scenario {
+        name: "interop-aria2",
+        what: "aria2 fetches a system from us, and a node fetches it from aria2 alone",
+        run: interop::aria2,
+    },
+    Scenario {
+        name: TRANSMISSION,
+        what: "Transmission fetches a system from us, and a node fetches it from Transmission alone",
+        run: interop::transmission,
+    },
+    Scenario {
+        name: "interop-qbittorrent",
+        what: "qBittorrent fetches a system from us, and a node fetches it from qBittorrent alone",
+        run: interop::qbittorrent,
+    },
+    Scenario {
+        name: "interop-rtorrent",
+        what: "rTorrent fetches a system from us, and a node fetches it from rTorrent alone",
+        run: interop::rtorrent,
+    },
+    Scenario {
+        name: "interop-libtorrent",
+        what: "libtorrent fetches a system from us, and a node fetches it from libtorrent alone",
+        run: interop::libtorrent,
     },
     Scenario {
         name: "boot-bios",

@@ -48,9 +48,7 @@ fn second_fetch(bench: &mut Bench, lab: &SampleLab, first: &Place) -> Result<Str
     let mut second = fetch(bench, lab, &place, &folder, "swarm-second", true)?;
     ensure!(second.wait(DOWNLOAD_LIMIT)?, "the second node failed:\n{}", second.printed());
     check_same_files(lab, &folder)?;
-    let printed = second.printed();
-    let figures = printed.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok());
-    let figures = figures.with_context(|| format!("no JSON from the second node:\n{printed}"))?;
+    let figures = figures(&second.printed())?;
     let from = |address: &str| bytes_from(&figures, address);
     let (node, seed) = (from(&first.address().to_string()), from(&HTTP.ip().to_string()));
     ensure!(node > 0, "nothing came from the first node: {figures}");
@@ -85,7 +83,8 @@ fn uploaded() -> Result<u64> {
     system.and_then(|it| it["uploaded"].as_u64()).context("the status tells no uploaded bytes")
 }
 
-fn fetch(
+/// Starts `bt-node fetch` in a place; it prints its figures as JSON.
+pub fn fetch(
     bench: &Bench,
     lab: &SampleLab,
     place: &Place,
@@ -102,8 +101,14 @@ fn fetch(
     Running::start(name, fetch, &bench.out.join(format!("{name}.log")))
 }
 
+/// The line of JSON in what a node has printed.
+pub fn figures(printed: &str) -> Result<Value> {
+    let figures = printed.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok());
+    figures.with_context(|| format!("no JSON from the node:\n{printed}"))
+}
+
 /// Bytes that came from `address`, out of `"from": [{"peer": "ADDRESS:PORT", "bytes": 1}, …]`.
-fn bytes_from(figures: &Value, address: &str) -> u64 {
+pub fn bytes_from(figures: &Value, address: &str) -> u64 {
     let is_it = |peer: &&Value| {
         let peer = peer["peer"].as_str().and_then(|peer| peer.rsplit_once(':'));
         peer.is_some_and(|(ip, _)| ip == address)

@@ -172,8 +172,14 @@ impl Course<'_> {
         let mut all_done = true;
         for (node, worker) in self.nodes.iter().enumerate() {
             let Some(worker) = worker else { continue };
-            if worker.end()? == Some(false) && !(self.stage.leaves && worker.finished().is_some()) {
-                bail!("node {} failed:\n{}", node + 1, tail(&worker.printed(), 10));
+            // What it printed is read a moment after its end.
+            let has_failed = match (worker.end()?, worker.finished()) {
+                (None, _) | (Some(true), Some(_)) => false,
+                (Some(_), Some(_)) => !self.stage.leaves,
+                (Some(_), None) => worker.has_closed(),
+            };
+            if has_failed {
+                bail!("node {} ended too early:\n{}", node + 1, tail(&worker.printed(), 10));
             }
             if worker.finished().is_none() {
                 all_done = false;

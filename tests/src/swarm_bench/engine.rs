@@ -5,9 +5,9 @@
 
 mod aria2;
 mod http;
-mod libtorrent;
+pub mod libtorrent;
 pub mod ours;
-mod transmission;
+pub mod transmission;
 mod udpcast;
 
 use std::path::{Path, PathBuf};

@@ -103,6 +103,11 @@ impl Worker {
         }
     }
 
+    /// Whether all that it printed has been read.
+    pub fn has_closed(&self) -> bool {
+        self.seen.lock().expect("no holder panics").closed.is_some()
+    }
+
     /// Its process id.
     pub fn pid(&self) -> Pid {
         self.running.pid()

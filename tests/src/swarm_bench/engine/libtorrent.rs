@@ -13,10 +13,11 @@ use crate::process::command_in;
 use crate::swarm_bench::tracker::ANNOUNCE;
 use crate::swarm_bench::worker::{FINISHED, Mark, Worker};
 
-const SCRIPT: &str = include_str!("libtorrent.py");
+/// `python3 client.py seed|node TORRENT FOLDER`; a node waits for a line on its standard input.
+pub const SCRIPT: &str = include_str!("libtorrent.py");
 
 fn client(stage: &Stage, place: &Place, role: &str, folder: PathBuf) -> Result<Command> {
-    let script = stage.work.join("libtorrent.py");
+    let script = stage.work.join("client.py");
     std::fs::write(&script, SCRIPT).context("cannot write the script")?;
     // Debian's own, which has the binding, whatever else is on the search path.
     let mut python = command_in(place, "/usr/bin/python3");

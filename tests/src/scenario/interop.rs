@@ -1,0 +1,162 @@
+//! Shell: stock BitTorrent clients: each fetches from our server, then feeds our node all alone.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::bench::Bench;
+use crate::clock;
+use crate::http;
+use crate::net::{Place, SERVER};
+use crate::process::{Running, command_in, run, tail};
+use crate::sample::SampleLab;
+use crate::scenario::clients::check_same_files;
+use crate::scenario::swarm::{bytes_from, fetch, figures};
+use crate::server::HTTP;
+use crate::swarm_bench::engine::{libtorrent as lt, transmission as tr};
+
+/// The catalog entry that is fetched.
+const SYSTEM: &str = "sample";
+/// A few seconds' download; some clients take half a minute until they give anything to a stranger.
+const LIMIT: Duration = Duration::from_secs(180);
+
+pub fn aria2(bench: &mut Bench) -> Result<String> {
+    there_and_back(bench, "aria2", |at| {
+        let mut aria2 = command_in(at.place, "aria2c");
+        aria2.args(["--no-conf", "--listen-port=6881", "--seed-ratio=0.0", "--enable-dht=false"]);
+        aria2.args(["--enable-dht6=false", "--bt-enable-lpd=false", "--file-allocation=none"]);
+        aria2.args(["--summary-interval=0", "--dir"]).arg(&at.downloads).arg(&at.torrent);
+        Ok(aria2)
+    })
+}
+
+pub fn transmission(bench: &mut Bench) -> Result<String> {
+    there_and_back(bench, "transmission", |at| {
+        tr::client(at.place, &at.home, &at.downloads, &at.torrent, None)
+    })
+}
+
+pub fn qbittorrent(bench: &mut Bench) -> Result<String> {
+    there_and_back(bench, "qbittorrent", |at| {
+        // Without this it asks on a terminal whether one has read its legal notice.
+        let settings = "[LegalNotice]\nAccepted=true\n\
+             [BitTorrent]\nSession\\Port=6881\nSession\\DHTEnabled=false\n\
+             Session\\LSDEnabled=false\nSession\\PeXEnabled=false\n\
+             [Preferences]\nWebUI\\Enabled=false\n";
+        let folder = at.home.join("qBittorrent/config");
+        std::fs::create_dir_all(&folder)?;
+        std::fs::write(folder.join("qBittorrent.conf"), settings)?;
+        let mut qbittorrent = command_in(at.place, "qbittorrent-nox");
+        qbittorrent.env("HOME", &at.home).arg(format!("--profile={}", at.home.display()));
+        qbittorrent.arg(format!("--save-path={}", at.downloads.display()));
+        qbittorrent.args(["--skip-dialog=true", "--add-paused=false"]).arg(&at.torrent);
+        Ok(qbittorrent)
+    })
+}
+
+pub fn rtorrent(bench: &mut Bench) -> Result<String> {
+    there_and_back(bench, "rtorrent", |at| {
+        let session = at.home.join("session");
+        std::fs::create_dir_all(&session)?;
+        let settings = format!(
+            "system.daemon.set = true\n\
+             directory.default.set = {}\nsession.path.set = {}\n\
+             network.port_range.set = 6881-6881\nnetwork.port_random.set = no\n\
+             dht.mode.set = off\nprotocol.pex.set = no\n",
+            at.downloads.display(),
+            session.display()
+        );
+        let file = at.home.join("rtorrent.rc");
+        std::fs::write(&file, settings)?;
+        let mut rtorrent = command_in(at.place, "rtorrent");
+        rtorrent.env("HOME", &at.home).env("TERM", "xterm").arg("-n");
+        rtorrent.arg("-o").arg(format!("import={}", file.display())).arg(&at.torrent);
+        Ok(rtorrent)
+    })
+}
+
+pub fn libtorrent(bench: &mut Bench) -> Result<String> {
+    there_and_back(bench, "libtorrent", |at| {
+        let script = at.home.join("client.py");
+        std::fs::write(&script, lt::SCRIPT)?;
+        let mut python = command_in(at.place, "/usr/bin/python3");
+        python.arg("-u").arg(script).args(["node".as_ref(), at.torrent.as_os_str()]);
+        python.arg(&at.downloads);
+        Ok(python)
+    })
+}
+
+/// Where a client lives.
+struct At<'a> {
+    place: &'a Place,
+    home: PathBuf,
+    downloads: PathBuf,
+    torrent: PathBuf,
+}
+
+fn there_and_back(
+    bench: &mut Bench,
+    client: &str,
+    make: impl Fn(&At) -> Result<Command>,
+) -> Result<String> {
+    let name = format!("interop-{client}");
+    let lab = bench.sample_lab(&name)?;
+    let server = bench.serve(&lab, &name)?;
+    let place = bench.lan.place()?;
+    let home = bench.scratch(&format!("{name}-home"))?;
+    let (downloads, torrent) = (home.join("downloads"), home.join("sample.torrent"));
+    std::fs::create_dir_all(&downloads)?;
+    std::fs::write(&torrent, http::get(HTTP, &format!("/torrents/{SYSTEM}.torrent"))?)?;
+    let at = At { place: &place, home, downloads, torrent };
+    let mut running = Running::start(client, make(&at)?, &bench.out.join(format!("{name}.log")))?;
+    let outcome = (|| {
+        let begin = clock::now();
+        wait_for_files(&mut running, &lab, &at.downloads.join(SYSTEM))
+            .with_context(|| format!("{client} got nothing from us"))?;
+        let there = (clock::now() - begin).as_secs_f64();
+        let back = node_fetches(bench, &lab, &name, &place)
+            .with_context(|| format!("nothing came back from {client}"))?;
+        running.check_running()?;
+        Ok(format!(
+            "{client} had the system from our server after {there:.0} s; a node got all of it, \
+             {:.1} MB, from {client}",
+            back as f64 / 1e6
+        ))
+    })();
+    server.explain(outcome)
+}
+
+fn wait_for_files(client: &mut Running, lab: &SampleLab, folder: &Path) -> Result<()> {
+    clock::wait_for("the client to have everything", LIMIT, || {
+        client.check_running()?;
+        clock::pause(Duration::from_millis(500))?;
+        Ok(check_same_files(lab, folder).ok())
+    })
+}
+
+/// A node that reaches the server's web port only, so it has to get everything from the client.
+fn node_fetches(bench: &mut Bench, lab: &SampleLab, name: &str, client: &Place) -> Result<u64> {
+    let place = bench.lan.place()?;
+    let rules = format!(
+        "table ip away {{ chain input {{ type filter hook input priority 0\n\
+         ip saddr {SERVER} tcp sport != {} drop\n}}\n}}\n",
+        HTTP.port()
+    );
+    let folder = bench.scratch(&format!("{name}-node"))?;
+    let file = folder.join("away.nft");
+    std::fs::write(&file, rules)?;
+    let mut nft = command_in(&place, "nft");
+    nft.arg("-f").arg(file);
+    run(nft)?;
+    let mut node = fetch(bench, lab, &place, &folder, &format!("{name}-node"), true)?;
+    let is_content = node.wait(LIMIT)?;
+    ensure!(is_content, "the node failed:\n{}", tail(&node.printed(), 10));
+    check_same_files(lab, &folder)?;
+    let seen = figures(&node.printed())?;
+    ensure!(bytes_from(&seen, &SERVER.to_string()) == 0, "the server fed the node: {seen}");
+    let bytes = bytes_from(&seen, &client.address().to_string());
+    ensure!(bytes > 0, "nothing came from the client: {seen}");
+    Ok(bytes)
+}
