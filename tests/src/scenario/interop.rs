@@ -20,7 +20,7 @@ use crate::swarm_bench::engine::{libtorrent as lt, transmission as tr};
 /// The catalog entry that is fetched.
 const SYSTEM: &str = "sample";
 /// A few seconds' download; some clients take half a minute until they give anything to a stranger.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(300);
 
 pub fn aria2(bench: &mut Bench) -> Result<String> {
     there_and_back(bench, "aria2", |at| {
