@@ -54,6 +54,16 @@ impl Bitfield {
         true
     }
 
+    /// Takes a piece out; `false` if it was not there.
+    pub fn remove(&mut self, piece: u32) -> bool {
+        let was_there = self.contains(piece);
+        if was_there {
+            self.bytes[piece as usize / 8] &= !(0x80 >> (piece % 8));
+            self.count -= 1;
+        }
+        was_there
+    }
+
     /// How many pieces are in the set.
     pub fn count(&self) -> u32 {
         self.count
@@ -66,8 +76,32 @@ impl Bitfield {
 
     /// The pieces in the set, in order.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        (0..self.length).filter(|piece| self.contains(*piece))
+        pieces_of(self.bytes.iter().copied())
     }
+
+    /// The pieces that are in both sets, in order.
+    pub fn common<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u32> + 'a {
+        pieces_of(self.bytes.iter().zip(&other.bytes).map(|(ours, theirs)| ours & theirs))
+    }
+
+    /// The pieces of this set that are not in the other one, in order.
+    pub fn without<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u32> + 'a {
+        pieces_of(self.bytes.iter().zip(&other.bytes).map(|(ours, theirs)| ours & !theirs))
+    }
+}
+
+/// The set bits of bytes in the wire's form.
+fn pieces_of(bytes: impl Iterator<Item = u8>) -> impl Iterator<Item = u32> {
+    let in_byte = |(at, mut bits): (u32, u8)| {
+        std::iter::from_fn(move || {
+            let bit = bits.leading_zeros();
+            (bit < 8).then(|| {
+                bits &= !(0x80 >> bit);
+                at * 8 + bit
+            })
+        })
+    };
+    (0..).zip(bytes).filter(|(_, bits)| *bits != 0).flat_map(in_byte)
 }
 
 #[cfg(test)]
@@ -81,6 +115,20 @@ mod tests {
         assert_eq!(set.wire(), [0x80, 0x40]);
         assert_eq!(set.iter().collect::<Vec<_>>(), [0, 9]);
         assert_eq!(Bitfield::from_wire(set.wire(), 10), Some(set));
+    }
+
+    #[test]
+    fn sets_are_compared_piece_by_piece() {
+        let set = |pieces: &[u32]| {
+            let mut set = Bitfield::empty(20);
+            pieces.iter().for_each(|piece| assert!(set.insert(*piece)));
+            set
+        };
+        let (one, mut other) = (set(&[0, 7, 8, 19]), set(&[7, 9, 19]));
+        assert_eq!(one.common(&other).collect::<Vec<_>>(), [7, 19]);
+        assert_eq!(one.without(&other).collect::<Vec<_>>(), [0, 8]);
+        assert!(other.remove(9) && !other.remove(9) && !other.remove(20));
+        assert_eq!((other.count(), other.contains(9)), (2, false));
     }
 
     #[test]

@@ -25,14 +25,18 @@ use crate::{
     dial::{DialBook, Ending},
     member::{Member, now},
     peer::PeerId,
+    picker::Place,
     storage::Storage,
     swarm::{Progress, Refusal, Swarm},
     torrent::{Infohash, Metainfo},
     utp,
 };
 
-/// How often time-outs are looked for.
-const TICK: Duration = Duration::from_millis(100);
+/// How often the cores hear that time goes on.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Wait after an error of the listener.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Connections of one listener, shaking hands or established; more are closed at once.
 const MAX_CONNECTIONS: usize = 2048;
@@ -64,11 +68,14 @@ pub struct NodeOptions {
     /// The server's address. It is never shut out; wrong data from it is told as
     /// [`SwarmError::WrongSource`] instead.
     pub server: Option<IpAddr>,
+    /// The node's own address and the length of its network's prefix: peers of this network are
+    /// preferred. `None`: all are alike.
+    pub network: Option<(IpAddr, u8)>,
 }
 
 impl Default for NodeOptions {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([0, 0, 0, 0], 0)), server: None }
+        Self { listen: SocketAddr::from(([0, 0, 0, 0], 0)), server: None, network: None }
     }
 }
 
@@ -229,7 +236,8 @@ impl Node {
         let port = listener.local_addr()?.port();
         let id = PeerId::ours(rand::random());
         let (layout, metadata) = (metainfo.layout(), metainfo.info_bytes().len());
-        let swarm = Swarm::node(layout, id, metadata, options.server, rand::random(), now());
+        let place = Place { server: options.server, network: options.network };
+        let swarm = Swarm::node(layout, id, metadata, place, rand::random(), now());
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let member = Member::new(metainfo, storage, swarm, stop.clone(), tasks.clone());
         let own = Arc::clone(&member);
@@ -311,7 +319,7 @@ fn listen(
                 Err(error) => {
                     // Out of descriptors, most likely: others will end.
                     warn!(%error, "cannot accept a peer");
-                    tokio::time::sleep(TICK).await;
+                    tokio::time::sleep(ACCEPT_AGAIN).await;
                     continue;
                 }
             };

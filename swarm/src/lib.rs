@@ -27,6 +27,7 @@ mod member;
 pub mod meter;
 pub mod peer;
 pub mod picker;
+pub mod simulate;
 pub mod storage;
 pub mod superseed;
 pub mod swarm;

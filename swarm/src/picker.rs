@@ -27,9 +27,15 @@ use crate::{
 /// A peer that has given nothing for this long loses what was asked of it.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(6);
 
+/// The same for a peer that has never given anything.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Requests kept open towards one peer: what it gives in this time, within these bounds (measured).
-const WINDOW: Duration = Duration::from_millis(400);
+const WINDOW: Duration = Duration::from_millis(100);
 const WINDOW_BLOCKS: (usize, usize) = (8, 256);
+
+/// Without any new block for this long a node no longer leaves far peers to its neighbours.
+const STARVED: Duration = Duration::from_secs(1);
 
 /// How often one block may be asked for at the same time.
 const MAX_ASKED: u8 = 3;
@@ -48,18 +54,51 @@ pub struct Picker {
     /// How many connected peers hold each piece.
     availability: Vec<u16>,
     parts: BTreeMap<u32, Part>,
+    /// Pieces that are neither here nor started.
+    fresh: Bitfield,
+    /// Started pieces of which a block is not asked for yet.
+    open: BTreeSet<u32>,
     /// Pieces that failed their hash and must come from one peer alone.
     distrusted: BTreeSet<u32>,
     peers: BTreeMap<PeerKey, Source>,
+    /// How many of the near peers hold each piece.
+    near: Vec<u16>,
     own_salt: u64,
+    place: Place,
     chance: u64,
+    last_new: Instant,
+}
+
+/// Where a node is, so that it takes from its own switch first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The server: always asked for what it shows, wherever it is.
+    pub server: Option<IpAddr>,
+    /// An address of the node's own network, and the length of its prefix in bits. Peers of other
+    /// networks are asked only for what nobody of the own one holds. `None`: all peers are near.
+    pub network: Option<(IpAddr, u8)>,
+}
+
+impl Place {
+    fn is_near(&self, ip: IpAddr) -> bool {
+        let Some((own, prefix)) = self.network else { return true };
+        let differs = match (own, ip) {
+            (IpAddr::V4(own), IpAddr::V4(ip)) => (own.to_bits() ^ ip.to_bits()).leading_zeros(),
+            (IpAddr::V6(own), IpAddr::V6(ip)) => (own.to_bits() ^ ip.to_bits()).leading_zeros(),
+            _ => return false,
+        };
+        self.server == Some(ip) || differs >= u32::from(prefix)
+    }
 }
 
 #[derive(Debug)]
 struct Source {
     ip: IpAddr,
+    is_near: bool,
     salt: u64,
     holds: Bitfield,
+    /// How many of the pieces that it holds are neither here nor started.
+    fresh: u32,
     is_choking: bool,
     /// Requests that are open, oldest first.
     asked: VecDeque<Block>,
@@ -69,6 +108,8 @@ struct Source {
     meter: Meter,
     last_progress: Instant,
     is_stalled: bool,
+    /// Whether it ever gave a block: who did not is asked for nothing twice.
+    has_given: bool,
 }
 
 /// What came of a received block.
@@ -89,18 +130,23 @@ pub enum Received {
 pub type Givers = Vec<IpAddr>;
 
 impl Picker {
-    /// A download that starts with nothing. `salt` differs from node to node; `seed` is any number.
-    pub fn new(layout: Layout, salt: u64, seed: u64) -> Self {
+    /// A download that starts with nothing. `salt` differs from node to node; `chance` is any number.
+    pub fn new(layout: Layout, salt: u64, place: Place, chance: u64, now: Instant) -> Self {
         let pieces = layout.pieces();
         Self {
             layout,
             have: Bitfield::empty(pieces),
             availability: vec![0; pieces as usize],
             parts: BTreeMap::new(),
+            fresh: Bitfield::full(pieces),
+            open: BTreeSet::new(),
             distrusted: BTreeSet::new(),
             peers: BTreeMap::new(),
+            near: vec![0; pieces as usize],
             own_salt: salt,
-            chance: seed,
+            place,
+            chance,
+            last_new: now,
         }
     }
 
@@ -113,8 +159,10 @@ impl Picker {
     pub fn join(&mut self, key: PeerKey, ip: IpAddr, salt: u64, now: Instant) {
         let source = Source {
             ip,
+            is_near: self.place.is_near(ip),
             salt,
             holds: Bitfield::empty(self.layout.pieces()),
+            fresh: 0,
             is_choking: true,
             asked: VecDeque::new(),
             late: VecDeque::new(),
@@ -122,6 +170,7 @@ impl Picker {
             meter: Meter::new(now),
             last_progress: now,
             is_stalled: false,
+            has_given: false,
         };
         self.peers.insert(key, source);
     }
@@ -132,6 +181,7 @@ impl Picker {
         let Some(source) = self.peers.remove(&key) else { return };
         for piece in source.holds.iter() {
             self.availability[piece as usize] -= 1;
+            self.near[piece as usize] -= u16::from(source.is_near);
         }
     }
 
@@ -140,6 +190,8 @@ impl Picker {
         let Some(source) = self.peers.get_mut(&key) else { return };
         if source.holds.insert(piece) {
             self.availability[piece as usize] += 1;
+            self.near[piece as usize] += u16::from(source.is_near);
+            source.fresh += u32::from(self.fresh.contains(piece));
         }
     }
 
@@ -177,7 +229,7 @@ impl Picker {
         }
         let window = source.window(now);
         while self.open_requests(key) < window {
-            let Some(block) = self.next_block(key) else { break };
+            let Some(block) = self.next_block(key, now) else { break };
             self.ask(key, block);
             blocks.push(block);
         }
@@ -193,11 +245,17 @@ impl Picker {
         }
         source.last_progress = now;
         source.is_stalled = false;
+        source.has_given = true;
         source.meter.add(u64::from(self.layout.range(block).length), now);
         let ip = source.ip;
         let Some(part) = self.parts.get_mut(&block.piece) else { return Received::Duplicate };
-        if !part.take(block.index, key, ip, was_open) {
+        let Some(asked) = part.take(block.index, key, ip, was_open) else {
             return Received::Duplicate;
+        };
+        self.settle(block.piece);
+        self.last_new = now;
+        if asked == u8::from(was_open) {
+            return Received::New { cancel: Vec::new() };
         }
         let cancel = self.peers.iter_mut().filter(|(other, _)| **other != key);
         let cancel =
@@ -214,22 +272,47 @@ impl Picker {
 
     /// A complete piece has the right hash.
     pub fn passed(&mut self, piece: u32) {
-        self.parts.remove(&piece);
         self.distrusted.remove(&piece);
         self.have.insert(piece);
+        self.parts.remove(&piece);
+        self.settle(piece);
     }
 
     /// A complete piece has a wrong hash: it is fetched again, from one peer alone.
     pub fn failed(&mut self, piece: u32) {
-        self.parts.remove(&piece);
         self.distrusted.insert(piece);
+        self.parts.remove(&piece);
+        self.settle(piece);
+    }
+
+    /// Brings the indices up to date after something happened to a piece.
+    fn settle(&mut self, piece: u32) {
+        let part = self.parts.get(&piece);
+        if part.is_some_and(|part| part.free() > 0) {
+            self.open.insert(piece);
+        } else {
+            self.open.remove(&piece);
+        }
+        let is_fresh = part.is_none() && !self.have.contains(piece);
+        if is_fresh == self.fresh.contains(piece) {
+            return;
+        }
+        let holders = self.peers.values_mut().filter(|source| source.holds.contains(piece));
+        if is_fresh {
+            self.fresh.insert(piece);
+            holders.for_each(|source| source.fresh += 1);
+        } else {
+            self.fresh.remove(piece);
+            holders.for_each(|source| source.fresh -= 1);
+        }
     }
 
     /// Frees what was asked of peers that give nothing; returns these peers.
     pub fn expire(&mut self, now: Instant) -> Vec<PeerKey> {
         let is_overdue = |source: &Source| {
-            !source.asked.is_empty()
-                && now.saturating_duration_since(source.last_progress) >= REQUEST_TIMEOUT
+            let patience = if source.has_given { REQUEST_TIMEOUT } else { FIRST_TIMEOUT };
+            let silence = now.saturating_duration_since(source.last_progress);
+            !source.asked.is_empty() && silence >= patience
         };
         let overdue: Vec<PeerKey> = self
             .peers
@@ -256,6 +339,7 @@ impl Picker {
         let blocks = self.layout.blocks_of(block.piece);
         let part = self.parts.entry(block.piece).or_insert_with(|| Part::new(blocks));
         part.ask(block.index, distrusted.then_some(key));
+        self.settle(block.piece);
         if let Some(source) = self.peers.get_mut(&key) {
             source.asked.push_back(block);
             source.current = Some(block.piece);
@@ -276,37 +360,89 @@ impl Picker {
         for part in self.parts.values_mut() {
             part.forsake(key);
         }
+        let touched: Vec<u32> = self.parts.keys().copied().collect();
         self.parts.retain(|_, part| !part.is_untouched());
+        touched.into_iter().for_each(|piece| self.settle(piece));
     }
 
-    fn next_block(&mut self, key: PeerKey) -> Option<Block> {
-        let Some(piece) = self.next_piece(key) else { return self.end_game(key) };
-        let index = match self.parts.get(&piece) {
-            Some(part) => part.first_free()?,
-            None => 0,
+    fn next_block(&mut self, key: PeerKey, now: Instant) -> Option<Block> {
+        let source = self.peers.get(&key)?;
+        if source.fresh == 0 && self.open.is_empty() && !self.all_is_asked() {
+            return None;
+        }
+        let is_starved = now.saturating_duration_since(self.last_new) >= STARVED;
+        let piece = match (source.is_near || is_starved, source.holds.is_full()) {
+            (true, false) => self.piece_of_neighbour(key),
+            (true, true) => self.piece_of_full(key),
+            (false, _) => return self.block_from_afar(key),
         };
+        let Some(piece) = piece else { return self.end_game(key) };
+        self.free_block(piece)
+    }
+
+    fn free_block(&self, piece: u32) -> Option<Block> {
+        let index = self.parts.get(&piece).map_or(Some(0), Part::first_free)?;
         Some(Block { piece, index })
     }
 
-    /// The piece from which a peer is asked for the next block.
-    fn next_piece(&mut self, key: PeerKey) -> Option<u32> {
-        let source = self.peers.get(&key)?;
-        let open_to_peer =
-            |piece: u32| self.parts.get(&piece).is_some_and(|part| part.is_open_to(key));
-        if let Some(current) = source.current.filter(|piece| open_to_peer(*piece)) {
-            return Some(current);
+    /// The piece that a peer was last asked for, if there is more of it to ask for.
+    fn current(&self, key: PeerKey) -> Option<u32> {
+        let current = self.peers.get(&key)?.current?;
+        self.parts.get(&current).is_some_and(|part| part.is_open_to(key)).then_some(current)
+    }
+
+    fn piece_of_neighbour(&mut self, key: PeerKey) -> Option<u32> {
+        self.current(key)
+            .or_else(|| self.started_for(key, |_| true))
+            .or_else(|| self.rarest_new(key))
+    }
+
+    /// From a peer that holds everything first what nobody else can give.
+    fn piece_of_full(&mut self, key: PeerKey) -> Option<u32> {
+        let rare =
+            self.current(key).or_else(|| self.started_for(key, |piece| !self.others_hold(piece)));
+        if rare.is_some() {
+            return rare;
         }
-        let is_full = source.holds.is_full();
-        let started = self.started_for(key, |piece| !(is_full && self.others_hold(piece)));
-        if started.is_some() {
-            return started;
-        }
-        let new = if is_full { self.new_from_full(key) } else { self.rarest_new(key) };
-        if is_full && new.is_none_or(|piece| self.others_hold(piece)) {
+        let new = self.new_from_full(key);
+        if new.is_none_or(|piece| self.others_hold(piece)) {
             // Nothing rare is left with a peer that holds everything: help with a started piece.
             return self.started_for(key, |_| true).or(new);
         }
         new
+    }
+
+    /// Over a line that many share each piece shall come once: only what nobody near holds, and of that
+    /// only this node's share.
+    fn block_from_afar(&mut self, key: PeerKey) -> Option<Block> {
+        let is_missing = |piece: u32| self.near[piece as usize] == 0;
+        let current = self.current(key).filter(|piece| is_missing(*piece));
+        let started = current.or_else(|| self.started_for(key, is_missing));
+        let piece = started.or_else(|| self.share_of(key))?;
+        self.free_block(piece)
+    }
+
+    /// The rarest piece of a far peer that no near peer holds and that falls to this node.
+    fn share_of(&mut self, key: PeerKey) -> Option<u32> {
+        let source = self.peers.get(&key)?;
+        if source.fresh == 0 {
+            return None;
+        }
+        let start = next_chance(&mut self.chance);
+        let is_rival = |peer: &&Source| peer.is_near && !peer.holds.is_full();
+        let rivals: Vec<u64> = self.peers.values().filter(is_rival).map(|peer| peer.salt).collect();
+        let source = self.peers.get(&key)?;
+        let missing = source.holds.common(&self.fresh).filter(|piece| {
+            self.near[*piece as usize] == 0 && !is_anothers(*piece, self.own_salt, &rivals)
+        });
+        missing.min_by_key(|piece| {
+            (self.availability[*piece as usize], mix(start ^ u64::from(*piece)))
+        })
+    }
+
+    /// Whether every block that is missing is asked for.
+    fn all_is_asked(&self) -> bool {
+        self.fresh.count() == 0 && self.open.is_empty()
     }
 
     /// Whether somebody beside one full peer holds a piece.
@@ -317,24 +453,22 @@ impl Picker {
     /// The started piece that is rarest, then nearest to its end.
     fn started_for(&self, key: PeerKey, may: impl Fn(u32) -> bool) -> Option<u32> {
         let holds = &self.peers.get(&key)?.holds;
-        let open = self.parts.iter().filter(|(piece, part)| {
-            part.is_open_to(key) && holds.contains(**piece) && may(**piece)
+        let open = self.open.iter().filter_map(|piece| {
+            let part = self.parts.get(piece)?;
+            let fits = holds.contains(*piece) && part.is_open_to(key) && may(*piece);
+            fits.then(|| (self.availability[*piece as usize], part.free(), *piece))
         });
-        let best =
-            open.min_by_key(|(piece, part)| (self.availability[**piece as usize], part.free()));
-        best.map(|(piece, _)| *piece)
-    }
-
-    fn is_new(&self, piece: u32) -> bool {
-        !self.have.contains(piece) && !self.parts.contains_key(&piece)
+        open.min().map(|(_, _, piece)| piece)
     }
 
     /// The rarest piece that is not started; chance decides between equals.
     fn rarest_new(&mut self, key: PeerKey) -> Option<u32> {
-        let holds = &self.peers.get(&key)?.holds;
+        let source = self.peers.get(&key)?;
+        if source.fresh == 0 {
+            return None;
+        }
         let start = next_chance(&mut self.chance);
-        let candidates = holds.iter().filter(|piece| self.is_new(*piece));
-        candidates.min_by_key(|piece| {
+        source.holds.common(&self.fresh).min_by_key(|piece| {
             (self.availability[*piece as usize], mix(start ^ u64::from(*piece)))
         })
     }
@@ -343,33 +477,30 @@ impl Picker {
     /// one that no other unfinished peer is likely to take. Everybody ranks everybody by the same
     /// hash of peer and piece, so the shares do not overlap although nobody arranges them.
     fn new_from_full(&mut self, key: PeerKey) -> Option<u32> {
+        let source = self.peers.get(&key)?;
+        if source.fresh == 0 {
+            return None;
+        }
         let start = next_chance(&mut self.chance);
-        let rivals: Vec<u64> = self
-            .peers
-            .values()
-            .filter(|peer| !peer.holds.is_full())
-            .map(|peer| peer.salt)
-            .collect();
-        let is_anothers = |piece: u32| {
-            let own = mix(self.own_salt ^ u64::from(piece));
-            rivals.iter().any(|salt| mix(salt ^ u64::from(piece)) > own)
-        };
-        let holds = &self.peers.get(&key)?.holds;
-        let candidates = holds.iter().filter(|piece| self.is_new(*piece));
-        candidates.min_by_key(|piece| {
+        let unfinished = self.peers.values().filter(|peer| !peer.holds.is_full());
+        let rivals: Vec<u64> = unfinished.map(|peer| peer.salt).collect();
+        let source = self.peers.get(&key)?;
+        source.holds.common(&self.fresh).min_by_key(|piece| {
             let common = self.others_hold(*piece);
             let availability = self.availability[*piece as usize];
-            (common, is_anothers(*piece), availability, mix(start ^ u64::from(*piece)))
+            let is_anothers = is_anothers(*piece, self.own_salt, &rivals);
+            (common, is_anothers, availability, mix(start ^ u64::from(*piece)))
         })
     }
 
-    /// Everything this peer holds is asked for already: ask again for what was asked least often.
+    /// Every missing block is asked for already: ask again for what was asked least often.
     fn end_game(&mut self, key: PeerKey) -> Option<Block> {
-        let start = next_chance(&mut self.chance);
         let source = self.peers.get(&key)?;
-        if source.asked.len() >= END_GAME_WINDOW {
+        let is_reliable = source.has_given && !source.is_stalled;
+        if !self.all_is_asked() || !is_reliable || source.asked.len() >= END_GAME_WINDOW {
             return None;
         }
+        let start = next_chance(&mut self.chance);
         let parts = self
             .parts
             .iter()
@@ -398,6 +529,13 @@ impl Source {
 fn remove(blocks: &mut VecDeque<Block>, block: Block) -> bool {
     let found = blocks.iter().position(|other| *other == block);
     found.and_then(|at| blocks.remove(at)).is_some()
+}
+
+/// Whether a piece falls to another node: the one of the highest hash of node and piece.
+fn is_anothers(piece: u32, own_salt: u64, rivals: &[u64]) -> bool {
+    let rank = |salt: u64| mix(salt ^ u64::from(piece));
+    let own = rank(own_salt);
+    rivals.iter().any(|salt| rank(*salt) > own)
 }
 
 /// A number that looks random: the finaliser of SplitMix64.

@@ -1,21 +1,25 @@
 //! Core: which piece a seed shows to whom, and when it takes one back.
 //!
-//! A seed that names all its pieces at once gives the same ones to everybody. This one names two or
-//! three to each node, the least spread first, so that each piece leaves the server about once
+//! A seed that names all its pieces at once gives the same ones to everybody. This one names two to
+//! each node, the least spread first, so that each piece leaves the server about once
 //! and the nodes pass it on (BEP 16 in spirit; there is no wire message for it).
 //!
 //! What was shown stays shown: the wire knows no "have not". To *take back* means only to stop
 //! waiting: a node that got the piece elsewhere never says so to the one who showed it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
 use crate::{bitfield::Bitfield, layout::Layout, peer::PeerKey};
 
-/// Pieces shown to a node and not yet sent to it (measured: 2 or 3).
-const SHOWN_AT_ONCE: usize = 3;
+/// Pieces shown to a node and not yet sent to it: one under way and the next.
+const SHOWN_AT_ONCE: usize = 2;
+
+/// Nodes without any piece that are shown their first one at the same time. A first piece that is sent to few
+/// at once is there early, and nodes that hold one feed the others.
+const LANES: usize = 8;
 
 /// A shown piece that nobody asks for holds up the next one for this long (measured).
 const TAKE_BACK: Duration = Duration::from_millis(300);
@@ -29,6 +33,10 @@ pub struct SuperSeed {
     /// Where the search for a fresh piece goes on.
     cursor: u32,
     peers: BTreeMap<PeerKey, Viewer>,
+    /// Nodes without any piece that are shown their first one.
+    lanes: BTreeSet<PeerKey>,
+    /// Nodes without any piece that wait for a lane, in turn.
+    waiting: VecDeque<PeerKey>,
 }
 
 #[derive(Debug)]
@@ -41,10 +49,18 @@ struct Viewer {
 }
 
 impl SuperSeed {
-    /// A seed of which nobody holds anything yet.
-    pub fn new(layout: Layout) -> Self {
+    /// A seed of which nobody holds anything yet. Seeds of different `salt` begin with different pieces.
+    pub fn new(layout: Layout, salt: u64) -> Self {
+        let cursor = u32::try_from(salt % u64::from(layout.pieces())).unwrap_or(0);
         let spread = vec![0; layout.pieces() as usize];
-        Self { layout, spread, cursor: 0, peers: BTreeMap::new() }
+        Self {
+            layout,
+            spread,
+            cursor,
+            peers: BTreeMap::new(),
+            lanes: BTreeSet::new(),
+            waiting: VecDeque::new(),
+        }
     }
 
     /// A node came that is to be shown pieces.
@@ -58,6 +74,8 @@ impl SuperSeed {
     /// A node went, and what it held with it.
     pub fn leave(&mut self, key: PeerKey) {
         let Some(viewer) = self.peers.remove(&key) else { return };
+        self.lanes.remove(&key);
+        self.waiting.retain(|other| *other != key);
         for piece in 0..self.layout.pieces() {
             if viewer.holds.contains(piece) || viewer.shown.contains(piece) {
                 self.spread[piece as usize] -= 1;
@@ -69,6 +87,7 @@ impl SuperSeed {
     pub fn holds(&mut self, key: PeerKey, piece: u32) {
         let Some(viewer) = self.peers.get_mut(&key) else { return };
         viewer.pending.remove(&piece);
+        self.lanes.remove(&key);
         if viewer.holds.insert(piece) && !viewer.shown.contains(piece) {
             self.spread[piece as usize] += 1;
         }
@@ -88,11 +107,32 @@ impl SuperSeed {
         }
     }
 
-    /// The pieces to show to a node now.
-    pub fn show(&mut self, key: PeerKey) -> Vec<u32> {
-        let mut pieces = Vec::new();
-        let Some(viewer) = self.peers.get_mut(&key) else { return pieces };
-        while viewer.pending.len() < SHOWN_AT_ONCE {
+    /// What to show now, after something happened to this node: to it, and to those who wait for a lane.
+    pub fn show(&mut self, key: PeerKey) -> Vec<(PeerKey, u32)> {
+        let mut shown = Vec::new();
+        self.show_one(key, &mut shown);
+        while self.lanes.len() < LANES
+            && let Some(next) = self.waiting.pop_front()
+        {
+            self.show_one(next, &mut shown);
+        }
+        shown
+    }
+
+    fn show_one(&mut self, key: PeerKey, shown: &mut Vec<(PeerKey, u32)>) {
+        let Some(viewer) = self.peers.get_mut(&key) else { return };
+        let is_novice = viewer.holds.count() == 0;
+        if is_novice && !self.lanes.contains(&key) {
+            if self.lanes.len() >= LANES {
+                if !self.waiting.contains(&key) {
+                    self.waiting.push_back(key);
+                }
+                return;
+            }
+            self.lanes.insert(key);
+        }
+        let most = if is_novice { 1 } else { SHOWN_AT_ONCE };
+        while viewer.pending.len() < most {
             let Some(piece) = least_spread(&self.spread, self.cursor, viewer) else { break };
             if self.spread[piece as usize] == 0 {
                 self.cursor = piece + 1;
@@ -100,9 +140,8 @@ impl SuperSeed {
             viewer.shown.insert(piece);
             self.spread[piece as usize] += 1;
             viewer.pending.insert(piece, self.layout.blocks_of(piece));
-            pieces.push(piece);
+            shown.push((key, piece));
         }
-        pieces
     }
 
     /// Stops waiting for nodes that ask for nothing of what they were shown; returns these nodes.
@@ -114,6 +153,7 @@ impl SuperSeed {
             if silent && !viewer.pending.is_empty() && is_idle(*key) {
                 viewer.pending.clear();
                 viewer.last_sent = now;
+                self.lanes.remove(key);
                 forgiven.push(*key);
             }
         }
@@ -125,13 +165,10 @@ impl SuperSeed {
 fn least_spread(spread: &[u16], cursor: u32, viewer: &Viewer) -> Option<u32> {
     let pieces = u32::try_from(spread.len()).unwrap_or(u32::MAX);
     let mut best: Option<(u16, u32)> = None;
-    for step in 0..pieces {
-        let piece = (cursor + step) % pieces;
-        if viewer.holds.contains(piece) || viewer.shown.contains(piece) {
-            continue;
-        }
+    let known = |piece: u32| viewer.holds.contains(piece) || viewer.shown.contains(piece);
+    for piece in (cursor..pieces).chain(0..cursor.min(pieces)) {
         let count = spread[piece as usize];
-        if best.is_none_or(|(least, _)| count < least) {
+        if best.is_none_or(|(least, _)| count < least) && !known(piece) {
             best = Some((count, piece));
             if count == 0 {
                 break;
@@ -149,27 +186,52 @@ mod tests {
     fn seed(pieces: u32, nodes: u64) -> (SuperSeed, Instant) {
         let now = Instant::now();
         let layout = Layout::new(u64::from(pieces) * 32768, 32768).expect("within the limits");
-        let mut seed = SuperSeed::new(layout);
+        let mut seed = SuperSeed::new(layout, 0);
         (0..nodes).for_each(|key| seed.join(PeerKey(key), now));
         (seed, now)
     }
 
+    fn pieces(shown: Vec<(PeerKey, u32)>) -> Vec<u32> {
+        shown.into_iter().map(|(_, piece)| piece).collect()
+    }
+
+    /// Sends a whole piece of two blocks.
+    fn send(seed: &mut SuperSeed, key: u64, piece: u32, now: Instant) {
+        (0..2).for_each(|_| seed.sent(PeerKey(key), piece, now));
+    }
+
     #[test]
-    fn each_node_is_shown_other_pieces() {
-        let (mut seed, _) = seed(9, 3);
-        let shown: Vec<Vec<u32>> = (0..3).map(|key| seed.show(PeerKey(key))).collect();
-        assert_eq!(shown, [[0, 1, 2], [3, 4, 5], [6, 7, 8]]);
+    fn each_node_is_shown_other_pieces_the_first_one_alone() {
+        let (mut seed, now) = seed(9, 2);
+        assert_eq!(pieces(seed.show(PeerKey(0))), [0]);
+        assert_eq!(pieces(seed.show(PeerKey(1))), [1]);
         assert!(seed.show(PeerKey(0)).is_empty());
+        send(&mut seed, 0, 0, now);
+        assert_eq!(pieces(seed.show(PeerKey(0))), [2, 3]);
+    }
+
+    #[test]
+    fn first_pieces_go_to_few_at_a_time() {
+        let (mut seed, now) = seed(30, 10);
+        let shown: Vec<u32> = (0..10).flat_map(|key| pieces(seed.show(PeerKey(key)))).collect();
+        assert_eq!(shown, [0, 1, 2, 3, 4, 5, 6, 7]);
+        send(&mut seed, 3, 3, now);
+        let next = [(PeerKey(3), 8), (PeerKey(3), 9), (PeerKey(8), 10)];
+        assert_eq!(seed.show(PeerKey(3)), next);
+        seed.leave(PeerKey(0));
+        assert_eq!(seed.show(PeerKey(0)), [(PeerKey(9), 11)]);
     }
 
     #[test]
     fn a_piece_that_was_sent_makes_room_for_the_next() {
         let (mut seed, now) = seed(9, 1);
         seed.show(PeerKey(0));
+        send(&mut seed, 0, 0, now);
+        assert_eq!(pieces(seed.show(PeerKey(0))), [1, 2]);
         seed.sent(PeerKey(0), 1, now);
         assert!(seed.show(PeerKey(0)).is_empty());
         seed.sent(PeerKey(0), 1, now);
-        assert_eq!(seed.show(PeerKey(0)), [3]);
+        assert_eq!(pieces(seed.show(PeerKey(0))), [3]);
     }
 
     #[test]
@@ -180,16 +242,16 @@ mod tests {
         let later = now + Duration::from_millis(300);
         assert!(seed.take_back(later, |_| false).is_empty());
         assert_eq!(seed.take_back(later, |_| true), [PeerKey(0)]);
-        assert_eq!(seed.show(PeerKey(0)), [3, 4, 5]);
+        assert_eq!(pieces(seed.show(PeerKey(0))), [1]);
     }
 
     #[test]
     fn every_node_is_shown_everything_in_the_end() {
         let (mut seed, mut now) = seed(10, 2);
         let mut shown = [Vec::new(), Vec::new()];
-        for _ in 0..10 {
-            for (key, pieces) in (0..).zip(&mut shown) {
-                pieces.extend(seed.show(PeerKey(key)));
+        for _ in 0..12 {
+            for (key, seen) in (0..).zip(&mut shown) {
+                seen.extend(pieces(seed.show(PeerKey(key))));
             }
             now += TAKE_BACK;
             seed.take_back(now, |_| true);
@@ -202,12 +264,14 @@ mod tests {
 
     #[test]
     fn pieces_of_a_node_that_left_count_as_not_spread() {
-        let (mut seed, _) = seed(6, 2);
-        assert_eq!(seed.show(PeerKey(0)), [0, 1, 2]);
+        let (mut seed, _) = seed(4, 2);
+        assert_eq!(pieces(seed.show(PeerKey(0))), [0]);
         seed.leave(PeerKey(0));
-        assert_eq!(seed.show(PeerKey(1)), [3, 4, 5]);
-        seed.holds(PeerKey(1), 3);
-        assert_eq!(seed.show(PeerKey(1)), [0]);
-        assert_eq!(seed.spread, [1, 0, 0, 1, 1, 1]);
+        assert_eq!(pieces(seed.show(PeerKey(1))), [1]);
+        seed.holds(PeerKey(1), 1);
+        assert_eq!(pieces(seed.show(PeerKey(1))), [2, 3]);
+        seed.holds(PeerKey(1), 2);
+        assert_eq!(pieces(seed.show(PeerKey(1))), [0]);
+        assert_eq!(seed.spread, [1, 1, 1, 1]);
     }
 }

@@ -12,11 +12,11 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use blame::{Blame, Verdict};
-pub use door::{MAX_PEERS, MAX_PEERS_PER_ADDRESS, Newcomer, Refusal};
+pub use door::{MAX_PEERS, MAX_PEERS_OF_SEED, MAX_PEERS_PER_ADDRESS, Newcomer, Refusal};
 pub use progress::Progress;
 
 use crate::{
@@ -24,10 +24,17 @@ use crate::{
     layout::{Block, Layout, Range},
     meter::Meter,
     peer::{Next, Peer, PeerId, PeerKey},
-    picker::{Givers, Picker, Received},
+    picker::{Givers, Picker, Place, Received},
     superseed::SuperSeed,
     wire::{Incoming, Outgoing, Violation},
 };
+
+/// News of pieces wait for each other this long, unless something else goes out to the peer: a
+/// packet for each piece and peer would cost more CPU than the data.
+const NEWS_EVERY: Duration = Duration::from_millis(10);
+
+/// Time-outs are looked for this often.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Addresses whose received bytes are remembered after they left.
 const MAX_REMEMBERED: usize = 512;
@@ -44,6 +51,10 @@ pub struct Swarm {
     blame: Blame,
     checking: BTreeMap<u32, Givers>,
     wakes: BTreeSet<PeerKey>,
+    /// When peers were last woken for news, and whether there are some since.
+    told: Instant,
+    has_news: bool,
+    looked: Instant,
     uploaded: u64,
     downloaded: Meter,
     /// What peers that left had given.
@@ -80,21 +91,22 @@ impl Swarm {
     /// The member that holds everything and super-seeds.
     pub fn seed(layout: Layout, id: PeerId, metadata_size: usize, now: Instant) -> Self {
         let have = Bitfield::full(layout.pieces());
-        let role = Role::Seed { have, superseed: SuperSeed::new(layout) };
+        let superseed = SuperSeed::new(layout, id.salt());
+        let role = Role::Seed { have, superseed };
         Self::new(layout, id, metadata_size, role, None, now)
     }
 
-    /// A member that starts with nothing. `trusted` is an address that is never shut out: the server.
+    /// A member that starts with nothing. `place` is where it is, and `chance` any number.
     pub fn node(
         layout: Layout,
         id: PeerId,
         metadata_size: usize,
-        trusted: Option<IpAddr>,
+        place: Place,
         chance: u64,
         now: Instant,
     ) -> Self {
-        let role = Role::Node(Box::new(Picker::new(layout, id.salt(), chance)));
-        Self::new(layout, id, metadata_size, role, trusted, now)
+        let role = Role::Node(Box::new(Picker::new(layout, id.salt(), place, chance, now)));
+        Self::new(layout, id, metadata_size, role, place.server, now)
     }
 
     fn new(
@@ -115,11 +127,19 @@ impl Swarm {
             blame: Blame::new(trusted),
             checking: BTreeMap::new(),
             wakes: BTreeSet::new(),
+            told: now,
+            has_news: false,
+            looked: now,
             uploaded: 0,
             downloaded: Meter::new(now),
             departed: BTreeMap::new(),
             wrong_source: None,
         }
+    }
+
+    /// As this member calls itself.
+    pub fn id(&self) -> PeerId {
+        self.id
     }
 
     /// Whether everything is here and checked.
@@ -198,6 +218,7 @@ impl Swarm {
             Role::Node(picker) => picker.leave(key),
         }
         self.fill_all(now);
+        self.show(key);
     }
 
     /// A message came. A block that is returned must be stored, then reported to [`Swarm::stored`].
@@ -301,7 +322,7 @@ impl Swarm {
             }
         }
         if checked.is_right {
-            self.tell_all(checked.piece);
+            self.tell_all(checked.piece, now);
         } else {
             self.fill_all(now);
         }
@@ -321,8 +342,13 @@ impl Swarm {
         }
     }
 
-    /// To be called about ten times a second: time-outs, take-backs, keep-alives.
+    /// To be called about a hundred times a second: news, time-outs, take-backs, keep-alives.
     pub fn tick(&mut self, now: Instant) {
+        self.spread_news(now);
+        if now.saturating_duration_since(self.looked) < LOOK_EVERY {
+            return;
+        }
+        self.looked = now;
         self.close_all(|peer| peer.is_silent(now), now);
         let quiet =
             self.peers.iter_mut().filter_map(|(key, peer)| peer.keep_alive(now).then_some(*key));
@@ -346,6 +372,10 @@ impl Swarm {
     /// Ends every connection.
     pub fn close(&mut self, now: Instant) {
         self.close_all(|_| true, now);
+    }
+
+    fn is_seed(&self) -> bool {
+        matches!(self.role, Role::Seed { .. })
     }
 
     fn have(&self) -> &Bitfield {
@@ -398,21 +428,40 @@ impl Swarm {
     /// Shows a node the next pieces.
     fn show(&mut self, key: PeerKey) {
         let Role::Seed { superseed, .. } = &mut self.role else { return };
-        for piece in superseed.show(key) {
-            self.say(key, Outgoing::Have(piece));
+        for (viewer, piece) in superseed.show(key) {
+            self.say(viewer, Outgoing::Have(piece));
         }
     }
 
     /// Tells everybody of a new piece; also those who hold it, for a super-seeder counts on it.
-    fn tell_all(&mut self, piece: u32) {
+    fn tell_all(&mut self, piece: u32, now: Instant) {
         let is_complete = self.have().is_full();
-        for (key, peer) in &mut self.peers {
+        for peer in self.peers.values_mut() {
             peer.say(Outgoing::Have(piece));
             if is_complete && std::mem::take(&mut peer.is_interesting) {
                 peer.say(Outgoing::NotInterested);
             }
-            self.wakes.insert(*key);
         }
+        self.has_news = true;
+        if is_complete {
+            self.told = now;
+            self.wake_all();
+        } else {
+            self.spread_news(now);
+        }
+    }
+
+    /// Wakes the peers that have news to hear, unless that was done a moment ago.
+    fn spread_news(&mut self, now: Instant) {
+        if self.has_news && now.saturating_duration_since(self.told) >= NEWS_EVERY {
+            self.told = now;
+            self.wake_all();
+        }
+    }
+
+    fn wake_all(&mut self) {
+        self.has_news = false;
+        self.wakes.extend(self.peers.keys());
     }
 
     fn close_all(&mut self, which: impl Fn(&Peer) -> bool, now: Instant) {

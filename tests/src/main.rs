@@ -25,6 +25,7 @@ mod scenario;
 mod screen;
 mod server;
 mod setup;
+mod simulate;
 mod steps;
 mod student;
 mod swarm_bench;
@@ -63,6 +64,7 @@ enum Action {
     Boot(boot::Options),
     Fuzz(fuzz::Options),
     Swarm(swarm_bench::Options),
+    Simulate(simulate::Options),
     DhcpLoad(dhcp_load::Options),
     TftpLoad(tftp_load::Options),
 }
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
         Action::Boot(options) => boot::run(options),
         Action::Fuzz(options) => fuzz::run(options),
         Action::Swarm(options) => swarm_bench::run(options),
+        Action::Simulate(options) => simulate::run(options),
         Action::DhcpLoad(options) => dhcp_load::run(options),
         Action::TftpLoad(options) => tftp_load::run(options),
     });

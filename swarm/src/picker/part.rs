@@ -88,19 +88,29 @@ impl Part {
         };
     }
 
-    /// A block came; `false` if it is here already, or may not come from this peer.
-    pub(super) fn take(&mut self, index: u32, key: PeerKey, ip: IpAddr, was_open: bool) -> bool {
+    /// A block came. How often it was asked for until now, or `None` if it is here already or may not
+    /// come from this peer.
+    pub(super) fn take(
+        &mut self,
+        index: u32,
+        key: PeerKey,
+        ip: IpAddr,
+        was_open: bool,
+    ) -> Option<u8> {
         if matches!(self.source, From::Only(only) if only != key || !was_open) {
-            return false;
+            return None;
         }
         let state = &mut self.blocks[index as usize];
-        match *state {
-            State::Got(_) | State::Stored(_) => return false,
-            State::Free => self.free -= 1,
-            State::Asked(_) => {}
-        }
+        let asked = match *state {
+            State::Got(_) | State::Stored(_) => return None,
+            State::Free => {
+                self.free -= 1;
+                0
+            }
+            State::Asked(times) => times,
+        };
         *state = State::Got(ip);
-        true
+        Some(asked)
     }
 
     /// A block is in the storage; `true` if it was the last.

@@ -8,6 +8,9 @@ use crate::peer::{Peer, PeerId};
 /// Most peers of one swarm: a full mesh of the largest room and some to spare.
 pub const MAX_PEERS: usize = 256;
 
+/// Most peers of one swarm at the seed, that every node of a campus wants to reach.
+pub const MAX_PEERS_OF_SEED: usize = 1024;
+
 /// Most peers of one swarm from one address, so that no machine takes all the room.
 pub const MAX_PEERS_PER_ADDRESS: usize = 32;
 
@@ -59,7 +62,8 @@ impl Swarm {
             self.leave(*key, now);
         }
         let neighbours = self.peers.values().filter(|peer| peer.address.ip() == ip).count();
-        if self.peers.len() >= MAX_PEERS || neighbours >= MAX_PEERS_PER_ADDRESS {
+        let most = if self.is_seed() { MAX_PEERS_OF_SEED } else { MAX_PEERS };
+        if self.peers.len() >= most || neighbours >= MAX_PEERS_PER_ADDRESS {
             return Err(Refusal::Full);
         }
         Ok(())

@@ -189,7 +189,8 @@ async fn wrong_data_from_the_server_is_told() {
     seed.add(payload.meta.clone(), Arc::new(Wrong(AtomicU64::new(0))));
     let files = bt_swarm::Files::create(&payload.meta, &payload.folder.path().join("node"))
         .expect("there is room");
-    let options = NodeOptions { listen: local(0), server: Some(Ipv4Addr::LOCALHOST.into()) };
+    let server = Some(Ipv4Addr::LOCALHOST.into());
+    let options = NodeOptions { listen: local(0), server, network: None };
     let node =
         Node::start(payload.meta.clone(), Arc::new(files), options).await.expect("a free port");
     node.add_peers(&[local(seed.port())]);
