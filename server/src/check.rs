@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-use crate::config::{Config, DhcpMode, Pool};
-use crate::interfaces;
+use crate::config::{Config, DhcpMode, Pool, Subnet};
+use crate::interfaces::{self, Card};
 use crate::keyring;
 use crate::lab::{Finding, Lab};
 use crate::tftp::{DEBIAN_IPXE, Loaders};
@@ -14,6 +14,9 @@ use crate::words;
 
 /// The command that builds the boot files.
 pub const BUILD_BOOT_FILES: &str = "bt-initramfs build --lab . --node BT_NODE";
+
+/// The place of a finding about the small Linux that PCs boot.
+pub const BOOT_FILES: &str = "boot files";
 
 /// All findings, those that prevent a start first.
 pub fn findings(lab: &Lab, now: Timestamp) -> Vec<Finding> {
@@ -46,15 +49,64 @@ pub fn loader_folders(lab: &Lab) -> [PathBuf; 2] {
     [lab.root().join("ipxe"), Path::new(DEBIAN_IPXE).to_owned()]
 }
 
-/// What is wrong with the interface and the addresses to give.
+/// What is wrong with the interfaces and the addresses to give.
 pub fn network(config: &Config) -> Vec<Finding> {
-    match interfaces::address_of(&config.interface) {
-        Ok((ip, netmask)) => match &config.dhcp {
-            DhcpMode::Full(pool) => pool_findings(pool, ip, netmask),
-            DhcpMode::Proxy | DhcpMode::Off => Vec::new(),
-        },
-        Err(error) => vec![Finding::blocking("server.toml".to_owned(), words::chain(&error))],
+    let cards = match interfaces::cards(config.interfaces()) {
+        Ok(cards) => cards,
+        Err(error) => {
+            return vec![Finding::blocking("server.toml".to_owned(), words::chain(&error))];
+        }
+    };
+    let DhcpMode::Full(pool) = &config.dhcp else { return Vec::new() };
+    let first = &cards[0];
+    let mut found = pool_findings(pool, first.ip, first.netmask);
+    found.extend(subnet_findings(config, &cards));
+    found
+}
+
+/// Where networks, cards and fixed addresses do not fit together.
+fn subnet_findings(config: &Config, cards: &[Card]) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let mut add = |place: &str, what: String| {
+        found.push(Finding::blocking(format!("server.toml, {place}"), what));
+    };
+    for card in &cards[1..] {
+        if !config.subnets.iter().any(|subnet| subnet.contains(card.ip)) {
+            let what = format!(
+                "there are no addresses to give on {} ({}): write a [[dhcp.subnet]] with its network",
+                card.name, card.ip
+            );
+            add("interface", what);
+        }
     }
+    for subnet in &config.subnets {
+        let Subnet { network, .. } = subnet;
+        if subnet.contains(cards[0].ip) || cards[0].contains(*network) {
+            let what = format!(
+                "{network} is the network of {} itself; its addresses are `range` below [dhcp]",
+                cards[0].name
+            );
+            add("[[dhcp.subnet]]", what);
+        } else if subnet.pool.router.is_none() && !cards.iter().any(|c| subnet.contains(c.ip)) {
+            let what = format!(
+                "the router of {network} is missing: PCs behind a relay reach this server only \
+                 through one; write its address in their network"
+            );
+            add("[[dhcp.subnet]]", what);
+        }
+    }
+    let is_known = |ip: &Ipv4Addr| {
+        cards[0].contains(*ip) || config.subnets.iter().any(|subnet| subnet.contains(*ip))
+    };
+    for address in config.nodes.hosts.iter().filter_map(|host| host.address) {
+        if !is_known(&address) {
+            let what = format!("{address} is in no network that this server gives addresses on");
+            add("[[host]] address", what);
+        } else if cards.iter().any(|card| card.ip == address) {
+            add("[[host]] address", format!("{address} is this server's own address"));
+        }
+    }
+    found
 }
 
 /// Without the nodes' small Linux the rest still works: `bt-node fetch` and stock clients.
@@ -64,7 +116,7 @@ pub fn boot_files(lab: &Lab) -> Option<Finding> {
         "{} is missing, so no PC can boot yet; build it with `{BUILD_BOOT_FILES}`",
         lab.name_of(&missing)
     );
-    Some(Finding::advice("boot files", what))
+    Some(Finding::advice(BOOT_FILES, what))
 }
 
 fn pool_findings(pool: &Pool, ip: Ipv4Addr, netmask: Ipv4Addr) -> Vec<Finding> {

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::dhcp::{Answer, Door, Network, ProxySettings, Request, respond, respond_proxy};
 use crate::http::Scripts;
 use crate::http::tracker::{Announce, Tracker};
+use crate::interfaces::Card;
 use crate::lease::{LeaseBook, Range};
 use crate::status::{NodeReport, StatusBook, StatusEvent};
 use crate::tftp::packet::{Packet, options_ack};
@@ -71,7 +72,8 @@ impl Default for Victim {
     fn default() -> Self {
         let config = Config::parse(CONFIG).expect("the text above is valid");
         let mask = Ipv4Addr::new(255, 255, 255, 0);
-        let networks = Network::all(&config, SERVER, mask);
+        let card = Card { name: "eth0".to_owned(), ip: SERVER, netmask: mask };
+        let networks = Network::all(&config, &[card]);
         let (network, pool) = networks.into_iter().next().expect("full mode has a network");
         let range = Range::new(pool.range.0, pool.range.1).expect("a range that is not empty");
         let nodes = Arc::clone(&config.nodes);

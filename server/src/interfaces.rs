@@ -45,6 +45,36 @@ pub fn interfaces() -> io::Result<Vec<Interface>> {
     Ok(found)
 }
 
+/// A network card of `server.toml`, as the PCs reach it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Card {
+    /// Such as `eth0`.
+    pub name: String,
+    /// Its IPv4 address.
+    pub ip: Ipv4Addr,
+    /// Its netmask.
+    pub netmask: Ipv4Addr,
+}
+
+impl Card {
+    /// Whether `ip` belongs to its network.
+    pub fn contains(&self, ip: Ipv4Addr) -> bool {
+        (ip.to_bits() ^ self.ip.to_bits()) & self.netmask.to_bits() == 0
+    }
+}
+
+/// The cards of these names, in their order.
+///
+/// # Errors
+/// For the first that does not exist or has no address, with what there is instead.
+pub fn cards<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Vec<Card>, InterfaceError> {
+    let card = |name: &str| {
+        let (ip, netmask) = address_of(name)?;
+        Ok(Card { name: name.to_owned(), ip, netmask })
+    };
+    names.into_iter().map(card).collect()
+}
+
 /// Why the interface of `server.toml` cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InterfaceError {

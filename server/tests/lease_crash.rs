@@ -41,7 +41,7 @@ fn start() -> SystemTime {
 fn open(disk: &SimulatedDisk, now: SystemTime) -> Option<Ledger<SimulatedDisk>> {
     let range = Range::new(ip(0), ip(POOL - 1)).expect("not empty");
     let (log, found) = LeaseLog::open_on(disk.clone(), Path::new("leases")).ok()?;
-    Some(Ledger::new(LeaseBook::new(range, vec![], LEASE), log, &found.records, now))
+    Some(Ledger::new(vec![LeaseBook::new(range, vec![], LEASE)], log, &found.records, now))
 }
 
 /// What the nodes were told.
@@ -86,17 +86,17 @@ impl Told {
         for later in [1, 110, 1800].map(Duration::from_secs) {
             let then = now + later;
             for lease in self.0.values().filter(|it| it.until > then) {
-                let claim = ledger.book().claim(STRANGER, lease.ip, ClaimKind::Renewing, then);
+                let claim = ledger.book(0).claim(STRANGER, lease.ip, ClaimKind::Renewing, then);
                 assert_eq!(claim, Claim::Refused, "{context}: {lease:?} has a second owner");
             }
         }
         let live: Vec<&Lease> = self.0.values().filter(|it| it.until > now).collect();
         for lease in &live {
-            let claim = ledger.book().claim(lease.mac, lease.ip, ClaimKind::Rebooting, now);
+            let claim = ledger.book(0).claim(lease.mac, lease.ip, ClaimKind::Rebooting, now);
             assert!(matches!(claim, Claim::Granted { .. }), "{context}: {lease:?} is lost");
         }
         for node in 100..100 + POOL {
-            let offered = ledger.book().propose(mac(node), None, now);
+            let offered = ledger.book(0).propose(mac(node), None, now);
             let is_live = |ip| live.iter().any(|lease| lease.ip == ip);
             assert!(!offered.is_some_and(is_live), "{context}: {offered:?} is offered again");
         }
@@ -159,7 +159,7 @@ impl Lab {
     /// What one node does, and what that changes in the book.
     fn request(&mut self) -> Option<Change> {
         let mac = mac(self.random.random_range(0..NODES));
-        let (book, now) = (self.ledger.book(), self.now);
+        let (book, now) = (self.ledger.book(0), self.now);
         let own = book.lease_of(mac).filter(|lease| lease.until > now);
         let asked = match (self.random.random_range(0..10), own) {
             (0, Some(lease)) => return book.release(mac, lease.ip, now).map(Change::Noted),
@@ -244,11 +244,11 @@ fn with_leases(disk: &SimulatedDisk, count: u8) -> Ledger<SimulatedDisk> {
 /// One node asks for an address and takes it.
 fn give(ledger: &mut Ledger<SimulatedDisk>, node: u8, now: SystemTime) -> Option<(Ipv4Addr, Kept)> {
     let mac = mac(node);
-    if !ledger.may_offer(mac, now) {
+    if !ledger.may_offer(0, mac, now) {
         return None;
     }
-    let ip = ledger.book().propose(mac, None, now)?;
-    let Claim::Granted { lease, before } = ledger.book().claim(mac, ip, ClaimKind::Selecting, now)
+    let ip = ledger.book(0).propose(mac, None, now)?;
+    let Claim::Granted { lease, before } = ledger.book(0).claim(mac, ip, ClaimKind::Selecting, now)
     else {
         return None;
     };
@@ -263,7 +263,7 @@ fn check_damaged(log: Vec<u8>, intact: u8, context: &str) {
     for newcomers in [20..22, 22..24] {
         let mut ledger = open(&disk, start()).unwrap_or_else(|| panic!("{context}: no start"));
         for (&ip, &node) in &told {
-            let lease = ledger.book().lease_of(mac(node));
+            let lease = ledger.book(0).lease_of(mac(node));
             assert_eq!(lease.map(|it| it.ip), Some(ip), "{context}: node {node} lost its lease");
         }
         for node in newcomers {

@@ -13,14 +13,14 @@ fn ledger(path: &Path, now: SystemTime) -> Ledger {
     let range = Range::new(Ipv4Addr::new(10, 77, 0, 1), Ipv4Addr::new(10, 77, 3, 250));
     let book = LeaseBook::new(range.expect("not empty"), vec![], Duration::from_hours(1));
     let (log, found) = LeaseLog::open(path).expect("opens");
-    Ledger::new(book, log, &found.records, now)
+    Ledger::new(vec![book], log, &found.records, now)
 }
 
 fn give(ledger: &mut Ledger, node: u16, now: SystemTime) -> Kept {
     let [high, low] = node.to_be_bytes();
     let mac = Mac([2, 0, 0, 0, high, low]);
-    let ip = ledger.book().propose(mac, None, now).expect("there are enough");
-    match ledger.book().claim(mac, ip, ClaimKind::Selecting, now) {
+    let ip = ledger.book(0).propose(mac, None, now).expect("there are enough");
+    match ledger.book(0).claim(mac, ip, ClaimKind::Selecting, now) {
         Claim::Granted { lease, before } => {
             ledger.commit(&[Change::Granted { lease, before }], now).0[0]
         }
@@ -51,7 +51,7 @@ fn a_full_file_system_stops_newcomers_only_until_there_is_space() {
     // It also starts again on the full disk, with all its leases.
     drop(ledger);
     let mut ledger = self::ledger(&path, now);
-    assert_eq!(ledger.book().len(), kept);
+    assert_eq!(ledger.book(0).len(), kept);
 
     let larger = Some("size=256k,nr_inodes=16");
     mount(none, folder.path(), none, MsFlags::MS_REMOUNT, larger).expect("makes space");

@@ -49,7 +49,7 @@ pub struct Pool {
     pub options: Vec<ExtraOption>,
 }
 
-/// A network behind a relay.
+/// A network behind a relay, or that of a further network card.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subnet {
     /// Its address.
@@ -104,7 +104,10 @@ const NO_RANGE: &str = "the addresses to give are missing: write `range = \"10.7
 
 /// Checks the whole section. Everything in it is checked in every mode, so that a mistake is found
 /// now and not on the day when the mode is changed.
-pub(super) fn dhcp(raw: Option<Spanned<RawDhcp>>) -> At<(DhcpMode, Vec<Subnet>)> {
+pub(super) fn dhcp(
+    raw: Option<Spanned<RawDhcp>>,
+    has_more_cards: bool,
+) -> At<(DhcpMode, Vec<Subnet>)> {
     let Some(raw) = raw else { return Ok((DhcpMode::Proxy, Vec::new())) };
     let at = raw.span().start;
     let raw = raw.into_inner();
@@ -119,7 +122,7 @@ pub(super) fn dhcp(raw: Option<Spanned<RawDhcp>>) -> At<(DhcpMode, Vec<Subnet>)>
     let pool = raw.range.as_ref().map(range).transpose()?.map(|range| common.pool(range, router));
     let mut subnets = Vec::new();
     for subnet in raw.subnet {
-        add_subnet(&mut subnets, subnet, &common)?;
+        add_subnet(&mut subnets, subnet, &common, has_more_cards)?;
     }
     let mode = match raw.mode.as_ref().map(|mode| (mode.as_ref().as_str(), mode.span().start)) {
         Some(("full", _)) => DhcpMode::Full(pool.ok_or((at, NO_RANGE.to_owned()))?),
@@ -167,20 +170,26 @@ impl Common {
     }
 }
 
-fn add_subnet(subnets: &mut Vec<Subnet>, raw: Spanned<RawSubnet>, common: &Common) -> At<()> {
+fn add_subnet(
+    subnets: &mut Vec<Subnet>,
+    raw: Spanned<RawSubnet>,
+    common: &Common,
+    has_more_cards: bool,
+) -> At<()> {
     let at = raw.span().start;
     let raw = raw.into_inner();
     if subnets.len() >= MOST_SUBNETS {
         return Err((at, format!("{MOST_SUBNETS} subnets are the most")));
     }
     let (address_of, netmask) = network(&raw.network)?;
-    let Some(router_text) = &raw.router else {
+    // It may be the network of the second card, which needs none; which it is, only the cards tell.
+    if raw.router.is_none() && !has_more_cards {
         let cause = "the router is missing: PCs behind a relay reach this server only through one; \
                      write its address in their network, such as `router = \"10.78.0.1\"`";
         return Err((at, cause.into()));
-    };
-    let router = address(router_text)?;
-    let mut pool = common.pool(range(&raw.range)?, Some(router));
+    }
+    let router = raw.router.as_ref().map(address).transpose()?;
+    let mut pool = common.pool(range(&raw.range)?, router);
     pool.lease = lease(&raw.lease)?.unwrap_or(pool.lease);
     if raw.dns.is_some() {
         pool.dns = addresses(&raw.dns)?;
@@ -202,9 +211,11 @@ fn add_subnet(subnets: &mut Vec<Subnet>, raw: Spanned<RawSubnet>, common: &Commo
         let cause = format!("the range {first}-{last} is not inside {}", raw.network.as_ref());
         return Err((raw.range.span().start, cause));
     }
-    if !is_inside(router) {
-        let cause = format!("the router {router} is not inside {}", raw.network.as_ref());
-        return Err((router_text.span().start, cause));
+    if let (Some(ip), Some(text)) = (router, &raw.router)
+        && !is_inside(ip)
+    {
+        let cause = format!("the router {ip} is not inside {}", raw.network.as_ref());
+        return Err((text.span().start, cause));
     }
     if let Some(other) =
         subnets.iter().find(|s| s.contains(address_of) || subnet.contains(s.network))

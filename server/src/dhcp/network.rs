@@ -1,6 +1,6 @@
 //! Core: the networks that this server knows, and which of them a request comes from.
 //!
-//! The interface's own network, and in full mode those behind relays (`[[dhcp.subnet]]`). A relay
+//! Those of the network cards, and in full mode those behind relays (`[[dhcp.subnet]]`). A relay
 //! tells where the PC is by its own address there (RFC 2131 §4.1), or by the link selection of
 //! option 82 (RFC 3527) where it has another; a PC that renews by itself tells by its address.
 
@@ -11,6 +11,7 @@ use super::Request;
 use super::options::ExtraOption;
 use crate::arch::http_address;
 use crate::config::{Config, DhcpMode, Identity, NodeSettings, Nodes, Pool, Uuid};
+use crate::interfaces::Card;
 use crate::lease::Mac;
 
 /// Sub-option of option 82 that names the PC's network (RFC 3527 §3).
@@ -21,6 +22,8 @@ const LINK_SELECTION: u8 = 5;
 pub struct Network {
     /// Our address: server id, TFTP and HTTP server. Outside the network where a relay is between.
     pub server: Ipv4Addr,
+    /// Whether its PCs reach us through a relay and a router only.
+    pub is_remote: bool,
     /// Any address of the network.
     pub address: Ipv4Addr,
     /// The network's mask.
@@ -42,35 +45,55 @@ pub struct Network {
 }
 
 impl Network {
-    /// Every network of `config` that addresses are given on, each with its pool: that of the
-    /// interface with `server`'s address comes first. None where another server gives them.
-    pub fn all(config: &Config, server: Ipv4Addr, netmask: Ipv4Addr) -> Vec<(Self, Pool)> {
-        let DhcpMode::Full(pool) = &config.dhcp else { return Vec::new() };
-        let behind = config.subnets.iter().map(|net| (net.network, net.netmask, &net.pool));
-        let networks = std::iter::once((server, netmask, pool)).chain(behind);
-        let network = |(address, netmask, pool): (_, _, &Pool)| Self {
-            server,
-            address,
-            netmask,
-            router: pool.router,
-            dns: pool.dns.clone(),
-            domain: pool.domain.clone(),
-            ntp: pool.ntp.clone(),
-            options: pool.options.clone(),
-            http_port: config.http_port,
-            nodes: Arc::clone(&config.nodes),
+    /// Every network of `config` that addresses are given on, each with its pool. First those of
+    /// `cards`, as far as there are addresses for them, in their order: `[dhcp]` is for the first
+    /// card, a `[[dhcp.subnet]]` for each of the others. None where another server gives them.
+    pub fn all(config: &Config, cards: &[Card]) -> Vec<(Self, Pool)> {
+        let (DhcpMode::Full(pool), Some(first)) = (&config.dhcp, cards.first()) else {
+            return Vec::new();
         };
-        networks.map(|parts| (network(parts), parts.2.clone())).collect()
+        let network = |server, is_remote, address, netmask, pool: &Pool| {
+            let network = Self {
+                server,
+                is_remote,
+                address,
+                netmask,
+                router: pool.router,
+                dns: pool.dns.clone(),
+                domain: pool.domain.clone(),
+                ntp: pool.ntp.clone(),
+                options: pool.options.clone(),
+                http_port: config.http_port,
+                nodes: Arc::clone(&config.nodes),
+            };
+            (network, pool.clone())
+        };
+        let mut all = vec![network(first.ip, false, first.ip, first.netmask, pool)];
+        for card in &cards[1..] {
+            let subnet = config.subnets.iter().find(|subnet| subnet.contains(card.ip));
+            all.extend(subnet.map(|s| network(card.ip, false, card.ip, card.netmask, &s.pool)));
+        }
+        let is_remote = |ip| cards.iter().all(|card| !card.contains(ip));
+        let remote = config.subnets.iter().filter(|subnet| is_remote(subnet.network));
+        all.extend(remote.map(|s| network(first.ip, true, s.network, s.netmask, &s.pool)));
+        all
     }
 
-    /// The index of the network that a request comes from; `None`: none that is known here.
-    pub fn of(networks: &[Self], request: &Request) -> Option<usize> {
+    /// The same network for a request that came in by the card with the address `server`.
+    #[must_use]
+    pub fn seen_from(&self, server: Ipv4Addr) -> Self {
+        Self { server, ..self.clone() }
+    }
+
+    /// The index of the network that a request comes from, by the card with the address `own`;
+    /// `None`: none that is known here.
+    pub fn of(networks: &[Self], own: Ipv4Addr, request: &Request) -> Option<usize> {
         let find = |ip| networks.iter().position(|network| network.contains(ip));
         match link_of(request) {
             Some(link) => find(link),
-            // It is on our own network, or uses an address and came through a router. One that
-            // belongs nowhere is refused by the first network.
-            None => find(request.ciaddr).or((!networks.is_empty()).then_some(0)),
+            // It uses an address and came through a router, or it is on the card's own network. An
+            // address that belongs nowhere, or to another card, is refused there.
+            None => find(request.ciaddr).filter(|&index| networks[index].is_remote).or(find(own)),
         }
     }
 
@@ -82,6 +105,11 @@ impl Network {
     /// Whether `ip` belongs to it.
     pub fn contains(&self, ip: Ipv4Addr) -> bool {
         (ip.to_bits() ^ self.address.to_bits()) & self.netmask.to_bits() == 0
+    }
+
+    /// The address that names it.
+    pub fn first_address(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.address.to_bits() & self.netmask.to_bits())
     }
 
     /// The address that reaches all of it.
@@ -147,37 +175,67 @@ mod tests {
         range = \"10.78.0.50-10.78.0.150\"\nrouter = \"10.78.0.1\"\n\
         [[host]]\nmac = \"52:54:00:00:00:01\"\naddress = \"10.78.0.9\"\n";
 
-    fn networks() -> Vec<Network> {
-        let config = Config::parse(LAB).expect("valid");
-        let all = Network::all(&config, [10, 77, 0, 1].into(), [255, 255, 255, 0].into());
-        all.into_iter().map(|(network, _)| network).collect()
+    fn networks(interfaces: &str, ips: &[[u8; 4]]) -> Vec<Network> {
+        let text = LAB.replacen("\"eth0\"", interfaces, 1);
+        let config = Config::parse(&text).expect("valid");
+        let card = |ip: &[u8; 4]| Card {
+            name: "eth0".into(),
+            ip: (*ip).into(),
+            netmask: [255, 255, 255, 0].into(),
+        };
+        let cards: Vec<Card> = ips.iter().map(card).collect();
+        Network::all(&config, &cards).into_iter().map(|(network, _)| network).collect()
     }
 
-    fn check(giaddr: [u8; 4], ciaddr: [u8; 4], relay_info: Option<&[u8]>, expected: Option<usize>) {
-        let request = Request {
+    fn request(giaddr: [u8; 4], ciaddr: [u8; 4], relay_info: Option<&[u8]>) -> Request {
+        Request {
             giaddr: giaddr.into(),
             ciaddr: ciaddr.into(),
             relay_info: relay_info.map(<[u8]>::to_vec),
             ..Request::of(Mac([2, 0, 0, 0, 0, 1]), Kind::Discover { wanted: None })
-        };
-        assert_eq!(Network::of(&networks(), &request), expected, "{giaddr:?} {ciaddr:?}");
+        }
     }
+
+    const NONE: [u8; 4] = [0; 4];
+    const OWN: [u8; 4] = [10, 77, 0, 1];
 
     #[test]
     fn a_request_belongs_to_the_network_of_its_relay_or_of_its_address() {
-        let none = [0; 4];
-        check(none, none, None, Some(0));
-        check(none, [10, 78, 3, 4], None, Some(1));
-        check(none, [192, 168, 0, 1], None, Some(0));
-        check([10, 78, 0, 1], none, None, Some(1));
-        check([10, 79, 0, 1], none, None, None);
-        check([10, 79, 0, 1], none, Some(&[1, 1, 9, 5, 4, 10, 78, 0, 0]), Some(1));
-        check([10, 78, 0, 1], none, Some(&[5, 9, 10]), Some(1));
+        let networks = networks("\"eth0\"", &[OWN]);
+        let check = |giaddr, ciaddr, info: Option<&[u8]>, expected| {
+            let found = Network::of(&networks, OWN.into(), &request(giaddr, ciaddr, info));
+            assert_eq!(found, expected, "{giaddr:?} {ciaddr:?}");
+        };
+        check(NONE, NONE, None, Some(0));
+        check(NONE, [10, 78, 3, 4], None, Some(1));
+        check(NONE, [192, 168, 0, 1], None, Some(0));
+        check([10, 78, 0, 1], NONE, None, Some(1));
+        check([10, 79, 0, 1], NONE, None, None);
+        check([10, 79, 0, 1], NONE, Some(&[1, 1, 9, 5, 4, 10, 78, 0, 0]), Some(1));
+        check([10, 78, 0, 1], NONE, Some(&[5, 9, 10]), Some(1));
+    }
+
+    #[test]
+    fn each_card_has_its_own_network() {
+        let second = [10, 78, 0, 2];
+        let networks = networks("[\"eth0\", \"eth1\"]", &[OWN, second]);
+        let seen: Vec<_> = networks.iter().map(|n| (n.server, n.is_remote)).collect();
+        assert_eq!(seen, [(OWN.into(), false), (second.into(), false)]);
+        let check = |own: [u8; 4], ciaddr, expected| {
+            let found = Network::of(&networks, own.into(), &request(NONE, ciaddr, None));
+            assert_eq!(found, Some(expected), "{own:?} {ciaddr:?}");
+        };
+        check(OWN, NONE, 0);
+        check(second, NONE, 1);
+        // A PC that was plugged in elsewhere is refused there, not served from its old network.
+        check(OWN, [10, 78, 0, 60], 0);
+        check(second, OWN, 1);
     }
 
     #[test]
     fn a_fixed_address_belongs_to_its_network_only() {
-        let fixed: Vec<usize> = networks().iter().map(|network| network.fixed().count()).collect();
+        let networks = networks("\"eth0\"", &[OWN]);
+        let fixed: Vec<usize> = networks.iter().map(|network| network.fixed().count()).collect();
         assert_eq!(fixed, [0, 1]);
     }
 }

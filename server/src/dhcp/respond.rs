@@ -14,7 +14,7 @@ use super::options::ExtraOption;
 use super::{Kind, Network, Request};
 use crate::arch::{Arch, BootFile};
 use crate::config::Loader;
-use crate::lease::{Claim, ClaimKind, Lease, LeaseBook, Record};
+use crate::lease::{Blocked, Claim, ClaimKind, Lease, LeaseBook, Record};
 
 /// Relays and some firmware drop shorter replies (RFC 951 §3).
 const MIN_REPLY: usize = 300;
@@ -101,9 +101,12 @@ pub struct Reply {
 /// Why a request gets no reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Silence {
-    /// Every address of the range is in use.
-    #[error("every address of the range is in use")]
+    /// Every address of the range is in use, or kept for known nodes.
+    #[error("every address of the range is in use or kept for a known PC")]
     Full,
+    /// The node's fixed address is still another's.
+    #[error("its fixed address {} is still in use", .0.ip)]
+    Blocked(Blocked),
     /// The node took the offer of another server.
     #[error("the node took the offer of another server")]
     OtherServer,
@@ -153,8 +156,10 @@ pub fn respond(
     }
     match request.kind {
         Kind::Discover { wanted } => match book.propose(request.mac, wanted, now) {
-            Some(ip) => Answer::Send(offer(request, ip, book.lease_time(), network)),
-            None => Answer::Silent(Silence::Full),
+            Some(ip) => Answer::Send(offer(request, ip, book.lease_time(request.mac), network)),
+            None => Answer::Silent(
+                book.blocked(request.mac, now).map_or(Silence::Full, Silence::Blocked),
+            ),
         },
         Kind::Request { server: Some(chosen), .. } if chosen != network.server => {
             book.withdraw_offer(request.mac);
@@ -200,7 +205,8 @@ fn claim(
     match book.claim(request.mac, ip, kind, now) {
         Claim::Granted { lease, before } => {
             let grant = Grant { lease, before };
-            Answer::Send(ack(request, grant, book.lease_time(), network))
+            let lease_time = lease.until.duration_since(now).unwrap_or_default();
+            Answer::Send(ack(request, grant, lease_time, network))
         }
         Claim::Refused => Answer::Send(nak(request, ip, network)),
         Claim::Unknown => Answer::Silent(Silence::UnknownNode),
@@ -397,6 +403,7 @@ mod tests {
     use super::*;
     use crate::arch::{Arch, BootClient};
     use crate::config::Config;
+    use crate::interfaces::Card;
     use crate::lease::{Mac, Range};
 
     const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -417,7 +424,8 @@ mod tests {
              dns = [\"10.77.0.2\", \"10.77.0.3\"]\n{more}"
         );
         let config = Config::parse(&text).expect("valid");
-        let all = Network::all(&config, SERVER, Ipv4Addr::new(255, 255, 255, 0));
+        let netmask = Ipv4Addr::new(255, 255, 255, 0);
+        let all = Network::all(&config, &[Card { name: "eth0".into(), ip: SERVER, netmask }]);
         all.into_iter().next().expect("full mode has a network").0
     }
 

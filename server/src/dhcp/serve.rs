@@ -2,7 +2,8 @@
 //!
 //! Requests that are waiting already are answered together, and their leases are synced to disk
 //! together before any of their ACKs leaves: while the disk works, the kernel collects the next.
-//! One thread takes packets from the kernel, another answers them and waits for the disk.
+//! One thread for each network card takes packets from the kernel, another answers them and waits
+//! for the disk.
 
 mod mmsg;
 
@@ -17,11 +18,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::mmsg::Inbox;
+use super::told::Told;
 use super::{Answer, Kind, Network, Reply, ReplyKind, Request, Silence, respond};
-use crate::arch::LoopGuard;
+use crate::arch::{self, LoopGuard};
 use crate::bind::{self, BindError};
 use crate::config::Pool;
-use crate::lease::{LeaseBook, Range};
+use crate::interfaces::Card;
+use crate::lease::{Blocked, LeaseBook, Mac, Range};
 use crate::lease_log::{Change, Kept, LeaseLog, Ledger, LogError};
 use crate::status::{SharedStatus, StatusEvent};
 
@@ -35,18 +38,16 @@ const MAX_WAITING: usize = 8192;
 const RECEIVE_PAUSE: Duration = Duration::from_millis(500);
 /// The same warning is told at most this often.
 const WARN_INTERVAL: Duration = Duration::from_mins(1);
+/// A PC that cannot be booted is told of at most this often: it asks again and again.
+const UNSUPPORTED_INTERVAL: Duration = Duration::from_mins(10);
 
 /// What DHCP needs to know.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The interface to serve, and no other.
-    pub interface: String,
-    /// Our address on it.
-    pub server: Ipv4Addr,
-    /// What the replies say of its network.
-    pub network: Network,
-    /// The addresses to give there.
-    pub pool: Pool,
+    /// The network cards to serve, and no others.
+    pub cards: Vec<Card>,
+    /// Every network that addresses are given on; see [`Network::all`].
+    pub networks: Vec<(Network, Pool)>,
     /// The lease log.
     pub leases: PathBuf,
 }
@@ -68,82 +69,135 @@ pub enum DhcpError {
 /// The DHCP role, ready to run.
 #[derive(Debug)]
 pub struct Dhcp {
-    socket: UdpSocket,
+    /// One for each card.
+    sockets: Vec<UdpSocket>,
     server: Server,
 }
 
-/// Everything but the socket.
+/// Everything but the sockets.
 #[derive(Debug)]
 struct Server {
     ledger: Ledger,
-    network: Network,
+    /// For each card, every network as it is seen from there, in the order of the ledger's books.
+    views: Vec<View>,
     loops: LoopGuard,
     status: SharedStatus,
     clock: Clock,
-    full_told: Option<SystemTime>,
-    disk_told: Option<SystemTime>,
+    told: Told<Topic>,
+    told_unsupported: Told<Mac>,
 }
 
+#[derive(Debug)]
+struct View {
+    own: Ipv4Addr,
+    networks: Vec<Network>,
+}
+
+/// What a warning is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Topic {
+    Full(usize),
+    Blocked(Mac),
+    Disk,
+}
+
+/// A packet, and the index of the card that it came in by.
+type Packet = (usize, Vec<u8>);
+
 impl Dhcp {
-    /// Opens the socket and reads the leases.
+    /// Opens the sockets and reads the leases.
     ///
     /// # Errors
-    /// When the port, the interface or the lease log cannot be used; the error says why.
+    /// When the port, an interface or the lease log cannot be used; the error says why.
     pub fn bind(settings: Settings, status: SharedStatus) -> Result<Self, DhcpError> {
-        let (first, last) = settings.pool.range;
-        let range = Range::new(first, last).ok_or(DhcpError::EmptyRange(first, last))?;
+        let Settings { cards, networks, leases } = settings;
+        let books = networks.iter().map(|(network, pool)| book(network, pool, &cards));
+        let books = books.collect::<Result<Vec<_>, _>>()?;
         let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 67));
-        let socket = bind::broadcast_udp("DHCP", &settings.interface, any)?;
-        let (log, found) = LeaseLog::open(&settings.leases)?;
-        let reserved =
-            [Some(settings.server), settings.network.router].into_iter().flatten().collect();
-        let book = LeaseBook::new(range, reserved, settings.pool.lease);
+        let sockets = cards.iter().map(|card| bind::broadcast_udp("DHCP", &card.name, any));
+        let sockets = sockets.collect::<Result<Vec<_>, _>>()?;
+        let (log, found) = LeaseLog::open(&leases)?;
         let clock = Clock::start();
-        let ledger = Ledger::new(book, log, &found.records, clock.now());
-        let count = found.records.len();
-        info!(interface = settings.interface, records = count, "DHCP is ready");
-        let network = settings.network;
-        let loops = LoopGuard::default();
-        let mut server =
-            Server { ledger, network, loops, status, clock, full_told: None, disk_told: None };
+        let ledger = Ledger::new(books, log, &found.records, clock.now());
+        info!(networks = networks.len(), records = found.records.len(), "DHCP is ready");
+        let view = |card: &Card| View {
+            own: card.ip,
+            networks: networks.iter().map(|(network, _)| network.seen_from(card.ip)).collect(),
+        };
+        let mut server = Server {
+            ledger,
+            views: cards.iter().map(view).collect(),
+            loops: LoopGuard::default(),
+            status,
+            clock,
+            told: Told::new(WARN_INTERVAL),
+            told_unsupported: Told::new(UNSUPPORTED_INTERVAL),
+        };
         if found.damaged > 0 {
             server.warn(format!(
                 "{} damaged lines in {} were left out: nodes with those leases may get a new address",
                 found.damaged,
-                settings.leases.display()
+                leases.display()
             ));
         }
-        Ok(Self { socket, server })
+        Ok(Self { sockets, server })
     }
 
     /// Serves until `shutdown`.
     ///
     /// # Errors
-    /// When the socket cannot be made to wait; not for anything that a packet does.
+    /// When a socket cannot be made to wait; not for anything that a packet does.
     pub async fn run(self, shutdown: CancellationToken) -> io::Result<()> {
-        let Self { socket, mut server } = self;
-        socket.set_nonblocking(false)?;
-        socket.set_read_timeout(Some(LOOK_UP))?;
+        let Self { sockets, mut server } = self;
         let (sender, packets) = mpsc::sync_channel(MAX_WAITING);
-        let sending = socket.try_clone()?;
-        let answering = tokio::task::spawn_blocking(move || server.serve(&packets, &sending));
-        // Ends at the shutdown, and with it the sender's side, and with that the answering.
-        let receiving = tokio::task::spawn_blocking(move || receive(&socket, &sender, &shutdown));
+        let mut receiving = Vec::new();
+        for (card, socket) in sockets.iter().enumerate() {
+            socket.set_nonblocking(false)?;
+            socket.set_read_timeout(Some(LOOK_UP))?;
+            let (socket, sender, shutdown) =
+                (socket.try_clone()?, sender.clone(), shutdown.clone());
+            receiving.push(tokio::task::spawn_blocking(move || {
+                receive(card, &socket, &sender, &shutdown);
+            }));
+        }
+        // Each receiving thread ends at the shutdown and drops its end of the channel; the last of
+        // them ends the answering.
+        drop(sender);
+        let answering = tokio::task::spawn_blocking(move || server.serve(&packets, &sockets));
         answering.await.map_err(io::Error::other)?;
-        receiving.await.map_err(io::Error::other)
+        for thread in receiving {
+            thread.await.map_err(io::Error::other)?;
+        }
+        Ok(())
     }
+}
+
+/// The empty book of one network.
+fn book(network: &Network, pool: &Pool, cards: &[Card]) -> Result<LeaseBook, DhcpError> {
+    let (first, last) = pool.range;
+    let range = Range::new(first, last).ok_or(DhcpError::EmptyRange(first, last))?;
+    let own = cards.iter().map(|card| card.ip);
+    let mut book = LeaseBook::new(range, own.chain(network.router).collect(), pool.lease);
+    network.fixed().for_each(|(mac, ip)| book.reserve(mac, ip));
+    network.nodes.hosts.iter().filter_map(|host| host.mac).for_each(|mac| book.list(mac));
+    Ok(book)
 }
 
 /// Takes packets from the socket as they come: the kernel keeps only some hundred, fewer than a
 /// slow disk would let pile up.
-fn receive(socket: &UdpSocket, packets: &SyncSender<Vec<u8>>, shutdown: &CancellationToken) {
+fn receive(
+    card: usize,
+    socket: &UdpSocket,
+    packets: &SyncSender<Packet>,
+    shutdown: &CancellationToken,
+) {
     let mut inbox = Inbox::new();
     while !shutdown.is_cancelled() {
         match inbox.receive(socket) {
             Ok(()) => {
                 for (packet, _) in inbox.packets() {
                     // A full queue drops them as the kernel would: the nodes ask again.
-                    if packets.try_send(packet.to_vec()).is_err() {
+                    if packets.try_send((card, packet.to_vec())).is_err() {
                         debug!("DHCP packet dropped: too many are waiting");
                     }
                 }
@@ -157,30 +211,40 @@ fn receive(socket: &UdpSocket, packets: &SyncSender<Vec<u8>>, shutdown: &Cancell
     }
 }
 
+/// A reply, what it answers, and the index of the card that it leaves by.
+#[derive(Debug)]
+struct Outgoing {
+    card: usize,
+    request: Request,
+    reply: Reply,
+}
+
 /// Answers to packets that arrived together.
 #[derive(Default)]
 struct Batch {
     /// Replies that promise nothing.
-    at_once: Vec<(Request, Reply)>,
+    at_once: Vec<Outgoing>,
     /// Replies that wait for the sync.
-    replies: Vec<(Request, Reply)>,
+    replies: Vec<Outgoing>,
     changes: Vec<Change>,
     /// For each change, the index of the reply that announces it.
     announced_by: Vec<Option<usize>>,
 }
 
 impl Batch {
-    fn add(&mut self, request: Request, answer: Answer) {
+    fn add(&mut self, card: usize, request: Request, answer: Answer) {
         match answer {
             Answer::Send(reply) => {
-                let Some(grant) = reply.grant else {
-                    self.at_once.push((request, reply));
+                let grant = reply.grant;
+                let outgoing = Outgoing { card, request, reply };
+                let Some(grant) = grant else {
+                    self.at_once.push(outgoing);
                     return;
                 };
                 let (lease, before) = (grant.lease, grant.before);
                 self.changes.push(Change::Granted { lease, before });
                 self.announced_by.push(Some(self.replies.len()));
-                self.replies.push((request, reply));
+                self.replies.push(outgoing);
             }
             Answer::Keep(record) => {
                 self.changes.push(Change::Noted(record));
@@ -193,36 +257,43 @@ impl Batch {
 
 impl Server {
     /// Answers what `packets` brings, until nothing more can come.
-    fn serve(&mut self, packets: &Receiver<Vec<u8>>, socket: &UdpSocket) {
+    fn serve(&mut self, packets: &Receiver<Packet>, sockets: &[UdpSocket]) {
         while let Ok(first) = packets.recv() {
             let waiting = packets.try_iter().take(MAX_BATCH - 1);
-            let batch: Vec<Vec<u8>> = std::iter::once(first).chain(waiting).collect();
-            self.serve_batch(&batch, socket);
+            let batch: Vec<Packet> = std::iter::once(first).chain(waiting).collect();
+            self.serve_batch(&batch, sockets);
         }
     }
 
-    fn serve_batch(&mut self, packets: &[Vec<u8>], socket: &UdpSocket) {
+    fn serve_batch(&mut self, packets: &[Packet], sockets: &[UdpSocket]) {
         let now = self.clock.now();
         let mut batch = Batch::default();
-        for packet in packets {
-            if let Some((request, answer)) = self.answer(packet, now) {
-                batch.add(request, answer);
+        for (card, packet) in packets {
+            if let Some((request, answer)) = self.answer(*card, packet, now) {
+                batch.add(*card, request, answer);
             }
         }
         // Only ACKs wait for the disk.
-        self.send(socket, std::mem::take(&mut batch.at_once));
+        self.send(sockets, std::mem::take(&mut batch.at_once));
         let kept = self.keep(batch, now);
-        self.send(socket, kept);
+        self.send(sockets, kept);
     }
 
-    fn send(&mut self, socket: &UdpSocket, mut replies: Vec<(Request, Reply)>) {
+    fn send(&mut self, sockets: &[UdpSocket], mut replies: Vec<Outgoing>) {
+        for (card, socket) in sockets.iter().enumerate() {
+            let of_card: Vec<Outgoing> = replies.extract_if(.., |it| it.card == card).collect();
+            self.send_by(socket, of_card);
+        }
+    }
+
+    fn send_by(&mut self, socket: &UdpSocket, mut replies: Vec<Outgoing>) {
         let packets: Vec<_> = replies
             .iter()
-            .map(|(_, reply)| (reply.bytes.as_slice(), reply.to.socket_address()))
+            .map(|it| (it.reply.bytes.as_slice(), it.reply.to.socket_address()))
             .collect();
         let mut unsent = Vec::new();
         mmsg::send(socket, &packets, |index, error| {
-            let (request, reply) = &replies[index];
+            let Outgoing { request, reply, .. } = &replies[index];
             let to = reply.to.socket_address();
             warn!(mac = %request.mac, %to, %error, "DHCP reply not sent");
             unsent.push(index);
@@ -233,35 +304,42 @@ impl Server {
     }
 
     /// What to do about one packet; the lease book has changed already.
-    fn answer(&mut self, packet: &[u8], now: SystemTime) -> Option<(Request, Answer)> {
-        let request = match Request::parse(packet, self.network.server) {
+    fn answer(&mut self, card: usize, packet: &[u8], now: SystemTime) -> Option<(Request, Answer)> {
+        let View { own, networks } = &self.views[card];
+        let request = match Request::parse(packet, *own) {
             Ok(request) => request,
             Err(reason) => {
                 debug!(%reason, bytes = packet.len(), "DHCP packet ignored");
                 return None;
             }
         };
-        if matches!(request.kind, Kind::Discover { .. }) && !self.ledger.may_offer(request.mac, now)
-        {
+        let Some(index) = Network::of(networks, *own, &request) else {
+            debug!(mac = %request.mac, relay = %request.giaddr, reason = %Silence::OtherNetwork, "no DHCP reply");
+            return None;
+        };
+        let is_discover = matches!(request.kind, Kind::Discover { .. });
+        if is_discover && !self.ledger.may_offer(index, request.mac, now) {
             debug!(mac = %request.mac, "no DHCP reply: its lease could not be kept");
             return None;
         }
-        let answer = respond(&request, self.ledger.book(), &self.network, now);
+        let answer = respond(&request, self.ledger.book(index), &networks[index], now);
         if let Answer::Silent(reason) = &answer {
             debug!(mac = %request.mac, kind = ?request.kind, %reason, "no DHCP reply");
-            if *reason == Silence::Full {
-                self.tell_full();
+            match *reason {
+                Silence::Full => self.tell_full(index, now),
+                Silence::Blocked(blocked) => self.tell_blocked(request.mac, blocked, now),
+                _ => {}
             }
         }
         Some((request, answer))
     }
 
     /// Puts the batch's changes on disk; returns the replies that may be sent.
-    fn keep(&mut self, batch: Batch, now: SystemTime) -> Vec<(Request, Reply)> {
+    fn keep(&mut self, batch: Batch, now: SystemTime) -> Vec<Outgoing> {
         let Batch { mut replies, changes, announced_by, .. } = batch;
         let (kept, outcome) = self.ledger.commit(&changes, now);
         if let Err(error) = outcome {
-            self.tell_disk(&error);
+            self.tell_disk(&error, now);
         }
         let mut lost = Vec::new();
         for (kept, index) in kept.into_iter().zip(announced_by) {
@@ -270,7 +348,7 @@ impl Server {
                 Kept::Durable => {}
                 Kept::Until(until) => {
                     let left = until.duration_since(now).unwrap_or_default();
-                    shorten(&mut replies[index].1.bytes, left);
+                    shorten(&mut replies[index].reply.bytes, left);
                 }
                 Kept::Lost => lost.push(index),
             }
@@ -280,9 +358,9 @@ impl Server {
     }
 
     /// Tells log and supervisor of the replies that left; the table is locked once for all.
-    fn tell(&mut self, replies: &[(Request, Reply)]) {
+    fn tell(&mut self, replies: &[Outgoing]) {
         let mut events = Vec::new();
-        for (request, reply) in replies {
+        for Outgoing { request, reply, .. } in replies {
             let boot = reply.boot.as_ref().map_or("", |boot| boot.name());
             let (mac, ip) = (request.mac, reply.ip);
             match reply.kind {
@@ -320,36 +398,56 @@ impl Server {
     fn look_for_trouble(&mut self, request: &Request, reply: &Reply) {
         let now = self.clock.now();
         let is_first_hop = reply.boot.as_ref().is_some_and(|boot| boot.is_first_hop());
-        if is_first_hop && self.loops.is_looping(request.mac, now) {
+        if is_first_hop && self.loops.is_looping(request.mac, request.xid, now) {
             self.warn(format!(
                 "{} ({}) loads its first loader again and again and never gets further; \
                  check cable and firmware, or whether Secure Boot refuses iPXE",
                 request.mac, reply.ip
             ));
         }
-        if let (Some(_), None, Kind::Request { .. }) = (request.boot, &reply.boot, request.kind) {
+        if let (Some(_), None, Kind::Request { .. }) = (request.boot, &reply.boot, request.kind)
+            && self.told_unsupported.is_due(request.mac, now)
+        {
+            let code = request.arch_code.unwrap_or_default();
             warn!(
                 mac = %request.mac,
-                arch = request.arch_code,
-                "this node's architecture cannot be booted: it gets an address only"
+                arch = code,
+                "{} cannot be booted: this PC gets an address and no boot file",
+                arch::describe(code)
             );
         }
     }
 
-    fn tell_full(&mut self) {
-        let now = self.clock.now();
-        if is_due(&mut self.full_told, now) {
-            self.warn(
-                "every address of the DHCP range is in use, so further nodes get none; \
-                 widen `range` or shorten `lease` in server.toml"
-                    .to_owned(),
-            );
+    fn tell_full(&mut self, network: usize, now: SystemTime) {
+        if self.told.is_due(Topic::Full(network), now) {
+            let at = self.views[0].networks[network].first_address();
+            self.warn(format!(
+                "every address of the DHCP range in {at} is in use or kept for known PCs, so further \
+                 PCs get none; widen `range` or shorten `lease` in server.toml"
+            ));
         }
     }
 
-    fn tell_disk(&mut self, error: &LogError) {
-        let now = self.clock.now();
-        if is_due(&mut self.disk_told, now) {
+    fn tell_blocked(&mut self, mac: Mac, blocked: Blocked, now: SystemTime) {
+        if !self.told.is_due(Topic::Blocked(mac), now) {
+            return;
+        }
+        let Blocked { ip, by, until } = blocked;
+        let minutes = until.duration_since(now).unwrap_or_default().as_secs().div_ceil(60);
+        self.warn(match by {
+            Some(by) => format!(
+                "{mac} waits for its fixed address {ip}, which {by} has for {minutes} min more; \
+                 switch that PC off and on to have it earlier"
+            ),
+            None => format!(
+                "{mac} found its fixed address {ip} in use by another device and waits {minutes} min; \
+                 find that device, or choose another `address` for the PC in server.toml"
+            ),
+        });
+    }
+
+    fn tell_disk(&mut self, error: &LogError, now: SystemTime) {
+        if self.told.is_due(Topic::Disk, now) {
             let cause = error.source().map(ToString::to_string).unwrap_or_default();
             self.warn(format!(
                 "{error} ({cause}); until then nodes keep their addresses, but new ones get none"
@@ -361,16 +459,6 @@ impl Server {
         warn!("{text}");
         self.status.lock().apply(StatusEvent::Warning { text }, SystemTime::now());
     }
-}
-
-/// Whether a warning may be told again; if so, it counts as told now.
-fn is_due(told: &mut Option<SystemTime>, now: SystemTime) -> bool {
-    let is_due = told
-        .is_none_or(|told| now.duration_since(told).is_ok_and(|elapsed| elapsed >= WARN_INTERVAL));
-    if is_due {
-        *told = Some(now);
-    }
-    is_due
 }
 
 /// Nothing came in time, or a signal came instead.

@@ -3,6 +3,7 @@
 //! Rendered per request with absolute URLs: iPXE of 2019 (Debian 12) cannot resolve relative ones
 //! in a script that DHCP named. `initrd=` repeats the initrd's name because EFI builds need it.
 //! The script never asks for an address: iPXE has one, and a plain `dhcp` would wait 16 s for IPv6.
+//! Only [`Scripts::autoexec`] asks, for iPXE runs that one before it has an address.
 //!
 //! Where `server.toml` tells PCs apart, a loader is first sent on to a name that says who it is:
 //! only the loader knows the card it booted from, and behind a relay no ARP table does.
@@ -42,12 +43,18 @@ impl Scripts {
     /// itself.
     pub fn ipxe(&self, http: SocketAddr, query: Option<&str>, ip: Ipv4Addr) -> String {
         match Known::parse(query.unwrap_or_default()) {
-            Known { mac: None, .. } if self.tells_apart() => introduction(http),
+            Known { mac: None, .. } if self.tells_apart() => introduction(http, ""),
             Known { mac, uuid } => {
                 let words = self.words(&Identity { mac, uuid, ip: Some(ip), relay: None });
                 ipxe_script(&base_url(http), &self.lab, &words)
             }
         }
+    }
+
+    /// What newer EFI builds of iPXE fetch by the firmware's own means and run first of all, with
+    /// their network card still closed.
+    pub fn autoexec(&self, http: SocketAddr) -> String {
+        introduction(http, "ifconf -c dhcp ||\n")
     }
 
     /// GRUB's menu of the name `file`, without its folder; `None` where there is no such menu.
@@ -106,12 +113,13 @@ fn read_mac(text: &str) -> Option<Mac> {
     Some(Mac(bytes?.try_into().ok()?))
 }
 
-/// Sends an iPXE on to the script of its own.
-fn introduction(http: SocketAddr) -> String {
+/// Sends an iPXE on to the script of its own; `first` are lines before that.
+fn introduction(http: SocketAddr, first: &str) -> String {
     let base = base_url(http);
     format!(
         "#!ipxe\n\
          :again\n\
+         {first}\
          chain --autofree {base}{SCRIPT_PATH}?mac=${{netX/mac:hexhyp}}&uuid=${{uuid}} ||\n\
          echo This PC could not load its menu from {base}. Trying again in 5 seconds ...\n\
          sleep 5\n\
@@ -257,6 +265,15 @@ mod tests {
         check("52-54-00-00-00-02", false);
         let first = with_host().grub(HTTP, "grub.cfg", NODE).expect("a menu");
         assert_eq!(first, "source /grub/$net_default_mac\n");
+    }
+
+    #[test]
+    fn a_script_that_runs_before_there_is_an_address_asks_for_one() {
+        let lines = |text: String| -> Vec<String> { text.lines().map(str::to_owned).collect() };
+        let text = lines(scripts("A1", "").autoexec(HTTP));
+        assert_eq!(text[..3], ["#!ipxe", ":again", "ifconf -c dhcp ||"]);
+        assert!(text[3].starts_with("chain --autofree http://10.77.0.1:6969/boot.ipxe?mac="));
+        assert!(!lines(with_host().ipxe(HTTP, None, NODE)).iter().any(|it| it.contains("dhcp")));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Core: the lease book together with its log: nothing is promised that the disk does not hold.
+//! Core: the lease books together with their log: nothing is promised that the disk does not hold.
 //!
 //! [`Ledger::commit`] takes what a batch of requests changed in the book, puts it on disk with one
 //! sync, and says of each change what its node may be told. When the disk refuses (full, broken):
@@ -48,31 +48,42 @@ pub enum Kept {
 /// See the module.
 #[derive(Debug)]
 pub struct Ledger<D = RealDisk> {
-    book: LeaseBook,
+    /// One for each network; none covers what another does.
+    books: Vec<LeaseBook>,
     log: LeaseLog<D>,
     /// When the disk last refused, if it has not been better since.
     refused: Option<SystemTime>,
 }
 
 impl<D: Disk> Ledger<D> {
-    /// Fills the book with what the log had.
-    pub fn new(mut book: LeaseBook, log: LeaseLog<D>, records: &[Record], now: SystemTime) -> Self {
-        records.iter().for_each(|&record| book.restore(record));
-        book.spare_until(now + SHORT_LEASE);
-        Self { book, log, refused: None }
+    /// Fills the books, one for each network, with what the log had.
+    pub fn new(
+        mut books: Vec<LeaseBook>,
+        log: LeaseLog<D>,
+        records: &[Record],
+        now: SystemTime,
+    ) -> Self {
+        for book in &mut books {
+            records.iter().for_each(|&record| book.restore(record));
+            book.spare_until(now + SHORT_LEASE);
+        }
+        Self { books, log, refused: None }
     }
 
-    /// The book, for answers; what they change is kept by [`Self::commit`].
-    pub fn book(&mut self) -> &mut LeaseBook {
-        &mut self.book
+    /// A network's book, for answers; what they change is kept by [`Self::commit`].
+    ///
+    /// # Panics
+    /// Where there is no network of that index.
+    pub fn book(&mut self, network: usize) -> &mut LeaseBook {
+        &mut self.books[network]
     }
 
-    /// Whether `mac` may be offered an address: while the disk refuses, a node without a lease
+    /// Whether `mac` may be offered an address of a network: while the disk refuses, a node without a lease
     /// would only be disappointed. Now and then one may try all the same, and finds out for all.
-    pub fn may_offer(&self, mac: Mac, now: SystemTime) -> bool {
+    pub fn may_offer(&self, network: usize, mac: Mac, now: SystemTime) -> bool {
         let is_recent = |since| now.duration_since(since).is_ok_and(|passed| passed < RETRY);
         !self.refused.is_some_and(is_recent)
-            || self.book.lease_of(mac).is_some_and(|lease| lease.until > now)
+            || self.books[network].lease_of(mac).is_some_and(|lease| lease.until > now)
     }
 
     /// Puts the changes on disk; says of each, in their order, what became of it.
@@ -104,18 +115,22 @@ impl<D: Disk> Ledger<D> {
     /// # Errors
     /// When that was not possible; nothing is lost then.
     pub fn compact(&mut self) -> Result<(), LogError> {
-        self.log.compact(&self.book.records())
+        let records: Vec<Record> = self.books.iter().flat_map(LeaseBook::records).collect();
+        self.log.compact(&records)
     }
 
     fn compact_when_wasteful(&mut self) -> Result<(), LogError> {
-        if self.log.is_wasteful(self.book.len()) { self.compact() } else { Ok(()) }
+        let needed = self.books.iter().map(LeaseBook::len).sum();
+        if self.log.is_wasteful(needed) { self.compact() } else { Ok(()) }
     }
 
     /// Undoes a batch, newest change first, and then lets the nodes that the disk knows go on.
     fn take_back(&mut self, changes: &[Change], now: SystemTime) -> Vec<Kept> {
         for change in changes.iter().rev() {
-            if let Change::Granted { lease, before } = *change {
-                self.book.undo(lease, before);
+            if let Change::Granted { lease, before } = *change
+                && let Some(book) = self.book_of(lease)
+            {
+                book.undo(lease, before);
             }
         }
         changes.iter().map(|change| self.prolong(change, now)).collect()
@@ -123,11 +138,17 @@ impl<D: Disk> Ledger<D> {
 
     fn prolong(&mut self, change: &Change, now: SystemTime) -> Kept {
         let Change::Granted { lease, .. } = change else { return Kept::Lost };
-        let known = self.book.lease_of(lease.mac).filter(|known| known.ip == lease.ip);
+        let Some(book) = self.book_of(*lease) else { return Kept::Lost };
+        let known = book.lease_of(lease.mac).filter(|known| known.ip == lease.ip);
         let Some(known) = known else { return Kept::Lost };
         let until = known.until.max(now + SHORT_LEASE);
-        self.book.restore(Record::Leased(Lease { until, ..known }));
+        book.restore(Record::Leased(Lease { until, ..known }));
         Kept::Until(until)
+    }
+
+    /// The book that a granted lease is in.
+    fn book_of(&mut self, lease: Lease) -> Option<&mut LeaseBook> {
+        self.books.iter_mut().find(|book| book.covers(lease.ip))
     }
 }
 
