@@ -193,7 +193,7 @@ impl Role {
     fn find(&self, wanted: &Wanted, ip: Ipv4Addr) -> Option<Found> {
         let Settings { loaders, scripts, http, .. } = &self.settings;
         match wanted {
-            Wanted::Script => Some(Found::here(AUTOEXEC, scripts.ipxe(*http, None, ip))),
+            Wanted::Script => Some(Found::here(AUTOEXEC, scripts.autoexec(*http))),
             Wanted::GrubMenu(name) => {
                 Some(Found::here("grub/grub.cfg", scripts.grub(*http, name, ip)?))
             }
