@@ -7,6 +7,7 @@ mod attack;
 mod boot;
 mod clients;
 mod daemon;
+mod hosts;
 mod leases;
 mod refusal;
 mod swarm;
@@ -87,6 +88,16 @@ pub const ALL: &[Scenario] = &[
         name: "boot-uefi-secure-proxy",
         what: "a PC with Secure Boot boots beside another DHCP server",
         run: boot::uefi_secure_proxy,
+    },
+    Scenario {
+        name: "hosts",
+        what: "PCs of one lab boot in ways of their own: one unattended, one with Secure Boot",
+        run: hosts::own_ways,
+    },
+    Scenario {
+        name: "secure-boot-refuses",
+        what: "a PC with Secure Boot refuses a loader without a signature",
+        run: hosts::unsigned_loader,
     },
     Scenario {
         name: "refuse-flipped-bit",
