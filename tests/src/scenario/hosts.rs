@@ -1,4 +1,5 @@
-//! Shell: PCs that `server.toml` tells apart, and what Secure Boot refuses.
+//! Shell: PCs that boot in ways of their own: told apart by `server.toml`, with Secure Boot, with an
+//! iPXE that has a script before it has an address.
 
 use std::time::Duration;
 
@@ -6,9 +7,10 @@ use anyhow::{Context, Result, ensure};
 
 use crate::bench::Bench;
 use crate::boot::{self, MENU_LIMIT, START_LIMIT};
+use crate::http;
 use crate::qemu::{Firmware, Machine};
 use crate::sample::{Addresses, SampleLab, usual_words};
-use crate::server::Server;
+use crate::server::{HTTP, Server};
 use crate::student::Student;
 use crate::wire::{Sighting, Wire};
 
@@ -16,6 +18,9 @@ use crate::wire::{Sighting, Wire};
 const PRESET: &str = "exam";
 /// An iPXE with network drivers of its own: a file that is not the one Debian's package has for this name.
 const OWN_LOADER: &str = "/usr/lib/ipxe/ipxe.efi";
+/// An iPXE that runs a script given to it beside it, as newer builds run `autoexec.ipxe`: at once,
+/// with the network card closed.
+const IPXE_WITH_SCRIPT: &str = "/usr/lib/ipxe/ipxe.lkrn";
 /// Until the firmware has loaded the first loader and said what it thinks of it.
 const REFUSED_LIMIT: Duration = Duration::from_secs(120);
 
@@ -92,4 +97,25 @@ pub fn unsigned_loader(bench: &mut Bench) -> Result<String> {
         Ok("the firmware says \"Access Denied\" to an unsigned iPXE and goes on".into())
     })();
     server.explain(outcome)
+}
+
+/// The script that newer iPXE builds fetch by the firmware's means leads to the menu by itself.
+pub fn autoexec(bench: &mut Bench) -> Result<String> {
+    let name = "autoexec";
+    let lab = bench.sample_lab(name)?;
+    let server = bench.serve(&lab, name)?;
+    let script = bench.scratch("autoexec-script")?.join("autoexec.ipxe");
+    std::fs::write(&script, http::get(HTTP, "/autoexec.ipxe")?).context("cannot keep it")?;
+    let firmware = Firmware::Direct {
+        kernel: IPXE_WITH_SCRIPT.into(),
+        initramfs: script,
+        cmdline: String::new(),
+    };
+    let mut student =
+        Student::switch_on(name, &Machine::new(firmware, 1), &mut bench.lan, &bench.out)?;
+    let outcome = student.wait_step("menu", MENU_LIMIT);
+    let secs = student.elapsed().as_secs_f64();
+    server.explain(outcome)?;
+    student.switch_off()?;
+    Ok(format!("an iPXE without an address came to the menu after {secs:.0} s"))
 }

@@ -95,6 +95,11 @@ pub const ALL: &[Scenario] = &[
         run: hosts::own_ways,
     },
     Scenario {
+        name: "autoexec",
+        what: "an iPXE that runs autoexec.ipxe before it has an address finds its way",
+        run: hosts::autoexec,
+    },
+    Scenario {
         name: "secure-boot-refuses",
         what: "a PC with Secure Boot refuses a loader without a signature",
         run: hosts::unsigned_loader,
