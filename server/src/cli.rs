@@ -67,6 +67,8 @@ enum Command {
     Check,
     /// Find out why PCs do not boot: looks at this machine, the network and the running server, and
     /// goes every step of a boot as a PC would
+    ///
+    /// Ends with exit code 0 when nothing was found that keeps a PC from booting, else with 1.
     Doctor {
         /// As JSON, for scripts
         #[arg(long)]
@@ -292,8 +294,18 @@ fn running(lab: &Lab, roles: Option<RoleSet>) -> Result<Vec<(Instance, u32)>, Da
 }
 
 fn examine(lab: &Lab, json: bool) -> Result<ExitCode> {
-    let diagnosis = doctor::examine(lab);
-    say(if json { serde_json::to_string_pretty(&diagnosis)? } else { diagnosis.text() })?;
+    let progress = |what: &str| {
+        if !json && io::stderr().is_terminal() {
+            eprintln!("{what}");
+        }
+    };
+    let diagnosis = doctor::examine(lab, &progress);
+    let has_colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let text = match json {
+        true => serde_json::to_string_pretty(&diagnosis)?,
+        false => diagnosis.text(has_colour),
+    };
+    say(text)?;
     Ok(if diagnosis.boots() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -117,10 +117,14 @@ fn a_pc_gets_through_four_processes() {
     assert_eq!(output.status.code(), Some(0), "{words}\n{}", text(&output.stdout));
     assert!(words.contains("A1 (tftp) is ready on bt0 (10.77.0.1)"), "{words}");
     let diagnosis: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    for (part, count) in [("dhcp", 4), ("tftp", 2), ("script", 1), ("http", 2), ("seed", 1)] {
+    for part in ["dhcp", "BIOS", "UEFI", "HTTP Boot", "iPXE", "catalog", "system"] {
         let seen = of_part(&diagnosis, part);
-        assert_eq!(seen.len(), count, "{seen:?}");
-        assert!(seen.iter().all(|(verdict, _)| verdict == "ok"), "{seen:?}");
+        assert_eq!(seen.len(), 1, "{part}: {diagnosis}");
+        assert_eq!(seen[0].0, "ok", "{part}: {seen:?}");
+    }
+    let way = &of_part(&diagnosis, "UEFI")[0].1;
+    for file in ["10.77.0.5", "snponly.efi", "by TFTP, boot.ipxe, vmlinuz", "initrd.img"] {
+        assert!(way.contains(file), "{way}");
     }
     let running = bench.run(&["status", "--json"]);
     let running: Value = serde_json::from_slice(&running.stdout).expect("JSON");
@@ -166,22 +170,25 @@ fn what_root_starts_becomes_the_labs_owner_and_keeps_what_it_needs() {
     let bench = Bench::new();
     bench.give_to(NOBODY);
     let script = format!(
-        "cd {}\n$BT start --roles dhcp >&2; $BT start --roles http,tftp,seed >&2\n\
-         cat /proc/$(cat run/dhcp.pid)/task/*/status; echo ---\n\
-         cat /proc/$(cat run/tftp-http-seed.pid)/task/*/status; $BT doctor >&2",
+        "cd {}\nfor role in http tftp seed dhcp; do $BT start --roles $role >&2\n\
+         cat /proc/$(cat run/$role.pid)/task/*/status; echo ---; done; $BT doctor >&2",
         bench.path("state").display()
     );
     let output = bench.in_own_network(&script);
     let (status, words) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{words}");
-    let (dhcp, others) = status.split_once("---").expect("both were shown");
-    // Bits 10 and 13: to look for other DHCP servers.
-    for (status, rights) in [(dhcp, "0000000000002400"), (others, "0000000000000000")] {
+    let shown: Vec<&str> = status.split_terminator("---").collect();
+    assert_eq!(shown.len(), 4, "{status}");
+    // Bits 10 and 13: to look for other DHCP servers. The other roles keep nothing.
+    let none = "0000000000000000";
+    for (status, rights) in shown.into_iter().zip([none, none, none, "0000000000002400"]) {
         let of = |key: &str| -> Vec<&str> {
             status.lines().filter_map(|line| line.strip_prefix(key)).map(str::trim).collect()
         };
-        assert!(of("CapPrm:").len() > 2, "{status}");
-        assert!(of("CapPrm:").iter().all(|bits| *bits == rights), "{status}");
+        for set in ["CapPrm:", "CapEff:"] {
+            assert!(of(set).len() > 2, "{status}");
+            assert!(of(set).iter().all(|bits| *bits == rights), "{status}");
+        }
         assert!(of("NoNewPrivs:").iter().all(|is| *is == "1"), "{status}");
         let four = [NOBODY; 4].map(|uid| uid.to_string()).join("\t");
         assert!(of("Uid:").iter().all(|ids| *ids == four), "{status}");

@@ -7,10 +7,12 @@ mod attack;
 mod boot;
 mod clients;
 mod daemon;
+mod doctor;
 mod hosts;
 mod leases;
 mod refusal;
 mod swarm;
+mod tftp_clients;
 
 use anyhow::Result;
 
@@ -37,6 +39,21 @@ pub const ALL: &[Scenario] = &[
         name: "leases",
         what: "a server killed at random under load loses no lease and gives no address twice",
         run: leases::run,
+    },
+    Scenario {
+        name: "doctor-full",
+        what: "the doctor finds each of the things that can be wrong, and nothing where all is well",
+        run: doctor::full,
+    },
+    Scenario {
+        name: "doctor-proxy",
+        what: "the same beside another DHCP server",
+        run: doctor::proxy,
+    },
+    Scenario {
+        name: "tftp-clients",
+        what: "stock TFTP clients fetch every boot file, and strangers get nothing else",
+        run: tftp_clients::run,
     },
     Scenario {
         name: "minisign",
