@@ -113,6 +113,10 @@ impl Agent {
             (DhcpOption::MessageType(MessageType::Nak), Kind::Request { .. }) => ReplyKind::Nak,
             _ => return None,
         };
+        // An offer without an address is another proxy's.
+        if kind != ReplyKind::Nak && message.yiaddr().is_unspecified() {
+            return None;
+        }
         // One server only: the PC could not tell their offers apart.
         if *exchange.server.get_or_insert(*theirs) != *theirs {
             return None;
@@ -244,7 +248,7 @@ mod tests {
     fn everybody_else_asks_the_other_server_alone() {
         let packet =
             message(Opcode::BootRequest, MessageType::Discover, US).to_vec().expect("encodes");
-        let mut forwards = |request: &Request, loader: &str| {
+        let forwards = |request: &Request, loader: &str| {
             Agent::default().forward(&packet, request, &settings(loader), at(0)).is_some()
         };
         assert!(forwards(&request(DISCOVER, 7), "shim-grub"));
@@ -269,6 +273,9 @@ mod tests {
         assert!(back(&mut agent, MessageType::Offer, THEM).is_some());
         assert_eq!(back(&mut agent, MessageType::Offer, [10, 77, 0, 202].into()), None);
         assert!(back(&mut agent, MessageType::Offer, THEM).is_some(), "the same once more");
+        let mut of_a_proxy = message(Opcode::BootReply, MessageType::Offer, THEM);
+        let of_a_proxy = of_a_proxy.set_giaddr(US).to_vec().expect("encodes");
+        assert_eq!(agent.back(&of_a_proxy, &settings("shim-grub")), None);
         for length in 0..300 {
             let mut packet = message(Opcode::BootReply, MessageType::Offer, THEM);
             let packet = packet.set_giaddr(US).to_vec().expect("encodes");
