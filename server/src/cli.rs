@@ -89,6 +89,9 @@ struct InitArgs {
     /// The network card that the PCs are reached through
     #[arg(long, value_name = "IF")]
     interface: Option<String>,
+    /// Who gives the addresses; without it, `init` looks whether another DHCP server answers
+    #[arg(long, value_enum, value_name = "MODE")]
+    mode: Option<init::Mode>,
     /// The program bt-node, for the PCs' boot files
     #[arg(long, value_name = "FILE")]
     node: Option<PathBuf>,
@@ -138,6 +141,7 @@ fn initialise(lab: &Path, args: InitArgs) -> Result<ExitCode> {
         has_sample: args.sample,
         kernel: args.kernel,
         interface: args.interface,
+        mode: args.mode,
         node: args.node,
     };
     for line in init::init(&options)? {

@@ -45,8 +45,31 @@ pub struct Options {
     pub kernel: PathBuf,
     /// The network card, where the supervisor chose one.
     pub interface: Option<String>,
+    /// Who gives the addresses, where the supervisor knows.
+    pub mode: Option<Mode>,
     /// The program bt-node, where the supervisor named it.
     pub node: Option<PathBuf>,
+}
+
+/// Who gives the addresses: `mode` below `[dhcp]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// This server does.
+    Full,
+    /// Another one; this one only names the boot files.
+    Proxy,
+    /// Another one, which names the boot files too.
+    Off,
+}
+
+impl Mode {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Proxy => "proxy",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// Makes the folder, or adds what it lacks. Returns what was done and what to do next, as lines.
@@ -68,7 +91,11 @@ pub fn init(options: &Options) -> Result<Vec<String>> {
     if folder.join("server.toml").exists() {
         report.kept("server.toml");
     } else {
-        let (mode, why) = dhcp_mode(&card);
+        let (mode, why) = match options.mode {
+            Some(mode) => (mode, "you chose it".to_owned()),
+            None => dhcp_mode(&card),
+        };
+        let mode = mode.word();
         let text = server_toml(&card, mode);
         report.add("server.toml", &text, "the settings, each with its explanation")?;
         report.next.push(format!("[dhcp] mode is \"{mode}\", since {why}"));
@@ -159,7 +186,7 @@ impl Card {
 }
 
 /// The mode for `server.toml`, and why: where a server gives addresses already, nobody may disturb it.
-fn dhcp_mode(card: &Card) -> (&'static str, String) {
+fn dhcp_mode(card: &Card) -> (Mode, String) {
     let looked = match card.address {
         Some((ip, _)) if !ip.is_loopback() => look(&card.name, ip),
         Some(_) => Err(io::Error::other("it is this machine alone")),
@@ -168,15 +195,16 @@ fn dhcp_mode(card: &Card) -> (&'static str, String) {
     match looked {
         Ok(offers) => match offers.iter().find(|offer| offer.address.is_some()) {
             Some(offer) => {
-                ("proxy", format!("DHCP server {} gives the addresses there", offer.server))
+                (Mode::Proxy, format!("DHCP server {} gives the addresses there", offer.server))
             }
-            None => {
-                ("full", "no DHCP server answered there, so this one gives the addresses".into())
-            }
+            None => (
+                Mode::Full,
+                "no DHCP server answered there, so this one gives the addresses".into(),
+            ),
         },
         // It disturbs nobody, whoever is there.
         Err(error) => {
-            ("proxy", format!("whether another server is there could not be seen ({error})"))
+            (Mode::Proxy, format!("whether another server is there could not be seen ({error})"))
         }
     }
 }
@@ -335,10 +363,13 @@ mod tests {
             has_sample: false,
             kernel: "/nowhere".into(),
             interface: Some("lo".into()),
+            mode: Some(Mode::Off),
             node: None,
         };
         init(&options).expect("makes a lab");
         let server = options.folder.join("server.toml");
+        let text = fs::read_to_string(&server).expect("made");
+        assert_eq!(Config::parse(&text).expect("valid").dhcp, DhcpMode::Off);
         fs::write(&server, "name = \"mine\"\n").expect("edited");
         let key = fs::read(options.folder.join("keys/root.key")).expect("made");
         let lines = init(&options).expect("nothing to do");

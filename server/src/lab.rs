@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bt_catalog::{Entry, EntryIcon, MAX_SYSTEMS, Role, SystemId};
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, NamedSystem, Place};
 
 /// Larger configuration files are refused unread: no supervisor writes a megabyte.
 const MAX_TEXT_BYTES: u64 = 1 << 20;
@@ -160,20 +160,8 @@ impl Lab {
             let what = format!("there are {} entries, {MAX_SYSTEMS} are the most", systems.len());
             findings.push(Finding::blocking("catalog/".to_owned(), what));
         }
-        let default = config.as_ref().and_then(|config| config.menu.default.as_ref());
-        if let Some(default) = default.filter(|d| !systems.iter().any(|s| s.entry.id == d.id))
-            && findings.is_empty()
-        {
-            let ids: Vec<_> = systems.iter().map(|s| s.entry.id.as_str()).collect();
-            let there_is =
-                if ids.is_empty() { "there is none yet".to_owned() } else { ids.join(", ") };
-            let place = format!(
-                "server.toml, line {}, column {}",
-                default.place.line, default.place.column
-            );
-            let what =
-                format!("the default `{}` is no system of catalog/ ({there_is})", default.id);
-            findings.push(Finding::blocking(place, what));
+        if let Some(config) = config.as_ref().filter(|_| findings.is_empty()) {
+            findings.extend(unknown_systems(config, &systems));
         }
         match config {
             Some(config) if findings.is_empty() => Ok(Offer { config, systems }),
@@ -253,6 +241,21 @@ impl Lab {
         String::from_utf8(bytes)
             .map_err(|_| blocking("is no text: it has bytes that are not UTF-8".to_owned()))
     }
+}
+
+/// Systems that `server.toml` names and nobody made, each where it stands.
+fn unknown_systems(config: &Config, systems: &[OfferedSystem]) -> Vec<Finding> {
+    let ids: Vec<_> = systems.iter().map(|system| system.entry.id.as_str()).collect();
+    let there_is = if ids.is_empty() { "there is none yet".to_owned() } else { ids.join(", ") };
+    let unknown = config.systems().filter(|named| !ids.contains(&named.id.as_str()));
+    let finding = |named: &NamedSystem| {
+        let Place { line, column } = named.place;
+        Finding::blocking(
+            format!("server.toml, line {line}, column {column}"),
+            format!("`{}` is no system of catalog/ ({there_is})", named.id),
+        )
+    };
+    unknown.map(finding).collect()
 }
 
 /// Everything that one catalog is made of, read and checked.
@@ -461,13 +464,16 @@ mod tests {
     }
 
     #[test]
-    fn a_default_that_is_not_there_is_a_mistake_of_server_toml() {
-        let text = "interface = \"lo\"\n[dhcp]\nmode = \"off\"\n[menu]\ndefault = \"a\"\n";
+    fn each_system_that_is_not_there_is_a_mistake_of_server_toml() {
+        let text = "interface = \"lo\"\n[dhcp]\nmode = \"off\"\n[menu]\ndefault = \"a\"\n\
+                    [node]\npreset = \"b\"\n[[room]]\nname = \"A1\"\ndefault = \"c\"\n\
+                    [[host]]\nuuid = \"4c4c4544-0051-3510-8052-b4c04f4a4431\"\npreset = \"d\"\n";
         let found = findings(&[("server.toml", text), ("catalog/x.txt", "")]);
-        assert!(
-            found[0].starts_with("server.toml, line 5, column 11: the default `a`"),
-            "{found:?}"
-        );
+        let places = [("5, column 11", "a"), ("7, column 10", "b"), ("10, column 11", "c")];
+        for (found, (place, id)) in found.iter().zip(places) {
+            assert!(found.starts_with(&format!("server.toml, line {place}: `{id}` is no system")));
+        }
+        assert!(found[3].contains("line 13, ") && found.len() == 4, "{found:?}");
     }
 
     #[test]

@@ -314,7 +314,7 @@ impl LeaseBook {
         let own = self.by_mac.get(&mac).copied();
         let is_own = own == Some(ip);
         // A host whose fixed address is not free yet goes on with the one that it has.
-        let waits = is_own && self.fixed_for.get(&ip).is_none() && self.blocked(mac, now).is_some();
+        let waits = is_own && !self.fixed_for.contains_key(&ip) && self.blocked(mac, now).is_some();
         if !self.may_give(ip, mac) && !waits {
             return Claim::Refused;
         }
@@ -584,8 +584,10 @@ mod tests {
     #[test]
     fn a_full_range_offers_nothing_until_a_lease_ends() {
         let mut book = book(50, 51);
-        give(&mut book, 1, at(0));
-        give(&mut book, 2, at(1));
+        // Twice: a first lease in a range this small is short.
+        for (node, now) in [(1, 0), (2, 1), (1, 0), (2, 1)] {
+            give(&mut book, node, at(now));
+        }
         assert_eq!(book.propose(mac(3), None, at(2)), None);
         assert_eq!(give(&mut book, 3, at(3600)), Some(ip(50)));
         assert_eq!(book.lease_of(mac(1)), None);
@@ -663,6 +665,7 @@ mod tests {
         assert_eq!(book.decline(mac(2), ip(50), at(1)), None);
         assert!(book.decline(mac(1), ip(50), at(1)).is_some());
         assert_eq!(give(&mut book, 1, at(2)), Some(ip(51)));
+        assert_eq!(give(&mut book, 1, at(2)), Some(ip(51)));
         assert_eq!(book.propose(mac(2), None, at(3)), None);
         assert_eq!(book.propose(mac(2), None, at(601)), Some(ip(50)));
     }
@@ -704,6 +707,126 @@ mod tests {
         assert_eq!(give(&mut new, 1, at(2)), Some(ip(50)));
     }
 
+    #[test]
+    fn a_fixed_address_is_its_hosts_alone() {
+        let mut book = book(50, 52);
+        book.reserve(mac(9), ip(51));
+        book.reserve(mac(8), ip(9));
+        assert_eq!(give(&mut book, 1, at(0)), Some(ip(50)));
+        assert_eq!(book.propose(mac(2), Some(ip(51)), at(0)), Some(ip(52)));
+        assert_eq!(book.claim(mac(2), ip(51), ClaimKind::Renewing, at(0)), Claim::Refused);
+        assert_eq!(book.propose(mac(3), None, at(1)), None, "the last one is kept");
+        assert_eq!(give(&mut book, 9, at(2)), Some(ip(51)));
+        assert_eq!(give(&mut book, 8, at(2)), Some(ip(9)), "outside the range");
+        assert_eq!(book.claim(mac(9), ip(50), ClaimKind::Renewing, at(90_000)), Claim::Refused);
+        assert_eq!(give(&mut book, 4, at(90_000)), Some(ip(52)), "never that of a host");
+        assert_eq!(give(&mut book, 5, at(90_000)), Some(ip(50)));
+        assert_eq!(give(&mut book, 6, at(90_000)), None);
+        assert_eq!(give(&mut book, 9, at(90_000)), Some(ip(51)));
+    }
+
+    #[test]
+    fn a_host_waits_for_its_address_until_the_lease_of_another_ends() {
+        let leased = Record::Leased(Lease { mac: mac(1), ip: ip(51), until: at(3600) });
+        let mut book = book(50, 60);
+        book.reserve(mac(9), ip(51));
+        book.restore(leased);
+        assert_eq!(book.propose(mac(9), None, at(10)), None);
+        let expected = Blocked { ip: ip(51), by: Some(mac(1)), until: at(3600) };
+        assert_eq!(book.blocked(mac(9), at(10)), Some(expected));
+        // The other one may not renew, gets a new address, and keeps the old one until then.
+        assert_eq!(book.claim(mac(1), ip(51), ClaimKind::Renewing, at(20)), Claim::Refused);
+        assert_eq!(book.propose(mac(1), None, at(21)), Some(ip(50)));
+        assert_eq!(book.propose(mac(9), None, at(22)), None, "a mere offer frees nothing");
+        assert_eq!(give(&mut book, 1, at(23)), Some(ip(50)));
+        assert_eq!(book.blocked(mac(9), at(3599)), Some(expected));
+        assert_eq!(give(&mut book, 9, at(3600)), Some(ip(51)));
+        assert_eq!(book.blocked(mac(9), at(3601)), None);
+    }
+
+    #[test]
+    fn a_host_that_got_a_fixed_address_moves_to_it() {
+        let mut book = book(50, 60);
+        book.reserve(mac(9), ip(55));
+        book.restore(Record::Leased(Lease { mac: mac(9), ip: ip(50), until: at(3600) }));
+        assert_eq!(book.claim(mac(9), ip(50), ClaimKind::Rebooting, at(1)), Claim::Refused);
+        assert_eq!(book.propose(mac(9), None, at(2)), Some(ip(55)));
+        assert_eq!(book.propose(mac(2), Some(ip(50)), at(3)), Some(ip(51)), "it may be in use");
+        assert_eq!(give(&mut book, 9, at(4)), Some(ip(55)));
+        assert_eq!(book.propose(mac(3), Some(ip(50)), at(3600)), Some(ip(50)));
+    }
+
+    /// Invented nodes: each claims what it is offered, and never comes back.
+    fn flood(book: &mut LeaseBook, from: u64, secs: u64, per_sec: u64) -> usize {
+        let mut given = 0;
+        for n in 0..secs * per_sec {
+            let [.., a, b, c] = n.to_be_bytes();
+            let mac = Mac([6, 6, 6, a, b, c]);
+            let now = at(from) + Duration::from_millis(n * 1000 / per_sec);
+            if let Some(ip) = book.propose(mac, None, now) {
+                let claim = book.claim(mac, ip, ClaimKind::Selecting, now);
+                given += usize::from(matches!(claim, Claim::Granted { .. }));
+            }
+        }
+        given
+    }
+
+    #[test]
+    fn a_flood_of_invented_nodes_takes_no_address_from_those_that_are_known() {
+        let mut book = book(100, 149);
+        for node in 1..=20 {
+            give(&mut book, node, at(0));
+        }
+        book.list(mac(90));
+        let given = flood(&mut book, 10, 20, 500);
+        assert!(given <= 30, "{given} of 10,000");
+        for node in 1..=20 {
+            assert_eq!(give(&mut book, node, at(29)), Some(ip(99 + node)), "{node} is known");
+        }
+        assert!(give(&mut book, 90, at(29)).is_some(), "the supervisor wrote it down");
+        let new = (31..=35).filter(|&node| give(&mut book, node, at(60)).is_some()).count();
+        assert_eq!(new, 5, "30 s later new nodes get theirs");
+    }
+
+    #[test]
+    fn a_quarter_stays_with_known_nodes_that_are_away() {
+        let mut book = book(100, 139);
+        for node in 1..=40 {
+            give(&mut book, node, at(0));
+            give(&mut book, node, at(1));
+        }
+        flood(&mut book, 5000, 600, 50);
+        let kept = (1..=40).filter(|&node| book.lease_of(mac(node)).is_some()).count();
+        assert!(kept >= 10, "{kept} of 40");
+    }
+
+    #[test]
+    fn while_addresses_are_scarce_a_first_lease_is_short_and_the_second_whole() {
+        let mut book = book(50, 53);
+        for node in 1..=3 {
+            give(&mut book, node, at(0));
+        }
+        assert_eq!(book.lease_of(mac(2)).map(|lease| lease.until), Some(at(3600)));
+        assert_eq!(give(&mut book, 4, at(1)), Some(ip(53)));
+        assert_eq!(book.lease_of(mac(4)).map(|lease| lease.until), Some(at(31)));
+        let renewed = book.claim(mac(4), ip(53), ClaimKind::Renewing, at(16));
+        assert!(matches!(renewed, Claim::Granted { lease, .. } if lease.until == at(3616)));
+    }
+
+    #[test]
+    fn a_room_that_is_switched_on_for_the_first_time_gets_its_addresses() {
+        let mut book = book(100, 139);
+        let mut waiting: Vec<u8> = (1..=40).collect();
+        // As firmware does: at once, then after 4, 8, 16 and 32 s.
+        for secs in [0, 4, 12, 28, 60] {
+            waiting.retain(|&node| give(&mut book, node, at(secs)).is_none());
+            if secs == 0 {
+                assert!(waiting.len() <= 10, "{waiting:?}");
+            }
+        }
+        assert_eq!(waiting, [0; 0]);
+    }
+
     #[derive(Debug, Clone)]
     enum Step {
         Propose(u8, Option<u8>),
@@ -734,18 +857,26 @@ mod tests {
         #[test]
         fn no_two_nodes_ever_hold_one_address(steps in prop::collection::vec(step(), 1..200)) {
             let mut book = book(0, 6);
+            book.reserve(mac(3), ip(4));
+            book.reserve(mac(5), ip(8));
+            let is_allowed = |node: Mac, given: Ipv4Addr| {
+                let wanted = [(mac(3), ip(4)), (mac(5), ip(8))];
+                wanted.iter().all(|pair| (pair.0 == node) == (pair.1 == given))
+            };
             let mut now = at(0);
             let mut granted: HashMap<Ipv4Addr, Lease> = HashMap::new();
             for step in steps {
                 match step {
                     Step::Propose(m, wanted) => {
                         if let Some(ip) = book.propose(mac(m), wanted.map(ip), now) {
+                            prop_assert!(is_allowed(mac(m), ip));
                             let other = granted.get(&ip).filter(|l| l.until > now);
                             prop_assert!(other.is_none_or(|l| l.mac == mac(m)));
                         }
                     }
                     Step::Claim(m, i, kind) => {
                         if let Claim::Granted { lease, .. } = book.claim(mac(m), ip(i), kind, now) {
+                            prop_assert!(is_allowed(lease.mac, lease.ip));
                             let other = granted.get(&lease.ip).filter(|l| l.until > now);
                             prop_assert!(other.is_none_or(|l| l.mac == mac(m)));
                             granted.retain(|_, l| l.mac != lease.mac);

@@ -370,6 +370,20 @@ mod tests {
     }
 
     #[test]
+    fn every_option_of_rfc_2132_has_a_name() {
+        let named = |code| {
+            TABLE.iter().any(|(known, ..)| *known == code)
+                || OWN.iter().any(|(known, ..)| *known == code)
+        };
+        let nameless: Vec<u8> = (0..=76).chain([255]).filter(|code| !named(*code)).collect();
+        assert_eq!(nameless, [0; 0]);
+        let names = TABLE.iter().map(|(_, name, _)| name).chain(OWN.iter().map(|(_, n, _)| n));
+        assert!(
+            names.clone().all(|name| names.clone().filter(|other| *other == name).count() == 1)
+        );
+    }
+
+    #[test]
     fn an_option_of_no_table_is_text_addresses_or_bytes() {
         check("209 = \"conf\"", 209, b"conf");
         check("209 = [\"10.0.0.1\"]", 209, &[10, 0, 0, 1]);
