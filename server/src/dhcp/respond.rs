@@ -360,10 +360,6 @@ pub(super) fn encode(mut message: Message, request: &Request, extra: &[ExtraOpti
         let option = UnknownOption::new(OptionCode::Unknown(option.code), option.data.clone());
         message.opts_mut().insert(DhcpOption::Unknown(option));
     }
-    if let Some(info) = &request.relay_info {
-        let option = UnknownOption::new(OptionCode::Unknown(82), info.clone());
-        message.opts_mut().insert(DhcpOption::Unknown(option));
-    }
     let limit = usize::from(request.max_message - HEADERS);
     // What a node can do without, least important first.
     let droppable = [
@@ -379,20 +375,31 @@ pub(super) fn encode(mut message: Message, request: &Request, extra: &[ExtraOpti
     let (wished, others): (Vec<_>, Vec<_>) =
         extra.iter().rev().partition(|option| request.wishes.contains(&option.code));
     let extra = others.into_iter().chain(wished).map(code);
-    let mut bytes = to_bytes(&message);
+    let relay_info = request.relay_info.as_deref();
+    let mut bytes = to_bytes(&message, relay_info);
     for code in extra.chain(droppable) {
         if bytes.len() <= limit {
             break;
         }
         message.opts_mut().remove(code);
-        bytes = to_bytes(&message);
+        bytes = to_bytes(&message, relay_info);
     }
     bytes.resize(bytes.len().max(MIN_REPLY), 0);
     bytes
 }
 
-fn to_bytes(message: &Message) -> Vec<u8> {
-    message.to_vec().expect("a message in memory has room for every option")
+/// The message, and as its last option the relay's information as it came (RFC 3046 §2.1).
+///
+/// Put in by hand: dhcproto would write a raw option 82 twice.
+fn to_bytes(message: &Message, relay_info: Option<&[u8]>) -> Vec<u8> {
+    let mut bytes = message.to_vec().expect("a message in memory has room for every option");
+    if let Some(info) = relay_info {
+        let end = bytes.pop().expect("a message ends with the option End");
+        bytes.extend([82, u8::try_from(info.len()).expect("longer ones are not read")]);
+        bytes.extend_from_slice(info);
+        bytes.push(end);
+    }
+    bytes
 }
 
 #[cfg(test)]
@@ -534,6 +541,8 @@ mod tests {
         assert_eq!(reply.to.socket_address().port(), 67);
         let end = reply.bytes.iter().rposition(|&byte| byte == 255).expect("an end");
         assert_eq!(reply.bytes[end - 7..end], [82, 5, 1, 3, b'a', b'b', b'c']);
+        let count = reply.bytes.windows(7).filter(|it| it.starts_with(&[82, 5, 1, 3])).count();
+        assert_eq!(count, 1, "a relay that finds two may drop the packet");
     }
 
     #[test]
