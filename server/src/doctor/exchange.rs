@@ -17,7 +17,6 @@ use crate::dhcp::client::{Client, Firmware, Heard};
 /// dnsmasq pings an address for three seconds before it offers it.
 const LISTEN: Duration = Duration::from_secs(4);
 const DHCP: u16 = 67;
-const PXE: u16 = 4011;
 /// Option 53 (RFC 2132 §9.6).
 const OFFER: u8 = 2;
 const ACK: u8 = 5;
@@ -99,16 +98,6 @@ impl<'a> Asker<'a> {
         let file =
             file.ok_or_else(|| Trouble::new("it is not told what to boot".to_owned(), remedy))?;
         Ok(Told { address: offer.address, file })
-    }
-
-    /// Asks on port 4011, as firmware does that wants the boot file from there.
-    pub(super) fn boot_server(&self) -> Result<String, Trouble> {
-        let client = Client::new(Firmware::Uefi, rand::random());
-        let answer = self.own_answer(&client, &client.request(self.own, None), PXE, ACK)?;
-        answer.and_then(|ack| ack.boot).ok_or_else(|| {
-            let what = format!("nothing answers on UDP port {PXE}, where some firmware asks");
-            Trouble::new(what, NO_ANSWER)
-        })
     }
 
     /// The answer of this lab's own server to a question.

@@ -22,6 +22,7 @@ use jiff::Timestamp;
 pub use self::diagnosis::{Diagnosis, Observation, Verdict};
 use self::exchange::Asker;
 use self::walk::Walk;
+use crate::bind::{self, Transport};
 use crate::check;
 use crate::config::{Config, DhcpMode};
 use crate::daemon;
@@ -29,6 +30,9 @@ use crate::instance::{Instance, ServerRole};
 use crate::interfaces;
 use crate::lab::Lab;
 use crate::words;
+
+/// Where firmware asks a proxy for its boot file (PXE 2.1 §2.2.3).
+const PXE_PORT: u16 = 4011;
 
 /// Looks at everything; `progress` is told what takes a moment now.
 pub fn examine(lab: &Lab, progress: &dyn Fn(&str)) -> Diagnosis {
@@ -97,10 +101,14 @@ fn network(
     progress("booting as each kind of PC does ...");
     let is_dhcp_ours = config.dhcp != DhcpMode::Off && running.contains(&ServerRole::Dhcp);
     let asker = asker.filter(|_| is_dhcp_ours);
-    if let (Some(asker), DhcpMode::Proxy) = (&asker, &config.dhcp) {
-        match asker.boot_server() {
-            Ok(file) => found.good("port 4011", format!("answers, and names {file}")),
-            Err(trouble) => trouble.tell("port 4011", found),
+    if is_dhcp_ours && config.dhcp == DhcpMode::Proxy {
+        // Not asked: the answer, from a socket on the card, cannot come back to this machine.
+        match bind::holder_of(Transport::Udp, PXE_PORT) {
+            Some(holder) => found.good("port 4011", format!("{holder} listens there")),
+            None => {
+                let what = "nobody is seen to listen on UDP port 4011, where some firmware asks";
+                found.fail("port 4011", what.to_owned(), "run doctor as root; restart the server");
+            }
         }
     }
     Walk::new(lab, config, ip, &running).every_firmware(asker.as_ref(), found);

@@ -191,7 +191,8 @@ impl<'a> Walk<'a> {
             let Plan { chain, kernel, initrds } = read(&String::from_utf8_lossy(&text), &name);
             match (kernel, chain) {
                 (Some(kernel), _) => {
-                    way.push(name.rsplit('/').next().unwrap_or(&name).to_owned());
+                    let script = name.split('?').next().unwrap_or(&name);
+                    way.push(script.rsplit('/').next().unwrap_or(script).to_owned());
                     let mut files = std::iter::once(&kernel).chain(&initrds);
                     return files.try_for_each(|file| self.file(file, way));
                 }

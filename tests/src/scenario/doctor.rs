@@ -58,7 +58,7 @@ pub fn proxy(bench: &mut Bench) -> Result<String> {
     drop(taken);
 
     let server = bench.serve(&lab, "doctor-proxy")?;
-    let well = [("dhcp", words.as_str()), ("port 4011", "names snponly.efi")];
+    let well = [("dhcp", words.as_str()), ("port 4011", "bt-server")];
     server.explain(patient.is_well("the server runs", &well))?;
     server.explain(patient.boots_every_pc())?;
     let seen = broken_while_running(&patient)?;
