@@ -50,6 +50,7 @@ const TESTING: &[Package] = &[
     package("aria2", "a stock BitTorrent client that must get along with bt-server"),
     package("atftp", "a stock TFTP client that knows windows"),
     package("curl", "another stock TFTP client"),
+    package("isc-dhcp-client", "a stock DHCP client"),
     package("minisign", "the stock tool that must accept the signed catalog"),
     package("nftables", "a firewall that the doctor must find"),
     package("tftp-hpa", "the usual TFTP client"),

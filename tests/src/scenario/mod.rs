@@ -7,6 +7,7 @@ mod attack;
 mod boot;
 mod clients;
 mod daemon;
+mod dhcp_clients;
 mod doctor;
 mod hosts;
 mod leases;
@@ -34,6 +35,11 @@ pub const ALL: &[Scenario] = &[
         name: "daemon",
         what: "start, stop and status answer in words, whatever state the server is in",
         run: daemon::run,
+    },
+    Scenario {
+        name: "dhcp-clients",
+        what: "real DHCP clients get, renew and release addresses; beside another server they get none",
+        run: dhcp_clients::run,
     },
     Scenario {
         name: "leases",
