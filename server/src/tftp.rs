@@ -37,6 +37,8 @@ use crate::status::{SharedStatus, StatusEvent};
 
 /// After an error of the port itself (the interface is down): errors come one per call.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
+/// Open files that are asked for: the transfers, four times over.
+const MOST_FILES: libc::rlim_t = 4096;
 /// Longer than any request that is read.
 const MAX_PACKET: usize = 2048;
 
@@ -81,6 +83,7 @@ impl Tftp {
     /// When it cannot be opened; the error says why.
     pub fn bind(settings: Settings, status: SharedStatus) -> Result<Self, BindError> {
         let socket = bind::udp("TFTP", settings.listen)?;
+        allow_many_sockets();
         let boot_files = BootFiles::new(settings.boot_dir.clone());
         let role = Role { settings, boot_files, status, sessions: Arc::default() };
         Ok(Self { socket, role: Arc::new(role) })
@@ -96,9 +99,20 @@ impl Tftp {
 
     /// Serves until `shutdown`; transfers that run then are cut short.
     ///
+    /// All transfers share one thread: each is a packet of work between two waits, and to wake
+    /// another thread for it costs more than the work does.
+    ///
     /// # Errors
-    /// When the socket cannot be handed to the runtime; not for anything that a client does.
+    /// When the socket cannot be handed to a runtime; not for anything that a client does.
     pub async fn run(self, shutdown: CancellationToken) -> io::Result<()> {
+        let serving = tokio::task::spawn_blocking(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(self.serve(shutdown))
+        });
+        serving.await.map_err(io::Error::other)?
+    }
+
+    async fn serve(self, shutdown: CancellationToken) -> io::Result<()> {
         self.socket.set_nonblocking(true)?;
         let socket = UdpSocket::from_std(self.socket)?;
         let mut buffer = [0; MAX_PACKET];
@@ -235,6 +249,19 @@ impl Role {
         if let Err(error) = sent.await {
             debug!(%client, %error, "a TFTP answer could not be sent");
         }
+    }
+}
+
+/// Raises the number of open files from the shell's usual 1024 to what the machine allows: each
+/// transfer has a socket. Where that fails, requests beyond it wait for the transfers before them.
+fn allow_many_sockets() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit(2) fills in the one structure that it is given.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0 {
+        limit.rlim_cur = limit.rlim_max.min(MOST_FILES).max(limit.rlim_cur);
+        // SAFETY: setrlimit(2) only reads it.
+        let raised = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } == 0;
+        debug!(files = limit.rlim_cur, raised, "open files that are allowed");
     }
 }
 

@@ -26,6 +26,7 @@ const NONE: [u8; 4] = [0; 4];
 /// What `serve.rs` keeps, without its sockets.
 struct Server {
     ledger: Ledger,
+    log: LeaseLog,
     networks: Vec<Network>,
     now: SystemTime,
 }
@@ -46,8 +47,9 @@ impl Server {
             book
         });
         let (log, found) = LeaseLog::open(&folder.join("leases")).expect("opens");
-        let ledger = Ledger::new(books.collect(), log, &found.records, now);
-        Self { ledger, networks: all.into_iter().map(|(network, _)| network).collect(), now }
+        let ledger = Ledger::new(books.collect(), &found.records, now);
+        let networks = all.into_iter().map(|(network, _)| network).collect();
+        Self { ledger, log, networks, now }
     }
 
     /// What a packet is answered, with its change on disk first; `None` for a network not known.
@@ -65,7 +67,10 @@ impl Server {
             Answer::Silent(_) => None,
         };
         if let Some(change) = change {
-            assert_eq!(self.ledger.commit(&[change], self.now).0, [Kept::Durable]);
+            self.ledger.change(change);
+            let work = self.ledger.begin().expect("there is a change");
+            let outcome = work.append_to(&mut self.log);
+            assert_eq!(self.ledger.settle(&outcome, self.now), [Kept::Durable]);
         }
         Some(answer)
     }

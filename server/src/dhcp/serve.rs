@@ -1,12 +1,18 @@
 //! Shell: receives requests, answers them, keeps the leases, sends.
 //!
-//! Requests that are waiting already are answered together, and their leases are synced to disk
-//! together before any of their ACKs leaves: while the disk works, the kernel collects the next.
-//! One thread for each network card takes packets from the kernel, another answers them and waits
-//! for the disk.
+//! ```text
+//! one thread for each card: receive --packets--> answering --OFFER, NAK--> sent at once
+//!                                                | work     ^ outcome --ACK--> sent
+//!                                                v          |
+//!                                                committer: append, sync
+//! ```
+//! Only ACKs wait for the disk. While it works on some leases, requests go on to be answered; what
+//! they changed is then synced together. `lease_log/ledger.rs` says what may be told when.
 
+mod committer;
 mod mmsg;
 
+use std::collections::VecDeque;
 use std::error::Error as _;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -25,14 +31,15 @@ use crate::bind::{self, BindError};
 use crate::config::Pool;
 use crate::interfaces::Card;
 use crate::lease::{Blocked, LeaseBook, Mac, Range};
-use crate::lease_log::{Change, Kept, LeaseLog, Ledger, LogError};
+use crate::lease_log::{Change, Kept, LeaseLog, Ledger, LogError, Work};
 use crate::status::{SharedStatus, StatusEvent};
 
 /// How often the thread looks whether it should end.
 const LOOK_UP: Duration = Duration::from_millis(250);
-/// Packets that share one sync of the disk: the slower the disk, the more have come meanwhile.
-const MAX_BATCH: usize = 1024;
-/// Packets that wait for the batch before theirs: two seconds of a large building's power-on.
+/// Packets that are answered before any of the answers is sent: with one call instead of many, and
+/// soon enough for the first.
+const MAX_BATCH: usize = 64;
+/// Packets that wait for their answer: two seconds of a large building's power-on.
 const MAX_WAITING: usize = 8192;
 /// After an error of the socket (the interface is down, say).
 const RECEIVE_PAUSE: Duration = Duration::from_millis(500);
@@ -72,12 +79,15 @@ pub struct Dhcp {
     /// One for each card.
     sockets: Vec<UdpSocket>,
     server: Server,
+    log: LeaseLog,
 }
 
 /// Everything but the sockets.
 #[derive(Debug)]
 struct Server {
     ledger: Ledger,
+    /// For each change that waits for the disk, oldest first, the reply that announces it.
+    announced: VecDeque<Option<Outgoing>>,
     /// For each card, every network as it is seen from there, in the order of the ledger's books.
     views: Vec<View>,
     loops: LoopGuard,
@@ -101,8 +111,18 @@ enum Topic {
     Disk,
 }
 
-/// A packet, and the index of the card that it came in by.
-type Packet = (usize, Vec<u8>);
+/// What the answering thread waits for.
+#[derive(Debug)]
+enum Event {
+    /// A packet, and the index of the card that it came in by.
+    Packet(usize, Vec<u8>),
+    /// The disk's answer; the log's lines.
+    Kept(Result<usize, LogError>),
+    /// The log could not be written anew; nothing is lost.
+    NotCompacted(LogError),
+    /// The server ends.
+    End,
+}
 
 impl Dhcp {
     /// Opens the sockets and reads the leases.
@@ -118,7 +138,7 @@ impl Dhcp {
         let sockets = sockets.collect::<Result<Vec<_>, _>>()?;
         let (log, found) = LeaseLog::open(&leases)?;
         let clock = Clock::start();
-        let ledger = Ledger::new(books, log, &found.records, clock.now());
+        let ledger = Ledger::new(books, &found.records, clock.now());
         info!(networks = networks.len(), records = found.records.len(), "DHCP is ready");
         let view = |card: &Card| View {
             own: card.ip,
@@ -126,6 +146,7 @@ impl Dhcp {
         };
         let mut server = Server {
             ledger,
+            announced: VecDeque::new(),
             views: cards.iter().map(view).collect(),
             loops: LoopGuard::default(),
             status,
@@ -140,7 +161,7 @@ impl Dhcp {
                 leases.display()
             ));
         }
-        Ok(Self { sockets, server })
+        Ok(Self { sockets, server, log })
     }
 
     /// Serves until `shutdown`.
@@ -148,8 +169,8 @@ impl Dhcp {
     /// # Errors
     /// When a socket cannot be made to wait; not for anything that a packet does.
     pub async fn run(self, shutdown: CancellationToken) -> io::Result<()> {
-        let Self { sockets, mut server } = self;
-        let (sender, packets) = mpsc::sync_channel(MAX_WAITING);
+        let Self { sockets, mut server, mut log } = self;
+        let (sender, events) = mpsc::sync_channel(MAX_WAITING);
         let mut receiving = Vec::new();
         for (card, socket) in sockets.iter().enumerate() {
             socket.set_nonblocking(false)?;
@@ -160,15 +181,21 @@ impl Dhcp {
                 receive(card, &socket, &sender, &shutdown);
             }));
         }
-        // Each receiving thread ends at the shutdown and drops its end of the channel; the last of
-        // them ends the answering.
-        drop(sender);
-        let answering = tokio::task::spawn_blocking(move || server.serve(&packets, &sockets));
-        answering.await.map_err(io::Error::other)?;
+        // One piece of work at a time: the next waits in the ledger.
+        let (orders, work) = mpsc::sync_channel(1);
+        let outcomes = sender.clone();
+        let committing =
+            tokio::task::spawn_blocking(move || committer::run(&mut log, &work, &outcomes));
+        let answering =
+            tokio::task::spawn_blocking(move || server.serve(&events, &orders, &sockets));
         for thread in receiving {
             thread.await.map_err(io::Error::other)?;
         }
-        Ok(())
+        // The answering thread ends by this, and the committer by the end of its orders.
+        let ending = tokio::task::spawn_blocking(move || sender.send(Event::End).is_ok());
+        answering.await.map_err(io::Error::other)?;
+        ending.await.map_err(io::Error::other)?;
+        committing.await.map_err(io::Error::other)
     }
 }
 
@@ -188,7 +215,7 @@ fn book(network: &Network, pool: &Pool, cards: &[Card]) -> Result<LeaseBook, Dhc
 fn receive(
     card: usize,
     socket: &UdpSocket,
-    packets: &SyncSender<Packet>,
+    events: &SyncSender<Event>,
     shutdown: &CancellationToken,
 ) {
     let mut inbox = Inbox::new();
@@ -197,7 +224,7 @@ fn receive(
             Ok(()) => {
                 for (packet, _) in inbox.packets() {
                     // A full queue drops them as the kernel would: the nodes ask again.
-                    if packets.try_send((card, packet.to_vec())).is_err() {
+                    if events.try_send(Event::Packet(card, packet.to_vec())).is_err() {
                         debug!("DHCP packet dropped: too many are waiting");
                     }
                 }
@@ -219,64 +246,83 @@ struct Outgoing {
     reply: Reply,
 }
 
-/// Answers to packets that arrived together.
-#[derive(Default)]
-struct Batch {
-    /// Replies that promise nothing.
-    at_once: Vec<Outgoing>,
-    /// Replies that wait for the sync.
-    replies: Vec<Outgoing>,
-    changes: Vec<Change>,
-    /// For each change, the index of the reply that announces it.
-    announced_by: Vec<Option<usize>>,
-}
+impl Server {
+    /// Answers what `events` brings, until the end.
+    fn serve(
+        &mut self,
+        events: &Receiver<Event>,
+        orders: &SyncSender<Work>,
+        sockets: &[UdpSocket],
+    ) {
+        while let Ok(first) = events.recv() {
+            let now = self.clock.now();
+            let mut replies = Vec::new();
+            for event in std::iter::once(first).chain(events.try_iter().take(MAX_BATCH - 1)) {
+                match event {
+                    Event::Packet(card, packet) => {
+                        replies.extend(self.take(card, &packet, now));
+                    }
+                    Event::Kept(outcome) => replies.extend(self.settle(&outcome, now)),
+                    Event::NotCompacted(error) => self.tell_disk(&error, now),
+                    Event::End => return,
+                }
+            }
+            // First, so that the disk is not idle meanwhile. The committer takes one at a time, and
+            // is done with that: this never waits.
+            if let Some(work) = self.ledger.begin()
+                && orders.send(work).is_err()
+            {
+                return;
+            }
+            self.send(sockets, replies);
+        }
+    }
 
-impl Batch {
-    fn add(&mut self, card: usize, request: Request, answer: Answer) {
+    /// Answers a packet. A reply that waits for the disk is put aside.
+    fn take(&mut self, card: usize, packet: &[u8], now: SystemTime) -> Option<Outgoing> {
+        if self.ledger.is_full() {
+            debug!("DHCP packet dropped: too much waits for the disk");
+            return None;
+        }
+        let (request, answer) = self.answer(card, packet, now)?;
         match answer {
             Answer::Send(reply) => {
                 let grant = reply.grant;
                 let outgoing = Outgoing { card, request, reply };
-                let Some(grant) = grant else {
-                    self.at_once.push(outgoing);
-                    return;
-                };
+                let Some(grant) = grant else { return Some(outgoing) };
                 let (lease, before) = (grant.lease, grant.before);
-                self.changes.push(Change::Granted { lease, before });
-                self.announced_by.push(Some(self.replies.len()));
-                self.replies.push(outgoing);
+                self.ledger.change(Change::Granted { lease, before });
+                self.announced.push_back(Some(outgoing));
             }
             Answer::Keep(record) => {
-                self.changes.push(Change::Noted(record));
-                self.announced_by.push(None);
+                self.ledger.change(Change::Noted(record));
+                self.announced.push_back(None);
             }
             Answer::Silent(_) => {}
         }
+        None
     }
-}
 
-impl Server {
-    /// Answers what `packets` brings, until nothing more can come.
-    fn serve(&mut self, packets: &Receiver<Packet>, sockets: &[UdpSocket]) {
-        while let Ok(first) = packets.recv() {
-            let waiting = packets.try_iter().take(MAX_BATCH - 1);
-            let batch: Vec<Packet> = std::iter::once(first).chain(waiting).collect();
-            self.serve_batch(&batch, sockets);
+    /// Takes the disk's answer; returns the replies that may be sent.
+    fn settle(&mut self, outcome: &Result<usize, LogError>, now: SystemTime) -> Vec<Outgoing> {
+        if let Err(error) = outcome {
+            self.tell_disk(error, now);
         }
-    }
-
-    fn serve_batch(&mut self, packets: &[Packet], sockets: &[UdpSocket]) {
-        let now = self.clock.now();
-        let mut batch = Batch::default();
-        for (card, packet) in packets {
-            if let Some((request, answer)) = self.answer(*card, packet, now) {
-                batch.add(*card, request, answer);
+        let kept = self.ledger.settle(outcome, now);
+        let announced = self.announced.drain(..kept.len());
+        let announce = |(kept, outgoing): (Kept, Option<Outgoing>)| {
+            let mut outgoing = outgoing?;
+            match kept {
+                Kept::Durable => {}
+                Kept::Until(until) => {
+                    let left = until.duration_since(now).unwrap_or_default();
+                    shorten(&mut outgoing.reply.bytes, left);
+                }
+                Kept::Lost => return None,
             }
-        }
-        // Only ACKs wait for the disk.
-        self.send(sockets, std::mem::take(&mut batch.at_once));
-        let kept = self.keep(batch, now);
-        self.send(sockets, kept);
+            Some(outgoing)
+        };
+        kept.into_iter().zip(announced).filter_map(announce).collect()
     }
 
     fn send(&mut self, sockets: &[UdpSocket], mut replies: Vec<Outgoing>) {
@@ -332,29 +378,6 @@ impl Server {
             }
         }
         Some((request, answer))
-    }
-
-    /// Puts the batch's changes on disk; returns the replies that may be sent.
-    fn keep(&mut self, batch: Batch, now: SystemTime) -> Vec<Outgoing> {
-        let Batch { mut replies, changes, announced_by, .. } = batch;
-        let (kept, outcome) = self.ledger.commit(&changes, now);
-        if let Err(error) = outcome {
-            self.tell_disk(&error, now);
-        }
-        let mut lost = Vec::new();
-        for (kept, index) in kept.into_iter().zip(announced_by) {
-            let Some(index) = index else { continue };
-            match kept {
-                Kept::Durable => {}
-                Kept::Until(until) => {
-                    let left = until.duration_since(now).unwrap_or_default();
-                    shorten(&mut replies[index].reply.bytes, left);
-                }
-                Kept::Lost => lost.push(index),
-            }
-        }
-        lost.into_iter().rev().for_each(|index| drop(replies.remove(index)));
-        replies
     }
 
     /// Tells log and supervisor of the replies that left; the table is locked once for all.

@@ -1,7 +1,13 @@
-//! Core: the lease books together with their log: nothing is promised that the disk does not hold.
+//! Core: the lease books, and what the disk does not hold of them yet: nothing is promised that it
+//! does not hold.
 //!
-//! [`Ledger::commit`] takes what a batch of requests changed in the book, puts it on disk with one
-//! sync, and says of each change what its node may be told. When the disk refuses (full, broken):
+//! ```text
+//! change, change, ...   what requests change in the books waits here
+//! begin                 all that waits becomes one piece of work for the disk: one sync
+//! change, change, ...   while the disk works, requests go on
+//! settle                what each change's node may be told; and the next piece begins
+//! ```
+//! When the disk refuses (full, broken), everything that it does not hold is taken back, newest first:
 //! ```text
 //! a new lease   is taken back: the node hears nothing, and asks again
 //! a renewal     goes on, but only for as long as the disk knows of it, or SHORT_LEASE if that is more
@@ -11,7 +17,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{Disk, LeaseLog, LogError, RealDisk};
+use super::{Disk, LeaseLog, LogError};
 use crate::lease::{Lease, LeaseBook, Mac, Record};
 
 /// How long a renewal lasts while the disk refuses: long enough not to flood the server with
@@ -19,6 +25,12 @@ use crate::lease::{Lease, LeaseBook, Mac, Record};
 pub const SHORT_LEASE: Duration = Duration::from_mins(2);
 /// While the disk refuses, new nodes are tried this often.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Changes that wait for the disk; it hung for a second under the power-on of a large building then.
+const MAX_WAITING: usize = 8192;
+/// The log is written anew when it has this many lines more than four times what is needed: often
+/// enough to stay small, rarely enough not to matter.
+const COMPACT_SLACK: usize = 1000;
 
 /// One thing that a request changed in the book.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,32 +57,42 @@ pub enum Kept {
     Lost,
 }
 
-/// See the module.
+/// What the disk is to do next.
 #[derive(Debug)]
-pub struct Ledger<D = RealDisk> {
-    /// One for each network; none covers what another does.
-    books: Vec<LeaseBook>,
-    log: LeaseLog<D>,
-    /// When the disk last refused, if it has not been better since.
-    refused: Option<SystemTime>,
+pub struct Work {
+    /// To be appended and synced.
+    records: Vec<Record>,
+    /// The books as they are once that is done: what the log shall be then, if it got too long.
+    compacted: Option<Vec<Record>>,
 }
 
-impl<D: Disk> Ledger<D> {
+/// See the module.
+#[derive(Debug)]
+pub struct Ledger {
+    /// One for each network; none covers what another does.
+    books: Vec<LeaseBook>,
+    /// When the disk last refused, if it has not been better since.
+    refused: Option<SystemTime>,
+    /// What the disk works on.
+    begun: Vec<Change>,
+    /// What was changed since.
+    waiting: Vec<Change>,
+    /// Lines of the log.
+    lines: usize,
+}
+
+impl Ledger {
     /// Fills the books, one for each network, with what the log had.
-    pub fn new(
-        mut books: Vec<LeaseBook>,
-        log: LeaseLog<D>,
-        records: &[Record],
-        now: SystemTime,
-    ) -> Self {
+    pub fn new(mut books: Vec<LeaseBook>, records: &[Record], now: SystemTime) -> Self {
         for book in &mut books {
             records.iter().for_each(|&record| book.restore(record));
             book.spare_until(now + SHORT_LEASE);
         }
-        Self { books, log, refused: None }
+        let (begun, waiting, lines) = (Vec::new(), Vec::new(), records.len());
+        Self { books, refused: None, begun, waiting, lines }
     }
 
-    /// A network's book, for answers; what they change is kept by [`Self::commit`].
+    /// A network's book, for answers; each of their changes goes to [`Self::change`].
     ///
     /// # Panics
     /// Where there is no network of that index.
@@ -78,53 +100,64 @@ impl<D: Disk> Ledger<D> {
         &mut self.books[network]
     }
 
-    /// Whether `mac` may be offered an address of a network: while the disk refuses, a node without a lease
-    /// would only be disappointed. Now and then one may try all the same, and finds out for all.
+    /// Whether `mac` may be offered an address of a network: while the disk refuses, a node without
+    /// a lease would only be disappointed. Now and then one may try all the same, and finds out for
+    /// all.
     pub fn may_offer(&self, network: usize, mac: Mac, now: SystemTime) -> bool {
         let is_recent = |since| now.duration_since(since).is_ok_and(|passed| passed < RETRY);
         !self.refused.is_some_and(is_recent)
             || self.books[network].lease_of(mac).is_some_and(|lease| lease.until > now)
     }
 
-    /// Puts the changes on disk; says of each, in their order, what became of it.
-    ///
-    /// The error, if any, is for the log only: everything that follows from it has been done.
-    pub fn commit(
-        &mut self,
-        changes: &[Change],
-        now: SystemTime,
-    ) -> (Vec<Kept>, Result<(), LogError>) {
-        if changes.is_empty() {
-            return (Vec::new(), Ok(()));
+    /// Whether the disk is so far behind that no request can be taken in.
+    pub fn is_full(&self) -> bool {
+        self.waiting.len() >= MAX_WAITING
+    }
+
+    /// Notes what a request changed in a book; [`Self::settle`] says what became of it.
+    pub fn change(&mut self, change: Change) {
+        self.waiting.push(change);
+    }
+
+    /// The next piece of work for the disk; `None` while it has one, or when there is nothing to do.
+    pub fn begin(&mut self) -> Option<Work> {
+        if !self.begun.is_empty() || self.waiting.is_empty() {
+            return None;
         }
-        let records: Vec<Record> = changes.iter().map(Change::record).collect();
-        match self.log.append(&records) {
-            Ok(()) => {
+        self.begun = std::mem::take(&mut self.waiting);
+        let records: Vec<Record> = self.begun.iter().map(Change::record).collect();
+        let needed: usize = self.books.iter().map(LeaseBook::len).sum();
+        let is_wasteful = self.lines.saturating_add(records.len()) > 4 * needed + COMPACT_SLACK;
+        // Now, since the books are ahead of the disk by what is begun and nothing else.
+        let compacted =
+            is_wasteful.then(|| self.books.iter().flat_map(LeaseBook::records).collect());
+        Some(Work { records, compacted })
+    }
+
+    /// Lets the next piece of work end with the log written anew, however short it is.
+    pub fn compact_next(&mut self) {
+        self.lines = usize::MAX;
+    }
+
+    /// Takes the disk's answer to what was begun. Returns what became of the oldest changes, in
+    /// their order: of those that were begun, and after a failure of all that came since as well.
+    pub fn settle(&mut self, outcome: &Result<usize, LogError>, now: SystemTime) -> Vec<Kept> {
+        let mut changes = std::mem::take(&mut self.begun);
+        match outcome {
+            Ok(lines) => {
                 self.refused = None;
-                (vec![Kept::Durable; changes.len()], self.compact_when_wasteful())
+                self.lines = *lines;
+                vec![Kept::Durable; changes.len()]
             }
-            Err(error) => {
+            Err(_) => {
                 self.refused = Some(now);
-                (self.take_back(changes, now), Err(error))
+                changes.append(&mut self.waiting);
+                self.take_back(&changes, now)
             }
         }
     }
 
-    /// Writes the log anew, with what the book has and nothing else.
-    ///
-    /// # Errors
-    /// When that was not possible; nothing is lost then.
-    pub fn compact(&mut self) -> Result<(), LogError> {
-        let records: Vec<Record> = self.books.iter().flat_map(LeaseBook::records).collect();
-        self.log.compact(&records)
-    }
-
-    fn compact_when_wasteful(&mut self) -> Result<(), LogError> {
-        let needed = self.books.iter().map(LeaseBook::len).sum();
-        if self.log.is_wasteful(needed) { self.compact() } else { Ok(()) }
-    }
-
-    /// Undoes a batch, newest change first, and then lets the nodes that the disk knows go on.
+    /// Undoes changes, the newest first, and then lets the nodes that the disk knows go on.
     fn take_back(&mut self, changes: &[Change], now: SystemTime) -> Vec<Kept> {
         for change in changes.iter().rev() {
             if let Change::Granted { lease, before } = *change
@@ -149,6 +182,27 @@ impl<D: Disk> Ledger<D> {
     /// The book that a granted lease is in.
     fn book_of(&mut self, lease: Lease) -> Option<&mut LeaseBook> {
         self.books.iter_mut().find(|book| book.covers(lease.ip))
+    }
+}
+
+impl Work {
+    /// Appends the records, and waits until they are durable. Returns the lines that the log has once
+    /// all is done, for [`Ledger::settle`].
+    ///
+    /// # Errors
+    /// When they are not durable for certain; none of them counts then.
+    pub fn append_to<D: Disk>(&self, log: &mut LeaseLog<D>) -> Result<usize, LogError> {
+        log.append(&self.records)?;
+        Ok(self.compacted.as_ref().map_or(log.lines(), Vec::len))
+    }
+
+    /// Writes the log anew if it got too long; after [`Self::append_to`] had success, and no nodes
+    /// have to wait for it.
+    ///
+    /// # Errors
+    /// When that was not possible; nothing is lost then.
+    pub fn compact<D: Disk>(&self, log: &mut LeaseLog<D>) -> Result<(), LogError> {
+        self.compacted.as_ref().map_or(Ok(()), |records| log.compact(records))
     }
 }
 

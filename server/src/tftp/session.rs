@@ -7,10 +7,12 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::net::UdpSocket;
 
-use super::MAX_PACKET;
 use super::packet::{Packet, ReadRequest};
 use super::sessions::Seat;
 use super::transfer::{Ending, Step, Transfer};
+
+/// Longer than any ACK, and than the part of an ERROR's text that is worth a log line.
+const MAX_PACKET: usize = 576;
 
 /// Why a transfer did not reach its end.
 #[derive(Debug, thiserror::Error)]

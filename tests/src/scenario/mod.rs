@@ -62,6 +62,11 @@ pub const ALL: &[Scenario] = &[
         run: tftp_clients::run,
     },
     Scenario {
+        name: "tftp-loss",
+        what: "8 TFTP clients get a file whole where 5 % of the packets are lost each way",
+        run: crate::tftp_load::survive_loss,
+    },
+    Scenario {
         name: "minisign",
         what: "the stock minisign tool accepts the published catalog",
         run: clients::minisign,
