@@ -1,4 +1,4 @@
-//! Core: whole transfers against a client of a few lines, over networks that lose packets.
+//! Tests of the core: whole transfers against a client of a few lines, over networks that lose packets.
 
 use proptest::prelude::*;
 use rand::rngs::StdRng;
