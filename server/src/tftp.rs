@@ -32,13 +32,15 @@ use self::sessions::{Refusal, Seat, Sessions};
 pub use self::shelf::AUTOEXEC;
 use self::shelf::Wanted;
 use crate::bind::{self, BindError};
+use crate::descriptors;
 use crate::http::{BootFiles, Scripts};
 use crate::status::{SharedStatus, StatusEvent};
 
 /// After an error of the port itself (the interface is down): errors come one per call.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
-/// Open files that are asked for: the transfers, four times over.
-const MOST_FILES: libc::rlim_t = 4096;
+/// Open files that are asked for: the transfers, four times over; each has a socket. Where the system
+/// gives fewer, requests beyond it wait for the transfers before them.
+const MOST_FILES: u64 = 4096;
 /// Longer than any request that is read.
 const MAX_PACKET: usize = 2048;
 
@@ -83,7 +85,7 @@ impl Tftp {
     /// When it cannot be opened; the error says why.
     pub fn bind(settings: Settings, status: SharedStatus) -> Result<Self, BindError> {
         let socket = bind::udp("TFTP", settings.listen)?;
-        allow_many_sockets();
+        descriptors::raise_to(MOST_FILES);
         let boot_files = BootFiles::new(settings.boot_dir.clone());
         let role = Role { settings, boot_files, status, sessions: Arc::default() };
         Ok(Self { socket, role: Arc::new(role) })
@@ -249,19 +251,6 @@ impl Role {
         if let Err(error) = sent.await {
             debug!(%client, %error, "a TFTP answer could not be sent");
         }
-    }
-}
-
-/// Raises the number of open files from the shell's usual 1024 to what the machine allows: each
-/// transfer has a socket. Where that fails, requests beyond it wait for the transfers before them.
-fn allow_many_sockets() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: getrlimit(2) fills in the one structure that it is given.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0 {
-        limit.rlim_cur = limit.rlim_max.min(MOST_FILES).max(limit.rlim_cur);
-        // SAFETY: setrlimit(2) only reads it.
-        let raised = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } == 0;
-        debug!(files = limit.rlim_cur, raised, "open files that are allowed");
     }
 }
 

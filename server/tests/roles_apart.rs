@@ -251,6 +251,31 @@ fn a_service_manager_hears_of_the_start_and_of_the_end() {
 }
 
 #[test]
+fn connections_without_end_take_nothing_from_dhcp_and_tftp() {
+    let bench = Bench::new();
+    let host = "[[host]]\nmac = \"52:54:00:00:00:99\"\nname = \"s\"\nuefi_loader = \"shim-grub\"\n";
+    bench.write("server.toml", format!("{SERVER}{host}").as_bytes());
+    // More than its limit of open files; none of them says a word.
+    let script = "prlimit --nofile=96 $BT start >&2; ulimit -n 4096
+        exec bash -c 'for i in $(seq 2000); do exec {fd}<>/dev/tcp/10.77.0.1/6969; done
+            set +e; $BT doctor --json; code=$?; ls /proc/$(cat $PID)/fd | wc -l >&2
+            exit $code'";
+    let script = format!("export PID={}\n{script}", bench.path("state/pid").display());
+    let output = bench.in_own_network(&script);
+    let words = text(&output.stderr);
+    let diagnosis: Value = serde_json::from_slice(&output.stdout).expect(&words);
+    assert_eq!(output.status.code(), Some(1), "HTTP is full: {diagnosis} {words}");
+    // It needs DHCP and TFTP, up to the last byte of the initramfs.
+    let way = of_part(&diagnosis, "Secure Boot");
+    assert_eq!(way[0].0, "ok", "{way:?} {words}");
+    // Half of the 96 for HTTP, the rest not used up: or accept(2) fails again and again.
+    let open: usize = words.lines().last().and_then(|it| it.parse().ok()).expect(&words);
+    assert!((48..90).contains(&open), "{words}");
+    let log = fs::read_to_string(bench.path("state/log")).expect("it ran in the background");
+    assert!(log.contains("ready") && !log.contains("cannot accept"), "{log}");
+}
+
+#[test]
 fn the_doctor_names_what_is_wrong_and_what_helps() {
     let bench = Bench::new();
     let output = bench.in_own_network("$BT doctor --json");

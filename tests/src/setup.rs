@@ -45,6 +45,8 @@ const DHCP_LOAD: &[Package] = &[
     package("kea-admin", "ISC's load generator perfdhcp"),
     package("kea-common", "the libraries of ISC's server Kea"),
 ];
+/// What only the fuzzer needs.
+const FUZZING: &[Package] = &[package("g++", "the compiler of libFuzzer")];
 /// What only the tests need.
 const TESTING: &[Package] = &[
     package("aria2", "a stock BitTorrent client that must get along with bt-server"),
@@ -67,6 +69,8 @@ pub enum Extra {
     Load,
     /// The measurements of DHCP.
     DhcpLoad,
+    /// The fuzzer.
+    Fuzzing,
     /// The tests.
     Testing,
 }
@@ -79,6 +83,7 @@ pub fn ensure_packages(extra: Extra, yes: bool) -> Result<()> {
         Extra::Window => WINDOW,
         Extra::Load => LOAD,
         Extra::DhcpLoad => DHCP_LOAD,
+        Extra::Fuzzing => FUZZING,
         Extra::Testing => TESTING,
     };
     let missing: Vec<&Package> =

@@ -10,8 +10,9 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
 
+use dhcproto::v4::borrowed::Message as View;
 use dhcproto::v4::{
-    Decodable, Decoder, DhcpOption, Encodable, Message, MessageType, Opcode, OptionCode,
+    Decodable, Decoder, DhcpOption, Encodable, MAGIC, Message, MessageType, Opcode, OptionCode,
 };
 
 use super::proxy::{ProxySettings, USE_THIS_FILE};
@@ -61,7 +62,7 @@ impl Agent {
         now: SystemTime,
     ) -> Option<Forwarded> {
         boot_file(request, settings).filter(|_| request.giaddr.is_unspecified())?;
-        let mut message = Message::decode(&mut Decoder::new(packet)).ok()?;
+        let mut message = decode(packet)?;
         let before = self.exchanges.get(&request.mac);
         let is_unheard = before.is_some_and(|before| before.is_unheard(now));
         let server = match request.kind {
@@ -91,7 +92,7 @@ impl Agent {
     /// A server's reply to what was handed on -> the same for the PC, with our boot file.
     pub fn back(&mut self, packet: &[u8], settings: &ProxySettings) -> Option<(Mac, Reply)> {
         // Message::chaddr() slices by `hlen`, the third byte.
-        let mut message = Message::decode(&mut Decoder::new(packet)).ok()?;
+        let mut message = decode(packet)?;
         if message.opcode() != Opcode::BootReply || packet[2] != 6 {
             return None;
         }
@@ -137,6 +138,21 @@ impl Exchange {
     fn is_unheard(&self, now: SystemTime) -> bool {
         self.server.is_none() && self.age(now) >= PATIENCE
     }
+}
+
+/// Reads all of a message. dhcproto asserts the lengths of some options instead of checking them.
+fn decode(packet: &[u8]) -> Option<Message> {
+    packet.get(236..240).filter(|cookie| *cookie == MAGIC)?;
+    let mut options = View::new(packet).ok()?.opts();
+    let is_sound = options.all(|option| match (u8::from(option.code()), option.data().len()) {
+        (80, length) => length == 0,
+        (81, length) => length >= 3,
+        (94, length) => length == 3,
+        (151, length) => length >= 1,
+        (152..=155, length) => length == 4,
+        _ => true,
+    });
+    is_sound.then(|| Message::decode(&mut Decoder::new(packet)).ok()).flatten()
 }
 
 /// What to load first, for a PC that needs a relay agent to load the rest.
@@ -262,6 +278,27 @@ mod tests {
         assert!(!forwards(&request(REQUEST, 7), "shim-grub"), "nobody's offer was taken");
         let to_them = Kind::Request { server: Some(THEM), wanted: Some(PC) };
         assert!(!forwards(&request(to_them, 7), "shim-grub"));
+    }
+
+    #[test]
+    fn options_of_a_wrong_length_are_not_handed_on() {
+        let options = [
+            &[80, 1, 0][..],
+            &[81, 2, 0, 0],
+            &[94, 2, 1, 3],
+            &[94, 1, 1, 0, 94, 2, 3, 0],
+            &[151, 0],
+            &[155, 3, 0, 0, 0],
+        ];
+        for option in options {
+            let packet = message(Opcode::BootRequest, MessageType::Discover, US).to_vec();
+            let mut packet = packet.expect("encodes");
+            assert!(decode(&packet).is_some());
+            packet.truncate(240);
+            packet.extend_from_slice(option);
+            packet.push(255);
+            assert!(decode(&packet).is_none(), "{option:?}");
+        }
     }
 
     #[test]

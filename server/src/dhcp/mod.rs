@@ -21,7 +21,7 @@
 //! `network.rs` says where a request comes from, `options.rs` what the supervisor may add to the
 //! answers, `told.rs` keeps messages from repeating. `probe.rs` and its shell `foreign.rs` look for other servers; `client.rs` speaks as a PC.
 
-mod agent;
+pub(crate) mod agent;
 pub mod client;
 pub mod foreign;
 mod network;

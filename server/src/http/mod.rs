@@ -5,7 +5,7 @@
 //! and what is absent looks the same as what is forbidden. Nothing here changes the lab: a report
 //! and an announce change tables in memory, which have limits.
 
-mod connections;
+pub(crate) mod connections;
 mod files;
 mod page;
 mod report;
@@ -32,11 +32,13 @@ use tracing::{debug, info};
 
 pub use self::connections::Connection;
 pub use self::files::BootFiles;
+use self::connections::Seats;
 use self::report::RateLimit;
 pub use self::script::{GRUB_FOLDER, Scripts, base_url};
 use self::tracker::{Announce, Refused, Tracker};
 use crate::arch::SCRIPT_PATH;
 use crate::bind::{self, BindError};
+use crate::descriptors;
 use crate::publish::Current;
 use crate::status::{MAX_REPORT, NodeReport, SharedStatus, StatusEvent};
 use crate::tftp::{AUTOEXEC, Loaders};
@@ -134,9 +136,12 @@ impl Http {
     pub async fn run(self, shutdown: CancellationToken) -> io::Result<()> {
         let router = router(self.lab);
         let mut servers = tokio::task::JoinSet::new();
+        // One count for all cards: they share the process's open files.
+        let seats = Seats::for_open_files(descriptors::allowed());
         for listener in std::iter::once(self.listener).chain(self.others) {
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            servers.spawn(connections::serve(listener, router.clone(), shutdown.clone()));
+            let (router, seats, shutdown) = (router.clone(), seats.clone(), shutdown.clone());
+            servers.spawn(connections::serve(listener, router, seats, shutdown));
         }
         servers.join_all().await;
         Ok(())

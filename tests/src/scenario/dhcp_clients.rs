@@ -5,7 +5,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -273,7 +273,7 @@ impl Client {
     }
 }
 
-fn dhclient_words(folder: &PathBuf) -> Vec<std::ffi::OsString> {
+fn dhclient_words(folder: &Path) -> Vec<std::ffi::OsString> {
     let files = [("-sf", "script"), ("-lf", "leases"), ("-pf", "pid"), ("-cf", "dhclient.conf")];
     files.iter().flat_map(|(flag, name)| [(*flag).into(), folder.join(name).into()]).collect()
 }

@@ -26,7 +26,8 @@ const NFT_TABLE: &str = "doctor";
 pub fn full(bench: &mut Bench) -> Result<String> {
     let lab = bench.sample_lab("doctor-full")?;
     lab.write_settings(Addresses::Ours, &(usual_words() + SECURE_HOST))?;
-    let place = bench.lan.place()?;
+    // Without a second one, the bridge has no link once the foreign server is gone.
+    let (place, _plugged_in) = (bench.lan.place()?, bench.lan.place()?);
     let patient = Patient { bench, lab: &lab };
     patient.is_well("no server runs", &[("server", "no server of this lab runs")])?;
     let mut seen = files_and_ports(&patient)?;
@@ -47,7 +48,7 @@ pub fn full(bench: &mut Bench) -> Result<String> {
 pub fn proxy(bench: &mut Bench) -> Result<String> {
     let lab = bench.sample_lab("doctor-proxy")?;
     lab.write_settings(Addresses::Others, &(usual_words() + SECURE_HOST))?;
-    let place = bench.lan.place()?;
+    let (place, _plugged_in) = (bench.lan.place()?, bench.lan.place()?);
     let patient = Patient { bench, lab: &lab };
     let mut others = Dnsmasq::give_addresses(place, &bench.scratch("doctor-dns-proxy")?)?;
     settle(&mut others)?;
