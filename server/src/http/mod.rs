@@ -31,8 +31,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 pub use self::connections::Connection;
-pub use self::files::BootFiles;
 use self::connections::Seats;
+pub use self::files::BootFiles;
 use self::report::RateLimit;
 pub use self::script::{GRUB_FOLDER, Scripts, base_url};
 use self::tracker::{Announce, Refused, Tracker};
