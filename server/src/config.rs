@@ -16,7 +16,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use dhcp::RawDhcp;
-pub use dhcp::{DhcpMode, Pool, Subnet};
+pub use dhcp::{DhcpMode, NetworkOf, Pool, Subnet};
 pub use nodes::{Host, Identity, Loader, NodeSettings, Nodes, Overrides, Preset, Room, Uuid};
 use nodes::{RawHost, RawNode, RawRoom};
 use values::{At, RawPort, duration, line_of_text, port};
@@ -44,7 +44,7 @@ pub struct Config {
     pub more_interfaces: Vec<String>,
     /// Who gives the addresses.
     pub dhcp: DhcpMode,
-    /// Networks behind relays, for full mode; none overlaps another.
+    /// Networks behind relays and of further cards; none overlaps another.
     pub subnets: Vec<Subnet>,
     /// Port of boot files, catalog and tracker.
     pub http_port: u16,
@@ -160,9 +160,12 @@ impl Config {
 
     /// The keys that need a restart and differ between the two, for the supervisor.
     pub fn needs_restart(&self, running: &Self) -> Vec<&'static str> {
+        let is_other_dhcp = self.dhcp != running.dhcp
+            || self.subnets != running.subnets
+            || self.nodes.networks != running.nodes.networks;
         let keys = [
             ("interface", !self.interfaces().eq(running.interfaces())),
-            ("[dhcp]", self.dhcp != running.dhcp || self.subnets != running.subnets),
+            ("[dhcp]", is_other_dhcp),
             ("[http] port", self.http_port != running.http_port),
             ("[seed] port", self.seed_port != running.seed_port),
             ("[node]", self.nodes.defaults != running.nodes.defaults),
@@ -182,14 +185,14 @@ impl RawConfig {
         let mut interfaces = interfaces(&self.interface)?;
         let more_interfaces = interfaces.split_off(1);
         let interface = interfaces.pop().expect("one is left");
-        let (dhcp, subnets) = dhcp::dhcp(self.dhcp, !more_interfaces.is_empty())?;
-        let nodes = nodes::nodes(self.node, self.room, self.host, text)?;
+        let dhcp = dhcp::dhcp(self.dhcp, !more_interfaces.is_empty())?;
+        let nodes = nodes::nodes(self.node, self.room, self.host, dhcp.networks, text)?;
         Ok(Config {
             name,
             interface,
             more_interfaces,
-            dhcp,
-            subnets,
+            dhcp: dhcp.mode,
+            subnets: dhcp.subnets,
             http_port: port(self.http, HTTP_PORT)?,
             seed_port: port(self.seed, SEED_PORT)?,
             menu: menu(self.menu, text)?,

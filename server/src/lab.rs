@@ -162,6 +162,7 @@ impl Lab {
         }
         if let Some(config) = config.as_ref().filter(|_| findings.is_empty()) {
             findings.extend(unknown_systems(config, &systems));
+            findings.extend(hidden_systems(config, &systems));
         }
         match config {
             Some(config) if findings.is_empty() => Ok(Offer { config, systems }),
@@ -256,6 +257,31 @@ fn unknown_systems(config: &Config, systems: &[OfferedSystem]) -> Vec<Finding> {
         )
     };
     unknown.map(finding).collect()
+}
+
+/// Systems that PCs shall start in rooms where they are not to be seen: those PCs would stop.
+fn hidden_systems(config: &Config, systems: &[OfferedSystem]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (named, room) in config.nodes.systems_by_room() {
+        let Some(system) = systems.iter().find(|system| system.entry.id == named.id) else {
+            continue;
+        };
+        let rooms = &system.entry.rooms;
+        if rooms.is_empty() || room.as_ref().is_some_and(|room| rooms.contains(room)) {
+            continue;
+        }
+        let Place { line, column } = named.place;
+        let (id, rooms) = (&named.id, rooms.join(", "));
+        let whose = room.map_or("PCs without a room".to_owned(), |room| format!("room {room}"));
+        findings.push(Finding::blocking(
+            format!("server.toml, line {line}, column {column}"),
+            format!(
+                "`{id}` is not for {whose}: `rooms` in catalog/{id}.toml has only {rooms}; add the \
+                 room there or name another system here"
+            ),
+        ));
+    }
+    findings
 }
 
 /// Everything that one catalog is made of, read and checked.
@@ -474,6 +500,41 @@ mod tests {
             assert!(found.starts_with(&format!("server.toml, line {place}: `{id}` is no system")));
         }
         assert!(found[3].contains("line 13, ") && found.len() == 4, "{found:?}");
+    }
+
+    #[test]
+    fn a_system_that_a_room_cannot_see_is_no_preset_there() {
+        let head = "interface = \"lo\"\n[dhcp]\nmode = \"off\"\n";
+        let rooms = "[[room]]\nname = \"A1\"\nmacs = [\"52\"]\n[[room]]\nname = \"B2\"\n";
+        let host = "[[host]]\nmac = \"52:54:00:00:00:01\"\n";
+        let found = |tables: &str| -> Vec<String> {
+            let entry = format!("{ENTRY}rooms = [\"B2\"]\n");
+            let server = format!("{head}{tables}");
+            let (_folder, lab) = lab_with(&[
+                ("server.toml", &server),
+                ("catalog/a.toml", &entry),
+                ("images/a/vmlinuz", "MZ"),
+            ]);
+            lab.read_offer().err().unwrap_or_default().iter().map(ToString::to_string).collect()
+        };
+        let refused = |tables: &str, line: usize| {
+            let found = found(tables);
+            let start = format!("server.toml, line {line}, ");
+            assert!(found.len() == 1 && found[0].starts_with(&start), "{tables}{found:?}");
+            assert!(found[0].contains("`a` is not for "), "{found:?}");
+        };
+        refused("[[room]]\nname = \"A1\"\npreset = \"a\"\n", 6);
+        refused("[[room]]\nname = \"A1\"\ndefault = \"a\"\n", 6);
+        refused("[node]\npreset = \"a\"\n", 5);
+        refused(&format!("[node]\npreset = \"a\"\n{rooms}"), 5);
+        refused(&format!("{rooms}{host}preset = \"a\"\n"), 11);
+        for fits in [
+            format!("{rooms}preset = \"a\"\n{host}room = \"B2\"\ndefault = \"a\"\n"),
+            "[node]\npreset = \"a\"\ncmdline = \"bt.room=B2\"\n".to_owned(),
+            format!("[node]\npreset = \"a\"\n{}", rooms.replace("[\"52\"]", "[]\npreset = \"\"")),
+        ] {
+            assert_eq!(found(&fits), Vec::<String>::new(), "{fits}");
+        }
     }
 
     #[test]

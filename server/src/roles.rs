@@ -215,10 +215,10 @@ impl Site {
     }
 
     fn tftp_settings(&self, card: &Card, loaders: Loaders) -> tftp::Settings {
-        let subnets = self.config.subnets.iter().map(|subnet| (subnet.network, subnet.netmask));
+        let behind_relays = self.config.nodes.networks.iter().copied();
         tftp::Settings {
             listen: SocketAddr::from((card.ip, TFTP_PORT)),
-            networks: std::iter::once((card.ip, card.netmask)).chain(subnets).collect(),
+            networks: std::iter::once((card.ip, card.netmask)).chain(behind_relays).collect(),
             loaders,
             boot_dir: self.instance.lab.boot(),
             scripts: self.scripts(),

@@ -151,11 +151,10 @@ pub fn respond(
     if !network.serves(request) {
         return Answer::Silent(Silence::OtherNetwork);
     }
-    if is_http_boot(request) && network.settings(request, None).loader == Loader::ShimGrub {
-        return Answer::Silent(Silence::HttpBoot);
-    }
     match request.kind {
         Kind::Discover { wanted } => match book.propose(request.mac, wanted, now) {
+            // The hold stays: the same PC asks by PXE next.
+            Some(ip) if is_left_to_pxe(request, ip, network) => Answer::Silent(Silence::HttpBoot),
             Some(ip) => Answer::Send(offer(request, ip, book.lease_time(request.mac), network)),
             None => Answer::Silent(
                 book.blocked(request.mac, now).map_or(Silence::Full, Silence::Blocked),
@@ -177,11 +176,17 @@ pub fn respond(
                 _ => None,
             };
             let Some((ip, kind)) = claimed else { return Answer::Silent(Silence::NoAddress) };
+            if is_left_to_pxe(request, ip, network) {
+                return Answer::Silent(Silence::HttpBoot);
+            }
             claim(request, ip, kind, book, network, now)
         }
         Kind::Decline { ip } => keep(book.decline(request.mac, ip, now)),
         Kind::Release => keep(book.release(request.mac, request.ciaddr, now)),
         Kind::Inform if request.ciaddr.is_unspecified() => Answer::Silent(Silence::NoAddress),
+        Kind::Inform if is_left_to_pxe(request, request.ciaddr, network) => {
+            Answer::Silent(Silence::HttpBoot)
+        }
         Kind::Inform => Answer::Send(informed(request, network)),
     }
 }
@@ -213,9 +218,12 @@ fn claim(
     }
 }
 
-/// Whether firmware asks by HTTP Boot.
-fn is_http_boot(request: &Request) -> bool {
-    request.boot.is_some_and(|boot| boot.ipxe.is_none() && boot.arch == Arch::UefiX64Http)
+/// Whether firmware asks by HTTP Boot where shim and GRUB could not go on; a room may be known by
+/// `ip`, the address that the PC has or gets.
+fn is_left_to_pxe(request: &Request, ip: Ipv4Addr, network: &Network) -> bool {
+    let is_http =
+        request.boot.is_some_and(|boot| boot.ipxe.is_none() && boot.arch == Arch::UefiX64Http);
+    is_http && network.settings(request, Some(ip)).loader == Loader::ShimGrub
 }
 
 fn offer(request: &Request, ip: Ipv4Addr, lease_time: Duration, network: &Network) -> Reply {
@@ -443,6 +451,17 @@ mod tests {
 
     fn request(node: u8, kind: Kind) -> Request {
         Request { xid: 7, ..Request::of(Mac([2, 0, 0, 0, 0, node]), kind) }
+    }
+
+    #[test]
+    fn http_boot_is_left_to_pxe_in_a_room_that_only_the_address_tells() {
+        let room = "[[room]]\nname = \"A1\"\naddresses = [\"10.77.0.50-10.77.0.51\"]\n\
+                    uefi_loader = \"shim-grub\"\n";
+        let boot = Some(BootClient { arch: Arch::UefiX64Http, ipxe: None });
+        let discover = Request { boot, ..request(1, Kind::Discover { wanted: None }) };
+        let answer = |more: &str| respond(&discover, &mut book(), &network_of(more), at(0));
+        assert_eq!(answer(room), Answer::Silent(Silence::HttpBoot));
+        assert!(matches!(answer(""), Answer::Send(_)));
     }
 
     fn at(secs: u64) -> SystemTime {
