@@ -61,8 +61,17 @@ impl Agent {
         settings: &ProxySettings,
         now: SystemTime,
     ) -> Option<Forwarded> {
-        boot_file(request, settings).filter(|_| request.giaddr.is_unspecified())?;
+        if !request.giaddr.is_unspecified() {
+            return None;
+        }
         let mut message = decode(packet)?;
+        if matches!(request.kind, Kind::Release | Kind::Decline { .. }) {
+            // No word of booting in these: who got a lease through us is known by its exchange.
+            let theirs = self.exchanges.get(&request.mac)?.server?;
+            message.opts_mut().insert(DhcpOption::ServerIdentifier(theirs));
+            return relayed(message, false, settings);
+        }
+        boot_file(request, settings)?;
         let before = self.exchanges.get(&request.mac);
         let is_unheard = before.is_some_and(|before| before.is_unheard(now));
         let server = match request.kind {
@@ -75,9 +84,7 @@ impl Agent {
             _ => return None,
         };
         self.remember(Exchange { request: request.clone(), server, asked: now }, now)?;
-        let hops = message.hops().saturating_add(1);
-        message.set_giaddr(settings.server).set_hops(hops);
-        Some(Forwarded { bytes: message.to_vec().ok()?, is_unheard })
+        relayed(message, is_unheard, settings)
     }
 
     fn remember(&mut self, exchange: Exchange, now: SystemTime) -> Option<()> {
@@ -140,6 +147,13 @@ impl Exchange {
     }
 }
 
+/// The message as a relay agent hands it on (RFC 1542 §4.1.1).
+fn relayed(mut message: Message, is_unheard: bool, settings: &ProxySettings) -> Option<Forwarded> {
+    let hops = message.hops().saturating_add(1);
+    message.set_giaddr(settings.server).set_hops(hops);
+    Some(Forwarded { bytes: message.to_vec().ok()?, is_unheard })
+}
+
 /// Reads all of a message. dhcproto asserts the lengths of some options instead of checking them.
 fn decode(packet: &[u8]) -> Option<Message> {
     packet.get(236..240).filter(|cookie| *cookie == MAGIC)?;
@@ -167,6 +181,8 @@ fn rewrite(message: &mut Message, request: &Request, boot: &BootFile, settings: 
     message.clear_sname();
     let options = message.opts_mut();
     options.remove(OptionCode::OptionOverload);
+    // What a switch put into the PC's message is put back as the last option, as it came.
+    options.remove(OptionCode::RelayAgentInformation);
     options.insert(DhcpOption::ServerIdentifier(settings.server));
     options.insert(DhcpOption::ClassIdentifier(b"PXEClient".to_vec()));
     options.insert(DhcpOption::VendorExtensions(USE_THIS_FILE.to_vec()));
@@ -258,6 +274,68 @@ mod tests {
         assert_eq!(ack.fname(), Some(&b"shimx64.efi\0"[..]), "a C string");
         let file = ack.opts().get(OptionCode::BootfileName);
         assert_eq!(file, Some(&DhcpOption::BootfileName(b"shimx64.efi\0".to_vec())));
+    }
+
+    #[test]
+    fn an_address_given_back_or_declined_reaches_the_server_it_came_from() {
+        let kinds = [
+            (MessageType::Release, Kind::Release),
+            (MessageType::Decline, Kind::Decline { ip: PC }),
+        ];
+        for (message_type, kind) in kinds {
+            let mut agent = Agent::default();
+            let mut packet = message(Opcode::BootRequest, message_type, US);
+            let packet = packet.set_ciaddr(PC).to_vec().expect("encodes");
+            // Firmware says nothing of booting in these.
+            let request = Request::of(MAC, kind);
+            let hand_on =
+                |agent: &mut Agent| agent.forward(&packet, &request, &settings("shim-grub"), at(9));
+            assert_eq!(hand_on(&mut agent), None, "nobody's lease came through us");
+            forward(&mut agent, DISCOVER, 0).expect("handed on");
+            assert_eq!(hand_on(&mut agent), None, "nobody offered anything");
+            back(&mut agent, MessageType::Offer, THEM).expect("an offer");
+            forward(&mut agent, REQUEST, 1).expect("handed on");
+            back(&mut agent, MessageType::Ack, THEM).expect("an ACK");
+            let forwarded = hand_on(&mut agent).expect("handed on");
+            assert!(!forwarded.is_unheard);
+            let forwarded = read(&forwarded.bytes);
+            assert_eq!(server_of(&forwarded), Some(&DhcpOption::ServerIdentifier(THEM)));
+            assert_eq!(forwarded.opts().msg_type(), Some(message_type));
+            assert_eq!((forwarded.ciaddr(), forwarded.giaddr(), forwarded.hops()), (PC, US, 1));
+        }
+    }
+
+    /// How often option 82 stands in a packet, whatever it holds.
+    fn relay_infos(packet: &[u8]) -> usize {
+        let (mut at, mut count) = (240, 0);
+        while packet[at] != 255 {
+            count += usize::from(packet[at] == 82);
+            at += if packet[at] == 0 { 1 } else { 2 + usize::from(packet[at + 1]) };
+        }
+        count
+    }
+
+    #[test]
+    fn what_a_switch_says_of_the_port_goes_each_way_once() {
+        let info = [1, 3, b'a', b'b', b'c'];
+        let with_info = |mut packet: Vec<u8>| {
+            assert_eq!(packet.pop(), Some(255));
+            packet.extend([82, 5].iter().chain(&info).chain(&[255]));
+            packet
+        };
+        let mut agent = Agent::default();
+        let packet = message(Opcode::BootRequest, MessageType::Discover, US);
+        let packet = with_info(packet.to_vec().expect("encodes"));
+        let request = Request { relay_info: Some(info.to_vec()), ..request(DISCOVER, 7) };
+        let forwarded = agent.forward(&packet, &request, &settings("shim-grub"), at(0));
+        let forwarded = forwarded.expect("handed on").bytes;
+        assert_eq!(relay_infos(&forwarded), 1);
+        assert!(forwarded.windows(info.len()).any(|window| window == info));
+        let mut offer = message(Opcode::BootReply, MessageType::Offer, THEM);
+        let offer = offer.set_giaddr(US).set_yiaddr(PC).to_vec().expect("encodes");
+        let (_, reply) = agent.back(&with_info(offer), &settings("shim-grub")).expect("an offer");
+        assert_eq!(relay_infos(&reply.bytes), 1);
+        assert!(reply.bytes.windows(info.len()).any(|window| window == info));
     }
 
     #[test]
