@@ -17,9 +17,10 @@ use std::error::Error as _;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -167,36 +168,53 @@ impl Dhcp {
     /// Serves until `shutdown`.
     ///
     /// # Errors
-    /// When a socket cannot be made to wait; not for anything that a packet does.
+    /// When a socket cannot be made to wait, or a thread has ended of itself, which takes the others
+    /// along; not for anything that a packet does.
     pub async fn run(self, shutdown: CancellationToken) -> io::Result<()> {
         let Self { sockets, mut server, mut log } = self;
         let (sender, events) = mpsc::sync_channel(MAX_WAITING);
-        let mut receiving = Vec::new();
+        // Cancelled by the shutdown, or when one thread has ended: none works without the others.
+        let stop = shutdown.child_token();
+        let mut threads = JoinSet::new();
         for (card, socket) in sockets.iter().enumerate() {
             socket.set_nonblocking(false)?;
             socket.set_read_timeout(Some(LOOK_UP))?;
-            let (socket, sender, shutdown) =
-                (socket.try_clone()?, sender.clone(), shutdown.clone());
-            receiving.push(tokio::task::spawn_blocking(move || {
-                receive(card, &socket, &sender, &shutdown);
-            }));
+            let (socket, sender, stop) = (socket.try_clone()?, sender.clone(), stop.clone());
+            threads.spawn_blocking(move || receive(card, &socket, &sender, &stop));
         }
         // One piece of work at a time: the next waits in the ledger.
         let (orders, work) = mpsc::sync_channel(1);
         let outcomes = sender.clone();
-        let committing =
-            tokio::task::spawn_blocking(move || committer::run(&mut log, &work, &outcomes));
-        let answering =
-            tokio::task::spawn_blocking(move || server.serve(&events, &orders, &sockets));
-        for thread in receiving {
-            thread.await.map_err(io::Error::other)?;
-        }
-        // The answering thread ends by this, and the committer by the end of its orders.
-        let ending = tokio::task::spawn_blocking(move || sender.send(Event::End).is_ok());
-        answering.await.map_err(io::Error::other)?;
-        ending.await.map_err(io::Error::other)?;
-        committing.await.map_err(io::Error::other)
+        threads.spawn_blocking(move || committer::run(&mut log, &work, &outcomes));
+        threads.spawn_blocking(move || server.serve(&events, &orders, &sockets));
+        attend(threads, sender, &stop, &shutdown).await
     }
+}
+
+/// Waits for the shutdown, or for a thread that ends before; then ends all of them.
+async fn attend(
+    mut threads: JoinSet<()>,
+    sender: SyncSender<Event>,
+    stop: &CancellationToken,
+    shutdown: &CancellationToken,
+) -> io::Result<()> {
+    let early = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => None,
+        ended = threads.join_next() => ended,
+    };
+    stop.cancel();
+    // The answering thread ends by this, if it still can, and the committer by the end of its orders.
+    threads.spawn_blocking(move || drop(sender.send(Event::End)));
+    let mut outcome = match early {
+        None => Ok(()),
+        Some(Ok(())) => Err(io::Error::other("one of its threads ended by itself")),
+        Some(Err(panic)) => Err(io::Error::other(panic)),
+    };
+    while let Some(ended) = threads.join_next().await {
+        outcome = outcome.and(ended.map_err(io::Error::other));
+    }
+    outcome
 }
 
 /// The empty book of one network.
@@ -211,7 +229,7 @@ fn book(network: &Network, pool: &Pool, cards: &[Card]) -> Result<LeaseBook, Dhc
 }
 
 /// Takes packets from the socket as they come: the kernel keeps only some hundred, fewer than a
-/// slow disk would let pile up.
+/// slow disk would let pile up. Ends by `shutdown`, or when nobody answers any more.
 fn receive(
     card: usize,
     socket: &UdpSocket,
@@ -223,9 +241,13 @@ fn receive(
         match inbox.receive(socket) {
             Ok(()) => {
                 for (packet, _) in inbox.packets() {
-                    // A full queue drops them as the kernel would: the nodes ask again.
-                    if events.try_send(Event::Packet(card, packet.to_vec())).is_err() {
-                        debug!("DHCP packet dropped: too many are waiting");
+                    match events.try_send(Event::Packet(card, packet.to_vec())) {
+                        Ok(()) => {}
+                        // As the kernel would: the nodes ask again.
+                        Err(TrySendError::Full(_)) => {
+                            debug!("DHCP packet dropped: too many are waiting");
+                        }
+                        Err(TrySendError::Disconnected(_)) => return,
                     }
                 }
             }
@@ -554,6 +576,49 @@ mod tests {
             255, 255, 0, 255, 51, 4, 9, 9, 9, 9,
         ];
         assert_eq!(ack[OPTIONS_AT..], expected);
+    }
+
+    #[test]
+    fn who_receives_ends_when_nobody_answers_any_more() {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("binds");
+        socket.set_read_timeout(Some(LOOK_UP)).expect("sets");
+        let to = socket.local_addr().expect("bound");
+        let (sender, events) = mpsc::sync_channel(1);
+        drop(events);
+        let (ended, end) = mpsc::channel();
+        std::thread::spawn(move || {
+            receive(0, &socket, &sender, &CancellationToken::new());
+            ended.send(()).expect("the test waits");
+        });
+        let client = UdpSocket::bind("127.0.0.1:0").expect("binds");
+        client.send_to(&[0; 300], to).expect("sent");
+        end.recv_timeout(Duration::from_secs(20)).expect("it ends");
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_ends_early_takes_the_others_along_and_is_told() {
+        async fn check(fails: fn(), expected: Option<&str>) {
+            let (sender, events) = mpsc::sync_channel(1);
+            let shutdown = CancellationToken::new();
+            let stop = shutdown.child_token();
+            let mut threads = JoinSet::new();
+            threads.spawn_blocking(move || {
+                assert!(matches!(events.recv(), Ok(Event::End)), "the answering thread is told");
+            });
+            if expected.is_some() {
+                threads.spawn_blocking(fails);
+            } else {
+                shutdown.cancel();
+            }
+            let outcome = attend(threads, sender, &stop, &shutdown).await;
+            let words = outcome.err().map(|error| error.to_string());
+            assert!(stop.is_cancelled());
+            assert_eq!(words.is_some(), expected.is_some(), "{words:?}");
+            assert!(words.unwrap_or_default().contains(expected.unwrap_or_default()));
+        }
+        check(|| panic!("the committer's disk is odd"), Some("the committer's disk is odd")).await;
+        check(|| {}, Some("ended by itself")).await;
+        check(|| {}, None).await;
     }
 
     #[test]
