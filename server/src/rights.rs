@@ -31,12 +31,10 @@ const CAPABILITY_VERSION: u32 = 0x2008_0522;
 pub enum Capability {
     /// Ports below 1024.
     NetBindService = 10,
-    /// Sockets bound to one network card, raw packets.
-    NetRaw = 13,
 }
 
 /// All that any role keeps, as the bits of proc(5)'s `CapEff`.
-pub const NEEDED: u64 = 1 << Capability::NetBindService as u64 | 1 << Capability::NetRaw as u64;
+pub const NEEDED: u64 = 1 << Capability::NetBindService as u64;
 
 /// Why the rights could not be reduced.
 #[derive(Debug, thiserror::Error)]
@@ -197,13 +195,13 @@ mod tests {
         // Capabilities are each thread's own, so the other tests keep theirs.
         let left = thread::spawn(|| {
             let had = effective();
-            keep_only(&[Capability::NetRaw]).expect("rights can always be given up");
+            keep_only(&[Capability::NetBindService]).expect("rights can always be given up");
             let kept = effective();
             keep_only(&[]).expect("rights can always be given up");
             (had, kept, effective())
         });
         let (had, kept, nothing) = left.join().expect("no panic");
-        assert_eq!(kept, had & 1 << Capability::NetRaw as u64);
+        assert_eq!(kept, had & NEEDED);
         assert_eq!(nothing, 0);
     }
 

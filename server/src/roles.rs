@@ -134,12 +134,10 @@ impl Site {
         Ok(Bound { dhcp, proxy, lookout, tftp, http })
     }
 
-    /// What must be kept after the sockets are open. DHCP opens a client's socket on port 68 now and
-    /// then, to look for other servers; a seed on a low port opens its own a moment later.
+    /// What must be kept after the sockets are open: a seed on a low port opens its own a moment
+    /// later. All others are open by then, those that look for other DHCP servers too.
     pub fn rights_to_keep(&self) -> Vec<Capability> {
-        if self.plays(ServerRole::Dhcp) && self.config.dhcp != DhcpMode::Off {
-            vec![Capability::NetBindService, Capability::NetRaw]
-        } else if self.plays(ServerRole::Seed) && self.config.seed_port < 1024 {
+        if self.plays(ServerRole::Seed) && self.config.seed_port < 1024 {
             vec![Capability::NetBindService]
         } else {
             Vec::new()

@@ -162,7 +162,7 @@ fn a_seed_of_its_own_follows_what_is_published() {
 }
 
 #[test]
-fn what_root_starts_becomes_the_labs_owner_and_keeps_what_it_needs() {
+fn what_root_starts_becomes_the_labs_owner_and_keeps_no_right() {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("only root can give a lab to somebody else");
         return;
@@ -179,15 +179,13 @@ fn what_root_starts_becomes_the_labs_owner_and_keeps_what_it_needs() {
     assert_eq!(output.status.code(), Some(0), "{words}");
     let shown: Vec<&str> = status.split_terminator("---").collect();
     assert_eq!(shown.len(), 4, "{status}");
-    // Bits 10 and 13: to look for other DHCP servers. The other roles keep nothing.
-    let none = "0000000000000000";
-    for (status, rights) in shown.into_iter().zip([none, none, none, "0000000000002400"]) {
+    for status in shown {
         let of = |key: &str| -> Vec<&str> {
             status.lines().filter_map(|line| line.strip_prefix(key)).map(str::trim).collect()
         };
         for set in ["CapPrm:", "CapEff:"] {
             assert!(of(set).len() > 2, "{status}");
-            assert!(of(set).iter().all(|bits| *bits == rights), "{status}");
+            assert!(of(set).iter().all(|bits| *bits == "0000000000000000"), "{status}");
         }
         assert!(of("NoNewPrivs:").iter().all(|is| *is == "1"), "{status}");
         let four = [NOBODY; 4].map(|uid| uid.to_string()).join("\t");
@@ -203,6 +201,37 @@ fn what_root_starts_becomes_the_labs_owner_and_keeps_what_it_needs() {
         let owner = fs::symlink_metadata(bench.path(name)).expect("is there").uid();
         assert_eq!(owner, NOBODY, "{name}");
     }
+}
+
+/// Another DHCP server at the other end of the cable.
+const STRANGER: &str = "unshare --net sleep 60 & stranger=$!; sleep 0.5
+    ip link set bt1 netns $stranger
+    nsenter --target $stranger --net sh -c 'ip addr add 10.77.0.2/24 dev bt1; ip link set bt1 up
+        exec dnsmasq --conf-file=/dev/null --port=0 --interface=bt1 --bind-interfaces --no-ping \
+        --dhcp-range=10.77.0.200,10.77.0.220 --dhcp-leasefile=/dev/null --user=root \
+        --no-daemon >/dev/null 2>&1' & dhcp=$!";
+
+#[test]
+fn a_foreign_server_that_comes_later_is_told_of_without_any_right() {
+    let bench = Bench::new();
+    if nix::unistd::geteuid().is_root() {
+        bench.give_to(NOBODY);
+    }
+    // The first round of 8 s sees nobody; a round after it does.
+    let script = format!(
+        "$BT start --roles dhcp >&2; sleep 9; $BT status --json; echo ---\n{STRANGER}\n\
+         set +e; for i in $(seq 50); do $BT status --json | grep -q 'another DHCP server' && break
+         sleep 1; done; grep CapEff /proc/$(cat $PID)/status; $BT status --json\n\
+         kill $dhcp $stranger; exit 0"
+    );
+    let script = format!("export PID={}\n{script}", bench.path("state/run/dhcp.pid").display());
+    let output = bench.in_own_network(&script);
+    let (shown, words) = (text(&output.stdout), text(&output.stderr));
+    let (before, after) = shown.split_once("---").expect(&words);
+    let told = "another DHCP server, 10.77.0.2, gives addresses here";
+    assert!(!before.contains("another DHCP server"), "{before}");
+    assert!(after.contains(told), "{after} {words}");
+    assert!(after.contains("CapEff:\t0000000000000000"), "{after}");
 }
 
 #[test]
@@ -295,14 +324,10 @@ fn the_doctor_names_what_is_wrong_and_what_helps() {
         assert!(words.contains(part), "{part} is missing:\n{words}");
     }
 
-    let stranger = "unshare --net sleep 60 & stranger=$!; sleep 0.5
-        ip link set bt1 netns $stranger
-        nsenter --target $stranger --net sh -c 'ip addr add 10.77.0.2/24 dev bt1; ip link set bt1 up
-            exec dnsmasq --conf-file=/dev/null --port=0 --interface=bt1 --bind-interfaces --no-ping \
-            --dhcp-range=10.77.0.200,10.77.0.220 --dhcp-leasefile=/dev/null --user=root \
-            --no-daemon >/dev/null 2>&1' & dhcp=$!
-        sleep 1; set +e; $BT doctor; code=$?; kill $dhcp $stranger; exit $code";
-    let output = bench.in_own_network(stranger);
+    let script = format!(
+        "{STRANGER}\nsleep 1; set +e; $BT doctor; code=$?; kill $dhcp $stranger; exit $code"
+    );
+    let output = bench.in_own_network(&script);
     let words = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{words}{}", text(&output.stderr));
     assert!(words.contains("another DHCP server gives addresses here: 10.77.0.2"), "{words}");

@@ -137,10 +137,7 @@ pub fn processes(running: &[(Instance, u32)], found: &mut Diagnosis) {
         match rights {
             Some(0) => found.good("rights", format!("{what}, with no capability")),
             Some(bits) if bits & !rights::NEEDED == 0 => {
-                found.good(
-                    "rights",
-                    format!("{what}, with CAP_NET_BIND_SERVICE and CAP_NET_RAW at most"),
-                );
+                found.good("rights", format!("{what}, with CAP_NET_BIND_SERVICE alone"));
             }
             Some(bits) => {
                 let what = format!("{what}, with more rights than it needs ({bits:#x})");
