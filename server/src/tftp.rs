@@ -28,6 +28,7 @@ use tracing::{debug, info, warn};
 
 pub use self::loaders::{DEBIAN_IPXE, GRUB, Loaders, LoadersError, SHIM};
 use self::packet::{ErrorCode, Packet, ReadRequest, printable};
+use self::session::Sent;
 use self::sessions::{Refusal, Seat, Sessions};
 pub use self::shelf::AUTOEXEC;
 use self::shelf::Wanted;
@@ -230,10 +231,16 @@ impl Role {
         };
         let local = self.settings.listen.ip();
         let ip = client.ip();
+        let bytes = file.len() as u64;
         let outcome = session::run(local, client, &request, file, &seat).await;
         match outcome {
-            Ok(bytes) => {
-                info!(%ip, path = name, bytes, "TFTP");
+            Ok(sent) => {
+                match sent {
+                    Sent::Acknowledged => info!(%ip, path = name, bytes, "TFTP"),
+                    Sent::Probably => {
+                        info!(%ip, path = name, bytes, "TFTP; the last ACK was not heard");
+                    }
+                }
                 let event = StatusEvent::Tftp { ip, name, bytes };
                 self.status.lock().apply(event, SystemTime::now());
             }
