@@ -70,24 +70,52 @@ fn subnet_findings(config: &Config, cards: &[Card]) -> Vec<Finding> {
     let mut add = |place: &str, what: String| {
         found.push(Finding::blocking(format!("server.toml, {place}"), what));
     };
-    for card in &cards[1..] {
-        if !config.subnets.iter().any(|subnet| subnet.contains(card.ip)) {
+    for (index, card) in cards.iter().enumerate().skip(1) {
+        for other in cards[..index].iter().filter(|it| it.contains(card.ip) || card.contains(it.ip))
+        {
             let what = format!(
-                "there are no addresses to give on {} ({}): write a [[dhcp.subnet]] with its network",
-                card.name, card.ip
+                "{} ({}) and {} ({}) are on one network; give each a network of its own, or take \
+                 one out of the list",
+                other.name,
+                network_of(other),
+                card.name,
+                network_of(card)
             );
             add("interface", what);
+        }
+        if !config.subnets.iter().any(|subnet| subnet.overlaps_card(card)) {
+            let what = format!(
+                "there are no addresses to give on {} ({}): write a [[dhcp.subnet]] with \
+                 network = \"{}\"",
+                card.name,
+                card.ip,
+                network_of(card)
+            );
+            add("interface", what);
+        }
+        let is_other = |s: &&Subnet| s.overlaps_card(card) && !s.is_of_card(card);
+        for subnet in config.subnets.iter().filter(is_other) {
+            let length = subnet.netmask.to_bits().count_ones();
+            let what = format!(
+                "{}/{length} is not the network of {}, but shares addresses with it: write \
+                 network = \"{}\", or change the address or the netmask of {}",
+                subnet.network,
+                card.name,
+                network_of(card),
+                card.name
+            );
+            add("[[dhcp.subnet]]", what);
         }
     }
     for subnet in &config.subnets {
         let Subnet { network, .. } = subnet;
-        if subnet.contains(cards[0].ip) || cards[0].contains(*network) {
+        if subnet.overlaps_card(&cards[0]) {
             let what = format!(
                 "{network} is the network of {} itself; its addresses are `range` below [dhcp]",
                 cards[0].name
             );
             add("[[dhcp.subnet]]", what);
-        } else if subnet.pool.router.is_none() && !cards.iter().any(|c| subnet.contains(c.ip)) {
+        } else if subnet.pool.router.is_none() && !cards.iter().any(|c| subnet.overlaps_card(c)) {
             let what = format!(
                 "the router of {network} is missing: PCs behind a relay reach this server only \
                  through one; write its address in their network"
@@ -107,6 +135,12 @@ fn subnet_findings(config: &Config, cards: &[Card]) -> Vec<Finding> {
         }
     }
     found
+}
+
+/// The network of a card as `server.toml` writes it.
+fn network_of(card: &Card) -> String {
+    let mask = card.netmask.to_bits();
+    format!("{}/{}", Ipv4Addr::from_bits(card.ip.to_bits() & mask), mask.count_ones())
 }
 
 /// Without the nodes' small Linux the rest still works: `bt-node fetch` and stock clients.
@@ -161,6 +195,70 @@ mod tests {
         };
         let (ip, mask) = (Ipv4Addr::new(10, 77, 0, 1), Ipv4Addr::new(255, 255, 255, 0));
         pool_findings(&pool, ip, mask).iter().map(ToString::to_string).collect()
+    }
+
+    /// What is found of cards with these addresses and prefix lengths: eth0 is 10.77.0.1/24.
+    fn cards(subnets: &[&str], others: &[([u8; 4], u32)]) -> String {
+        let mut text = "interface = [\"eth0\", \"eth1\", \"eth2\"]\n[dhcp]\nmode = \"full\"\n\
+            range = \"10.77.0.50-10.77.0.150\"\n"
+            .to_owned();
+        for network in subnets {
+            let (ip, _) = network.rsplit_once('.').expect("an address");
+            text += &format!(
+                "[[dhcp.subnet]]\nnetwork = \"{network}\"\nrange = \"{ip}.150-{ip}.160\"\n"
+            );
+        }
+        let config = Config::parse(&text).expect("valid");
+        let all = [&[([10, 77, 0, 1], 24)], others].concat();
+        let card = |(index, &(ip, prefix)): (usize, &([u8; 4], u32))| Card {
+            name: format!("eth{index}"),
+            ip: ip.into(),
+            netmask: Ipv4Addr::from_bits(u32::MAX << (32 - prefix)),
+        };
+        let cards: Vec<Card> = all.iter().enumerate().map(card).collect();
+        let found = subnet_findings(&config, &cards);
+        assert!(found.iter().all(|finding| finding.is_blocking));
+        let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
+        lines.join("\n")
+    }
+
+    #[test]
+    fn each_further_card_needs_exactly_its_own_network() {
+        let fits =
+            cards(&["10.78.0.0/24", "10.79.0.0/16"], &[([10, 78, 0, 1], 24), ([10, 79, 5, 1], 16)]);
+        assert_eq!(fits, "");
+        let check = |subnets: &[&str], others: &[([u8; 4], u32)], expected: &[&str]| {
+            let found = cards(subnets, others);
+            assert_eq!(found.lines().count(), expected.len(), "{found}");
+            for (line, part) in found.lines().zip(expected) {
+                assert!(line.contains(part), "{part:?} in {found}");
+            }
+        };
+        check(
+            &["10.78.0.0/16"],
+            &[([10, 78, 1, 1], 24), ([10, 78, 2, 1], 24)],
+            &["write network = \"10.78.1.0/24\"", "write network = \"10.78.2.0/24\""],
+        );
+        check(
+            &["10.78.0.0/24"],
+            &[([10, 78, 0, 129], 25)],
+            &["10.78.0.0/24 is not the network of eth1"],
+        );
+        check(
+            &["10.78.0.0/24", "10.78.1.0/24"],
+            &[([10, 78, 0, 1], 16)],
+            &["10.78.0.0/24 is not the network", "10.78.1.0/24 is not the network of eth1"],
+        );
+        check(
+            &["10.78.0.0/24"],
+            &[([10, 78, 0, 1], 24), ([10, 78, 0, 2], 24)],
+            &["eth1 (10.78.0.0/24) and eth2 (10.78.0.0/24) are on one network"],
+        );
+        check(
+            &[],
+            &[([10, 77, 0, 2], 24)],
+            &["eth0 (10.77.0.0/24) and eth1", "no addresses to give on eth1"],
+        );
     }
 
     #[test]

@@ -237,6 +237,14 @@ impl LeaseBook {
         self.range.contains(ip) || self.fixed_for.contains_key(&ip)
     }
 
+    /// Whether an address is both this book's and another's.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (a, b) = (self.range, other.range);
+        (a.first <= b.last && b.first <= a.last)
+            || self.fixed_for.keys().any(|&ip| other.covers(ip))
+            || other.fixed_for.keys().any(|&ip| self.covers(ip))
+    }
+
     /// Takes what the log kept. Later records win; addresses that this book does not cover are
     /// dropped. One that became another node's fixed address stays until its lease ends.
     pub fn restore(&mut self, record: Record) {
@@ -338,11 +346,19 @@ impl LeaseBook {
         Claim::Granted { lease: Lease { mac, ip, until }, before }
     }
 
-    /// Takes back a grant whose record could not be kept.
+    /// Takes back a grant whose record could not be kept. An address that was declined since, or is
+    /// another node's, stays so.
     pub fn undo(&mut self, granted: Lease, before: Option<Lease>) {
-        self.free(granted.ip);
-        if let Some(lease) = before {
-            self.hold(lease.ip, Holder::Leased(lease.mac), lease.until, true);
+        let holder = |book: &Self, ip| book.held.get(&ip).map(|held: &Held| held.holder);
+        if holder(self, granted.ip) == Some(Holder::Leased(granted.mac)) {
+            self.free(granted.ip);
+        }
+        let Some(lease) = before else { return };
+        match holder(self, lease.ip) {
+            Some(Holder::Declined) => {}
+            Some(Holder::Leased(mac)) if mac != lease.mac => {}
+            // A mere offer to another gives way: the node may be using its old address.
+            _ => self.hold(lease.ip, Holder::Leased(lease.mac), lease.until, true),
         }
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::Request;
 use super::options::ExtraOption;
 use crate::arch::http_address;
-use crate::config::{Config, DhcpMode, Identity, NodeSettings, Nodes, Pool, Uuid};
+use crate::config::{Config, DhcpMode, Identity, NodeSettings, Nodes, Pool, Subnet, Uuid};
 use crate::interfaces::Card;
 use crate::lease::Mac;
 
@@ -47,7 +47,11 @@ pub struct Network {
 impl Network {
     /// Every network of `config` that addresses are given on, each with its pool. First those of
     /// `cards`, as far as there are addresses for them, in their order: `[dhcp]` is for the first
-    /// card, a `[[dhcp.subnet]]` for each of the others. None where another server gives them.
+    /// card, for each of the others the `[[dhcp.subnet]]` that is exactly its network. None where
+    /// another server gives them.
+    ///
+    /// No address is in two of them, whatever the cards are: one that fits only in part is left out,
+    /// and `check.rs` tells the supervisor so.
     pub fn all(config: &Config, cards: &[Card]) -> Vec<(Self, Pool)> {
         let (DhcpMode::Full(pool), Some(first)) = (&config.dhcp, cards.first()) else {
             return Vec::new();
@@ -69,12 +73,18 @@ impl Network {
             (network, pool.clone())
         };
         let mut all = vec![network(first.ip, false, first.ip, first.netmask, pool)];
+        // The subnets are apart from each other: `config/dhcp.rs` refuses others.
+        let is_apart = |s: &&Subnet| !s.overlaps_card(first) && !s.overlaps_range(pool.range);
+        let mut remote: Vec<&Subnet> = config.subnets.iter().filter(is_apart).collect();
         for card in &cards[1..] {
-            let subnet = config.subnets.iter().find(|subnet| subnet.contains(card.ip));
-            all.extend(subnet.map(|s| network(card.ip, false, card.ip, card.netmask, &s.pool)));
+            // Taken out, so that two cards on one network make one book.
+            if let Some(at) = remote.iter().position(|subnet| subnet.is_of_card(card)) {
+                let subnet = remote.remove(at);
+                all.push(network(card.ip, false, card.ip, card.netmask, &subnet.pool));
+            }
         }
-        let is_remote = |ip| cards.iter().all(|card| !card.contains(ip));
-        let remote = config.subnets.iter().filter(|subnet| is_remote(subnet.network));
+        remote.retain(|subnet| cards.iter().all(|card| !subnet.overlaps_card(card)));
+        let remote = remote.into_iter();
         all.extend(remote.map(|s| network(first.ip, true, s.network, s.netmask, &s.pool)));
         all
     }
@@ -134,6 +144,23 @@ impl Network {
     }
 }
 
+impl Subnet {
+    /// Whether it is the network of `card`, no more and no less.
+    pub(crate) fn is_of_card(&self, card: &Card) -> bool {
+        self.netmask == card.netmask && self.contains(card.ip)
+    }
+
+    /// Whether an address of it is on the network of `card`.
+    pub(crate) fn overlaps_card(&self, card: &Card) -> bool {
+        self.contains(card.ip) || card.contains(self.network)
+    }
+
+    fn overlaps_range(&self, (first, last): (Ipv4Addr, Ipv4Addr)) -> bool {
+        let broadcast = Ipv4Addr::from_bits(self.network.to_bits() | !self.netmask.to_bits());
+        first <= broadcast && self.network <= last
+    }
+}
+
 /// What a request tells of the PC that sent it.
 pub fn identity(request: &Request, ip: Option<Ipv4Addr>) -> Identity {
     let is_set = |ip: &Ipv4Addr| !ip.is_unspecified();
@@ -178,10 +205,11 @@ mod tests {
     fn networks(interfaces: &str, ips: &[[u8; 4]]) -> Vec<Network> {
         let text = LAB.replacen("\"eth0\"", interfaces, 1);
         let config = Config::parse(&text).expect("valid");
+        // The first is on a /24, the others are on networks as large as the subnet.
         let card = |ip: &[u8; 4]| Card {
             name: "eth0".into(),
             ip: (*ip).into(),
-            netmask: [255, 255, 255, 0].into(),
+            netmask: if *ip == OWN { [255, 255, 255, 0] } else { [255, 255, 0, 0] }.into(),
         };
         let cards: Vec<Card> = ips.iter().map(card).collect();
         Network::all(&config, &cards).into_iter().map(|(network, _)| network).collect()
@@ -230,6 +258,53 @@ mod tests {
         // A PC that was plugged in elsewhere is refused there, not served from its old network.
         check(OWN, [10, 78, 0, 60], 0);
         check(second, OWN, 1);
+    }
+
+    /// How many books there are for cards with these addresses and prefix lengths, and those that
+    /// cover the range of the subnet.
+    fn books(subnets: &str, cards: &[([u8; 4], u32)]) -> (usize, usize) {
+        let (head, _) = LAB.split_once("[[dhcp.subnet]]").expect("it has one");
+        let text = head.replacen("\"eth0\"", "[\"eth0\", \"eth1\", \"eth2\"]", 1) + subnets;
+        let config = Config::parse(&text).expect("valid");
+        let card = |&(ip, prefix): &([u8; 4], u32)| Card {
+            name: "eth".into(),
+            ip: ip.into(),
+            netmask: Ipv4Addr::from_bits(u32::MAX << (32 - prefix)),
+        };
+        let cards: Vec<Card> = cards.iter().map(card).collect();
+        let all = Network::all(&config, &cards);
+        let ranges: Vec<_> = all.iter().map(|(_, pool)| pool.range).collect();
+        for (index, range) in ranges.iter().enumerate() {
+            let others = &ranges[index + 1..];
+            assert!(others.iter().all(|o| o.1 < range.0 || range.1 < o.0), "{ranges:?}");
+        }
+        let local = all.iter().filter(|(network, _)| !network.is_remote).count();
+        (local, all.len() - local)
+    }
+
+    #[test]
+    fn no_range_has_two_books_whatever_the_cards_are() {
+        let subnet = |network: &str, third: u8| {
+            format!(
+                "[[dhcp.subnet]]\nnetwork = \"{network}\"\n\
+                 range = \"10.78.{third}.150-10.78.{third}.160\"\nrouter = \"10.78.{third}.254\"\n"
+            )
+        };
+        let eth0 = (OWN, 24);
+        let check = |subnets: &str, cards: &[([u8; 4], u32)], expected| {
+            assert_eq!(books(subnets, cards), expected, "{subnets} {cards:?}");
+        };
+        let (large, small) = (subnet("10.78.0.0/16", 0), subnet("10.78.0.0/24", 0));
+        check(&small, &[eth0, ([10, 78, 0, 1], 24)], (2, 0));
+        check(&small, &[eth0], (1, 1));
+        // Two cards inside of one subnet, a card on half of it, two cards on all of it.
+        check(&large, &[eth0, ([10, 78, 1, 1], 24), ([10, 78, 2, 1], 24)], (1, 0));
+        check(&small, &[eth0, ([10, 78, 0, 129], 25)], (1, 0));
+        check(&small, &[eth0, ([10, 78, 0, 1], 24), ([10, 78, 0, 2], 24)], (2, 0));
+        // A card's network is larger than its subnet, and than another.
+        check(&(small + &subnet("10.78.1.0/24", 1)), &[eth0, ([10, 78, 0, 1], 16)], (1, 0));
+        // A range of [dhcp] that is not on its card: another subnet has it.
+        check(&subnet("10.76.0.0/14", 0), &[([10, 90, 0, 1], 24)], (1, 0));
     }
 
     #[test]

@@ -83,7 +83,14 @@ pub struct Ledger {
 
 impl Ledger {
     /// Fills the books, one for each network, with what the log had.
+    ///
+    /// # Panics
+    /// When two books cover one address, which could get two owners then.
     pub fn new(mut books: Vec<LeaseBook>, records: &[Record], now: SystemTime) -> Self {
+        for (index, book) in books.iter().enumerate() {
+            let is_apart = books[index + 1..].iter().all(|other| !book.overlaps(other));
+            assert!(is_apart, "two lease books cover one address");
+        }
         for book in &mut books {
             records.iter().for_each(|&record| book.restore(record));
             book.spare_until(now + SHORT_LEASE);
@@ -212,5 +219,104 @@ impl Change {
             Self::Granted { lease, .. } => Record::Leased(lease),
             Self::Noted(record) => record,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::lease::{Claim, ClaimKind, Range};
+
+    const A: Mac = Mac([2, 0, 0, 0, 0, 1]);
+    const B: Mac = Mac([2, 0, 0, 0, 0, 2]);
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn ip(last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 77, 0, last)
+    }
+
+    fn at(secs: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + secs)
+    }
+
+    fn book(first: u8, last: u8) -> LeaseBook {
+        let range = Range::new(ip(first), ip(last)).expect("not empty");
+        LeaseBook::new(range, vec![], HOUR)
+    }
+
+    /// A ledger whose disk knows that A has .50 until 1000 s from the start.
+    fn ledger() -> Ledger {
+        let known = Record::Leased(Lease { mac: A, ip: ip(50), until: at(1000) });
+        Ledger::new(vec![book(50, 52)], &[known], at(0))
+    }
+
+    fn claim(ledger: &mut Ledger, mac: Mac, ip: Ipv4Addr, now: SystemTime) {
+        match ledger.book(0).claim(mac, ip, ClaimKind::Selecting, now) {
+            Claim::Granted { lease, before } => ledger.change(Change::Granted { lease, before }),
+            other => panic!("{mac} is to get {ip}: {other:?}"),
+        }
+    }
+
+    fn decline(ledger: &mut Ledger, mac: Mac, ip: Ipv4Addr, now: SystemTime) {
+        let record = ledger.book(0).decline(mac, ip, now).expect("it is its own");
+        ledger.change(Change::Noted(record));
+    }
+
+    fn refuse(ledger: &mut Ledger, now: SystemTime) -> Vec<Kept> {
+        let _work = ledger.begin().expect("there are changes");
+        let full = io::ErrorKind::StorageFull.into();
+        ledger.settle(&Err(LogError::Io { path: "leases".into(), source: full }), now)
+    }
+
+    #[test]
+    fn a_declined_address_stays_declined_when_the_disk_refuses_the_renewal_before_it() {
+        let mut ledger = ledger();
+        claim(&mut ledger, A, ip(50), at(200));
+        decline(&mut ledger, A, ip(50), at(200));
+        assert_eq!(refuse(&mut ledger, at(201)), [Kept::Lost, Kept::Lost]);
+        assert_eq!(ledger.book(0).lease_of(A), None);
+        let mut wished = |mac, secs| ledger.book(0).propose(mac, Some(ip(50)), at(secs));
+        assert_eq!(wished(A, 202), Some(ip(51)));
+        assert_eq!(wished(B, 799), Some(ip(52)), "left alone for ten minutes");
+    }
+
+    #[test]
+    fn a_node_that_declines_its_new_address_has_the_old_one_when_the_disk_refuses_both() {
+        let mut ledger = ledger();
+        claim(&mut ledger, A, ip(51), at(200));
+        decline(&mut ledger, A, ip(51), at(200));
+        assert_eq!(ledger.book(0).propose(B, None, at(200)), Some(ip(50)), "it is free so far");
+        assert_eq!(refuse(&mut ledger, at(201)), [Kept::Lost, Kept::Lost]);
+        let old = Lease { mac: A, ip: ip(50), until: at(1000) };
+        assert_eq!(ledger.book(0).lease_of(A), Some(old));
+        assert_eq!(ledger.book(0).propose(B, Some(ip(51)), at(202)), Some(ip(52)));
+    }
+
+    #[test]
+    fn an_address_that_changed_hands_in_one_batch_goes_back_to_its_first_owner() {
+        let mut ledger = ledger();
+        claim(&mut ledger, A, ip(51), at(200));
+        claim(&mut ledger, B, ip(50), at(200));
+        decline(&mut ledger, A, ip(51), at(200));
+        assert_eq!(refuse(&mut ledger, at(201)), [Kept::Lost; 3]);
+        assert_eq!(ledger.book(0).lease_of(A).map(|lease| lease.ip), Some(ip(50)));
+        assert_eq!(ledger.book(0).lease_of(B), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "two lease books cover one address")]
+    fn books_of_one_range_are_not_taken() {
+        Ledger::new(vec![book(50, 60), book(70, 80), book(60, 69)], &[], at(0));
+    }
+
+    #[test]
+    #[should_panic(expected = "two lease books cover one address")]
+    fn a_fixed_address_in_the_range_of_another_book_is_not_taken() {
+        let mut other = book(70, 80);
+        other.reserve(A, ip(55));
+        Ledger::new(vec![book(50, 60), other], &[], at(0));
     }
 }
