@@ -165,7 +165,7 @@ fn start(instance: &Instance) -> Result<ExitCode> {
 fn serve(instance: &Instance, detaches: bool) -> Result<ExitCode> {
     let _claim = match Claim::take(instance) {
         Err(DaemonError::Running(pid)) => {
-            eprintln!("{}", DaemonError::Running(pid));
+            tell(DaemonError::Running(pid));
             return Ok(if detaches { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
         claim => claim?,
@@ -194,7 +194,7 @@ fn serve_claimed(instance: &Instance, detaches: bool) -> Result<()> {
             info!("{}", words.lines().map(str::trim).collect::<Vec<_>>().join("; "));
             manager.ready(&words);
             if !detaches {
-                eprintln!("{words}");
+                tell(words);
             } else if let Err(error) = daemon::detach(instance, &words) {
                 tracing::warn!(%error, "cannot leave the terminal");
             }
@@ -212,7 +212,7 @@ fn serve_claimed(instance: &Instance, detaches: bool) -> Result<()> {
         served.map_err(anyhow::Error::from)
     });
     if served.is_ok() && !is_ready {
-        eprintln!("bt-server was stopped before it was ready");
+        tell("bt-server was stopped before it was ready");
     }
     runtime.shutdown_timeout(LAST_THREADS);
     served
@@ -222,7 +222,11 @@ fn serve_claimed(instance: &Instance, detaches: bool) -> Result<()> {
 /// chooses what is told.
 fn log_to(instance: &Instance, detaches: bool) -> Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    // Told on stderr, a line that a full disk did not take would be a panic: that is the log too.
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .log_internal_errors(false);
     if detaches {
         daemon::rotate_log(instance).context("cannot put the old log aside")?;
         let file = daemon::open_log(instance)
@@ -300,7 +304,7 @@ fn running(lab: &Lab, roles: Option<RoleSet>) -> Result<Vec<(Instance, u32)>, Da
 fn examine(lab: &Lab, json: bool) -> Result<ExitCode> {
     let progress = |what: &str| {
         if !json && io::stderr().is_terminal() {
-            eprintln!("{what}");
+            tell(what);
         }
     };
     let diagnosis = doctor::examine(lab, &progress);
@@ -332,4 +336,10 @@ fn check_lab(lab: &Lab) -> Result<ExitCode> {
 /// One line for the supervisor. Unlike `println!`, it does not panic when the reader has gone.
 fn say(line: impl Display) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
+}
+
+/// One line on standard error. Unlike `eprintln!`, it does not panic when the terminal is closed or
+/// the disk behind it is full: a server goes on without it.
+pub fn tell(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }

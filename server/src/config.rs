@@ -108,7 +108,7 @@ pub struct ConfigError {
 #[serde(deny_unknown_fields)]
 struct RawConfig {
     name: Option<Spanned<String>>,
-    interface: Spanned<toml::Value>,
+    interface: Option<Spanned<toml::Value>>,
     dhcp: Option<Spanned<RawDhcp>>,
     http: Option<RawPort>,
     seed: Option<RawPort>,
@@ -182,25 +182,39 @@ impl RawConfig {
             Some(name) => line_of_text(name, "name", 60)?,
             None => "Computer lab".to_owned(),
         };
-        let mut interfaces = interfaces(&self.interface)?;
+        let Some(raw) = &self.interface else { return Err((0, NO_INTERFACE.to_owned())) };
+        let mut interfaces = interfaces(raw)?;
         let more_interfaces = interfaces.split_off(1);
         let interface = interfaces.pop().expect("one is left");
         let dhcp = dhcp::dhcp(self.dhcp, !more_interfaces.is_empty())?;
         let nodes = nodes::nodes(self.node, self.room, self.host, dhcp.networks, text)?;
+        let http_port = port(&self.http, HTTP_PORT)?;
+        let seed_port = port(&self.seed, SEED_PORT)?;
+        if http_port == seed_port {
+            // One of the two is written: the defaults differ.
+            let written = [&self.seed, &self.http].into_iter().flatten().find_map(|raw| raw.at());
+            let cause = format!(
+                "the port {seed_port} would be that of [http] and of [seed]; give them two"
+            );
+            return Err((written.unwrap_or(0), cause));
+        }
         Ok(Config {
             name,
             interface,
             more_interfaces,
             dhcp: dhcp.mode,
             subnets: dhcp.subnets,
-            http_port: port(self.http, HTTP_PORT)?,
-            seed_port: port(self.seed, SEED_PORT)?,
+            http_port,
+            seed_port,
             menu: menu(self.menu, text)?,
             node_cmdline: nodes.defaults.cmdline.clone(),
             nodes: Arc::new(nodes),
         })
     }
 }
+
+const NO_INTERFACE: &str = "the network card that the PCs are reached through is missing: write \
+                            `interface = \"eno1\"`; `ip -brief address` lists the cards";
 
 /// `"eno1"`, or `["eno1", "eno2"]`; at least one.
 fn interfaces(raw: &Spanned<toml::Value>) -> At<Vec<String>> {
@@ -296,7 +310,9 @@ mod tests {
 
     #[test]
     fn mistakes_are_found_where_they_stand() {
-        refused("", 1, "missing field `interface`");
+        refused("", 1, "write `interface = ");
+        refused(&format!("{SMALL}[seed]\nport = 6969\n"), 6, "give them two");
+        refused(&format!("{SMALL}[http]\nport = 6881\n"), 6, "give them two");
         refused("interface = \"eth0\"\n[dhcp]\nmode = \"full\"\n", 2, "to give are missing");
         refused("interface = \"eth0\"\n[dhcp]\nmode = \"of\"\n", 3, "write \"proxy\"");
         let no_mode = "interface = \"eth0\"\n[dhcp]\nrange = \"10.0.0.5-10.0.0.9\"\n";
