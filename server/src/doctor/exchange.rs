@@ -29,6 +29,8 @@ const ACK: u8 = 5;
 const NO_ANSWER: &str = "look into `bt-server status` and the log in state/ for what DHCP says; a \
                          firewall, or a range without a free address, keeps it silent too";
 
+const HIDDEN: &str = "this machine's firewall seems to drop what comes to its own UDP port 68";
+
 /// What a PC was told by this lab's server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Told {
@@ -95,20 +97,20 @@ impl<'a> Asker<'a> {
         }
     }
 
-    /// Why silence may mean nothing, and what helps.
+    /// What helps where silence means nothing: [`HIDDEN`].
     fn hidden(&self) -> Option<String> {
         let is_hidden = self.capture.is_none() && self.seems_filtered;
         is_hidden.then(|| {
-            format!(
-                "this machine's firewall seems to drop what comes to UDP port 68, which may be all \
-                 that is wrong: run doctor as root, or {}",
-                let_in(&self.card.name, "udp", 68)
-            )
+            let let_in = let_in(&self.card.name, "udp", 68);
+            format!("run doctor as root with CAP_NET_RAW, or {let_in}")
         })
     }
 
     fn no_answer(&self, what: String) -> Trouble {
-        Trouble::new(what, self.hidden().as_deref().unwrap_or(NO_ANSWER))
+        match self.hidden() {
+            Some(remedy) => Trouble::new(format!("it hears no answer: {HIDDEN}"), &remedy),
+            None => Trouble::new(what, NO_ANSWER),
+        }
     }
 
     /// Says that this machine's firewall hides from it what PCs do hear, if it did.
@@ -224,7 +226,7 @@ fn socket(card: Option<&str>) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// Judges the other servers of the segment; `hidden` says why some may not be heard.
+/// Judges the other servers of the segment; `hidden` is what helps where they may not be heard.
 fn strangers(
     config: &Config,
     card: &Card,
@@ -252,13 +254,18 @@ fn strangers(
         (DhcpMode::Full(_), true) => {
             let what = "no other server on this segment gives addresses".to_owned();
             match hidden {
-                Some(why) => found.warn("dhcp", format!("{what}, as far as is heard"), why),
+                Some(remedy) => {
+                    found.warn("dhcp", format!("no other server is heard: {HIDDEN}"), remedy);
+                }
                 None => found.good("dhcp", what),
             }
         }
         (_, false) => found.good("dhcp", format!("addresses come from {givers}")),
         (_, true) => {
-            let what = format!("no DHCP server answers on {}", card.name);
+            let what = match hidden {
+                Some(_) => format!("no DHCP server is heard on {}: {HIDDEN}", card.name),
+                None => format!("no DHCP server answers on {}", card.name),
+            };
             let remedy = "start the network's own DHCP server, or write `mode = \"full\"` and a \
                           `range` below [dhcp] in server.toml";
             found.fail("dhcp", what, hidden.unwrap_or(remedy));
@@ -326,6 +333,7 @@ mod tests {
             let found = judged(mode, &[], Some("the firewall"));
             let [seen] = found.observations() else { panic!("{found:?}") };
             assert_eq!((seen.verdict, seen.remedy.as_deref()), (verdict, Some("the firewall")));
+            assert!(seen.what.contains(HIDDEN), "{seen:?}");
         }
     }
 
