@@ -67,6 +67,8 @@ enum Command {
     Check,
     /// Find out why PCs do not boot: looks at this machine, the network and the running server, and
     /// goes every step of a boot as a PC would
+    ///
+    /// Ends with exit code 0 when nothing was found that keeps a PC from booting, else with 1.
     Doctor {
         /// As JSON, for scripts
         #[arg(long)]
@@ -87,6 +89,9 @@ struct InitArgs {
     /// The network card that the PCs are reached through
     #[arg(long, value_name = "IF")]
     interface: Option<String>,
+    /// Who gives the addresses; without it, `init` looks whether another DHCP server answers
+    #[arg(long, value_enum, value_name = "MODE")]
+    mode: Option<init::Mode>,
     /// The program bt-node, for the PCs' boot files
     #[arg(long, value_name = "FILE")]
     node: Option<PathBuf>,
@@ -136,6 +141,7 @@ fn initialise(lab: &Path, args: InitArgs) -> Result<ExitCode> {
         has_sample: args.sample,
         kernel: args.kernel,
         interface: args.interface,
+        mode: args.mode,
         node: args.node,
     };
     for line in init::init(&options)? {
@@ -159,7 +165,7 @@ fn start(instance: &Instance) -> Result<ExitCode> {
 fn serve(instance: &Instance, detaches: bool) -> Result<ExitCode> {
     let _claim = match Claim::take(instance) {
         Err(DaemonError::Running(pid)) => {
-            eprintln!("{}", DaemonError::Running(pid));
+            tell(DaemonError::Running(pid));
             return Ok(if detaches { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
         claim => claim?,
@@ -188,7 +194,7 @@ fn serve_claimed(instance: &Instance, detaches: bool) -> Result<()> {
             info!("{}", words.lines().map(str::trim).collect::<Vec<_>>().join("; "));
             manager.ready(&words);
             if !detaches {
-                eprintln!("{words}");
+                tell(words);
             } else if let Err(error) = daemon::detach(instance, &words) {
                 tracing::warn!(%error, "cannot leave the terminal");
             }
@@ -206,7 +212,7 @@ fn serve_claimed(instance: &Instance, detaches: bool) -> Result<()> {
         served.map_err(anyhow::Error::from)
     });
     if served.is_ok() && !is_ready {
-        eprintln!("bt-server was stopped before it was ready");
+        tell("bt-server was stopped before it was ready");
     }
     runtime.shutdown_timeout(LAST_THREADS);
     served
@@ -216,7 +222,11 @@ fn serve_claimed(instance: &Instance, detaches: bool) -> Result<()> {
 /// chooses what is told.
 fn log_to(instance: &Instance, detaches: bool) -> Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    // Told on stderr, a line that a full disk did not take would be a panic: that is the log too.
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .log_internal_errors(false);
     if detaches {
         daemon::rotate_log(instance).context("cannot put the old log aside")?;
         let file = daemon::open_log(instance)
@@ -262,8 +272,13 @@ fn stop(lab: &Lab, roles: Option<RoleSet>) -> Result<ExitCode> {
 
 fn status(lab: &Lab, roles: Option<RoleSet>, json: bool) -> Result<ExitCode> {
     let running = running(lab, roles)?;
+    let mut gone = gone(lab)?;
+    gone.retain(|it| roles.is_none_or(|roles| it.roles == roles));
     if running.is_empty() {
         say(if json { r#"{"running":false}"# } else { "not running" })?;
+        if !json && !gone.is_empty() {
+            say(report::texts(&[], &gone))?;
+        }
         return Ok(ExitCode::from(NOT_RUNNING));
     }
     let mut snapshots = Vec::new();
@@ -279,9 +294,18 @@ fn status(lab: &Lab, roles: Option<RoleSet>, json: bool) -> Result<ExitCode> {
     match &snapshots[..] {
         [one] if json => say(serde_json::to_string_pretty(one)?)?,
         several if json => say(serde_json::to_string_pretty(several)?)?,
-        _ => say(snapshots.iter().map(report::text).collect::<Vec<_>>().join("\n\n"))?,
+        _ => say(report::texts(&snapshots, &gone))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The lab's processes that ended without saying so.
+fn gone(lab: &Lab) -> Result<Vec<report::Gone>, DaemonError> {
+    let gone = daemon::all_gone(lab)?.into_iter().map(|(instance, roles, pid)| {
+        let log = lab.name_of(&instance.log());
+        report::Gone { roles, pid, log }
+    });
+    Ok(gone.collect())
 }
 
 /// The lab's running processes: all, or the one with exactly these roles.
@@ -292,8 +316,18 @@ fn running(lab: &Lab, roles: Option<RoleSet>) -> Result<Vec<(Instance, u32)>, Da
 }
 
 fn examine(lab: &Lab, json: bool) -> Result<ExitCode> {
-    let diagnosis = doctor::examine(lab);
-    say(if json { serde_json::to_string_pretty(&diagnosis)? } else { diagnosis.text() })?;
+    let progress = |what: &str| {
+        if !json && io::stderr().is_terminal() {
+            tell(what);
+        }
+    };
+    let diagnosis = doctor::examine(lab, &progress);
+    let has_colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let text = match json {
+        true => serde_json::to_string_pretty(&diagnosis)?,
+        false => diagnosis.text(has_colour),
+    };
+    say(text)?;
     Ok(if diagnosis.boots() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -316,4 +350,10 @@ fn check_lab(lab: &Lab) -> Result<ExitCode> {
 /// One line for the supervisor. Unlike `println!`, it does not panic when the reader has gone.
 fn say(line: impl Display) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
+}
+
+/// One line on standard error. Unlike `eprintln!`, it does not panic when the terminal is closed or
+/// the disk behind it is full: a server goes on without it.
+pub fn tell(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }

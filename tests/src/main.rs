@@ -19,6 +19,7 @@ mod process;
 mod proxy;
 mod qemu;
 mod qmp;
+mod relay;
 mod report;
 mod sample;
 mod scenario;

@@ -55,15 +55,24 @@ const ROOM: &[Package] = &[
     package("transmission-cli", "the libraries of another BitTorrent engine"),
     package("udpcast", "multicast"),
 ];
+/// What only the fuzzer needs.
+const FUZZING: &[Package] = &[package("g++", "the compiler of libFuzzer")];
 /// What only the tests need.
 const TESTING: &[Package] = &[
     package("aria2", "a stock BitTorrent client that must get along with bt-server"),
-    package("transmission-cli", "the libraries of another one"),
-    package("qbittorrent-nox", "another one"),
-    package("rtorrent", "another one"),
-    package("python3-libtorrent", "another one"),
-    package("nftables", "keeps a node from fetching at the server"),
+    package("atftp", "a stock TFTP client that knows windows"),
+    package("curl", "another stock TFTP client"),
+    package("isc-dhcp-client", "a stock DHCP client"),
+    package("transmission-cli", "the libraries of another BitTorrent client"),
+    package("qbittorrent-nox", "another BitTorrent client"),
+    package("rtorrent", "another BitTorrent client"),
+    package("python3-libtorrent", "another BitTorrent engine"),
     package("minisign", "the stock tool that must accept the signed catalog"),
+    package(
+        "nftables",
+        "a firewall that the doctor must find, and one that keeps a node from the server",
+    ),
+    package("tftp-hpa", "the usual TFTP client"),
 ];
 
 /// What the packages are for, beside the basics.
@@ -79,6 +88,8 @@ pub enum Extra {
     DhcpLoad,
     /// The measurements of rooms.
     Room,
+    /// The fuzzer.
+    Fuzzing,
     /// The tests.
     Testing,
 }
@@ -92,6 +103,7 @@ pub fn ensure_packages(extra: Extra, yes: bool) -> Result<()> {
         Extra::Load => LOAD,
         Extra::DhcpLoad => DHCP_LOAD,
         Extra::Room => ROOM,
+        Extra::Fuzzing => FUZZING,
         Extra::Testing => TESTING,
     };
     let missing: Vec<&Package> =

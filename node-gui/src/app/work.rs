@@ -145,9 +145,10 @@ async fn try_connect(shared: &Arc<Shared>, say: &Say) -> Result<Ready, Problem> 
     let catalog = Arc::new(catalog::fetch(&http, &trust()?).await?);
     serial::step("catalog", &[("version", &catalog.version.to_string())]);
     let name = who.name.clone();
-    let menu = catalog::menu(&http, &catalog, who).await;
+    let menu = catalog::menu(&http, &catalog, who, &shared.line).await;
     let reporter = Arc::new(Reporter::start(http.clone()));
-    let timeout = (catalog.timeout_secs > 0).then_some(catalog.timeout_secs);
+    let timeout =
+        Some(shared.line.timeout.unwrap_or(catalog.timeout_secs)).filter(|secs| *secs > 0);
     *shared.lab.lock() = Some(Lab { http, catalog, reporter, mac, name });
     Ok(Ready { menu, preset: shared.line.preset.clone(), timeout })
 }

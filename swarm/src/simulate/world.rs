@@ -554,10 +554,7 @@ impl<'a> World<'a> {
             }
         }
         let state = &mut self.streams[index(stream)];
-        if !state.is_ready && state.on_the_way == 0 && !state.queue.is_empty() {
-            state.is_ready = true;
-            self.host(host).ready.push_back(stream);
-        } else if !state.is_ready && !state.queue.is_empty() && state.on_the_way < WINDOW {
+        if !state.is_ready && !state.queue.is_empty() && state.on_the_way < WINDOW {
             state.is_ready = true;
             self.host(host).ready.push_back(stream);
         }
