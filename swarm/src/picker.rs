@@ -7,6 +7,7 @@
 //!
 //! Time and chance come from outside: the seed of the small generator is an argument.
 
+mod pace;
 mod part;
 
 use std::{
@@ -15,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use pace::Pace;
 use part::Part;
 
 use crate::{
@@ -33,6 +35,17 @@ const FIRST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Requests kept open towards one peer: what it gives in this time, within these bounds (measured).
 const WINDOW: Duration = Duration::from_millis(100);
 const WINDOW_BLOCKS: (usize, usize) = (8, 256);
+
+/// A peer that is silent for this long between two blocks gives in bursts: it answers at a beat of its own
+/// (Transmission every 500 ms) or is far away.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The window of a peer that gives in bursts never grows beyond what it gives in this time.
+const LONGEST_WINDOW: Duration = Duration::from_secs(2);
+
+/// A peer that needs [`REQUEST_TIMEOUT`] for one window and gives less than this part of what the others
+/// give on average dribbles. Where all are slow it is the own link, and nobody is to blame.
+const DRIBBLE: f64 = 0.25;
 
 /// Without any new block for this long a node no longer leaves far peers to its neighbours.
 const STARVED: Duration = Duration::from_secs(1);
@@ -108,6 +121,7 @@ struct Source {
     meter: Meter,
     last_progress: Instant,
     is_stalled: bool,
+    pace: Pace,
     /// Whether it ever gave a block: who did not is asked for nothing twice.
     has_given: bool,
 }
@@ -170,6 +184,7 @@ impl Picker {
             meter: Meter::new(now),
             last_progress: now,
             is_stalled: false,
+            pace: Pace::new(now),
             has_given: false,
         };
         self.peers.insert(key, source);
@@ -226,6 +241,7 @@ impl Picker {
         }
         if source.asked.is_empty() {
             source.last_progress = now;
+            source.pace.begins(now);
         }
         let window = source.window(now);
         while self.open_requests(key) < window {
@@ -246,6 +262,7 @@ impl Picker {
         source.last_progress = now;
         source.is_stalled = false;
         source.has_given = true;
+        source.pace.came(source.asked.len(), now);
         source.meter.add(u64::from(self.layout.range(block).length), now);
         let ip = source.ip;
         let Some(part) = self.parts.get_mut(&block.piece) else { return Received::Duplicate };
@@ -307,26 +324,30 @@ impl Picker {
         }
     }
 
-    /// Frees what was asked of peers that give nothing; returns these peers.
-    pub fn expire(&mut self, now: Instant) -> Vec<PeerKey> {
-        let is_overdue = |source: &Source| {
+    /// Frees what was asked of peers that give nothing or hardly anything; returns these peers, and what
+    /// they need not send any more.
+    pub fn expire(&mut self, now: Instant) -> Vec<(PeerKey, Vec<Block>)> {
+        let is_asked = |source: &&mut Source| !source.asked.is_empty();
+        let rates = self.peers.values_mut().filter(is_asked).map(|source| source.meter.rate(now));
+        let (sum, count) = rates.fold((0.0, 0.0), |(sum, count), rate| (sum + rate, count + 1.0));
+        let mut overdue = Vec::new();
+        for (key, source) in &mut self.peers {
+            if source.asked.is_empty() {
+                continue;
+            }
             let patience = if source.has_given { REQUEST_TIMEOUT } else { FIRST_TIMEOUT };
-            let silence = now.saturating_duration_since(source.last_progress);
-            !source.asked.is_empty() && silence >= patience
-        };
-        let overdue: Vec<PeerKey> = self
-            .peers
-            .iter()
-            .filter(|(_, source)| is_overdue(source))
-            .map(|(key, _)| *key)
-            .collect();
-        for key in &overdue {
-            self.release(*key);
-            if let Some(source) = self.peers.get_mut(key) {
-                source.is_stalled = true;
+            let is_silent = now.saturating_duration_since(source.last_progress) >= patience;
+            let rate = source.meter.rate(now);
+            let is_behind = rate * (count - 1.0) < DRIBBLE * (sum - rate);
+            let is_dribbling = is_behind && source.pace.age(now) >= REQUEST_TIMEOUT;
+            if is_silent || is_dribbling {
+                source.is_stalled |= is_silent;
                 source.last_progress = now;
+                source.pace.is_too_slow();
+                overdue.push((*key, source.asked.iter().copied().collect()));
             }
         }
+        overdue.iter().for_each(|(key, _)| self.release(*key));
         overdue
     }
 
@@ -521,8 +542,7 @@ impl Source {
         if self.is_stalled {
             return 1;
         }
-        let bytes = self.meter.rate(now) * WINDOW.as_secs_f64();
-        ((bytes / f64::from(BLOCK)) as usize).clamp(WINDOW_BLOCKS.0, WINDOW_BLOCKS.1)
+        self.pace.window(self.meter.rate(now) / f64::from(BLOCK))
     }
 }
 

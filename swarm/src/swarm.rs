@@ -362,7 +362,14 @@ impl Swarm {
                 }
             }
             Role::Node(picker) => {
-                if !picker.expire(now).is_empty() {
+                let overdue = picker.expire(now);
+                let is_any = !overdue.is_empty();
+                for (key, blocks) in overdue {
+                    for block in blocks {
+                        self.say(key, Outgoing::Cancel(self.layout.range(block)));
+                    }
+                }
+                if is_any {
                     self.fill_all(now);
                 }
             }

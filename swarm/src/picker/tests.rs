@@ -98,7 +98,7 @@ fn a_stalling_peer_loses_its_requests_to_another() {
     let asked = picker.fill(A, now);
     assert!(picker.expire(now + FIRST_TIMEOUT / 2).is_empty());
     let later = now + FIRST_TIMEOUT;
-    assert_eq!(picker.expire(later), [A]);
+    assert_eq!(picker.expire(later), [(A, asked.clone())]);
     picker.join(B, Ipv4Addr::LOCALHOST.into(), 2, later);
     picker.choked(B, false);
     picker.holds(B, 0);
@@ -143,6 +143,50 @@ fn the_window_follows_the_rate() {
     }
     // 8 blocks in 10 ms make 80 in 100 ms, and more as soon as more is asked for.
     assert!((60..=256).contains(&open.len()), "{}", open.len());
+}
+
+#[test]
+fn a_peer_that_answers_in_pulses_is_asked_for_more_with_each() {
+    let all: Vec<u32> = (0..1024).collect();
+    let (mut picker, mut now) = picker(1024, &[(A, &all)]);
+    let mut open = picker.fill(A, now);
+    let mut given = Vec::new();
+    for _ in 0..12 {
+        now += Duration::from_millis(500);
+        given.push(open.len());
+        let mut next = Vec::new();
+        for block in open {
+            give(&mut picker, A, &[block], now);
+            next.extend(picker.fill(A, now));
+        }
+        open = next;
+    }
+    assert!(given[0] == 8 && given[11] == 256, "{given:?}");
+}
+
+#[test]
+fn a_peer_that_dribbles_keeps_one_request_if_others_are_faster() {
+    let all: Vec<u32> = (0..1024).collect();
+    let run = |others_give: bool| {
+        let (mut picker, mut now) = picker(1024, &[(A, &all), (B, &all)]);
+        let (mut of_a, mut of_b) = (picker.fill(A, now), picker.fill(B, now));
+        let mut lost = Vec::new();
+        for tenth in 1..=80 {
+            now += Duration::from_millis(100);
+            let count = if others_give { 8 } else { usize::from(tenth % 10 == 0) };
+            let blocks: Vec<Block> = of_b.drain(..count).collect();
+            give(&mut picker, B, &blocks, now);
+            of_b.extend(picker.fill(B, now));
+            if tenth % 10 == 0 && lost.is_empty() {
+                give(&mut picker, A, &[of_a.remove(0)], now);
+                of_a.extend(picker.fill(A, now));
+            }
+            lost.extend(picker.expire(now).into_iter().map(|(key, blocks)| (key, blocks.len())));
+        }
+        (lost, picker.fill(A, now).len())
+    };
+    assert_eq!(run(true), (vec![(A, 8)], 1));
+    assert!(run(false).0.is_empty());
 }
 
 /// Something that happens to a download.

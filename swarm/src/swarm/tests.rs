@@ -166,6 +166,58 @@ fn a_wrong_piece_of_one_alone_shuts_its_address_out() {
 }
 
 #[test]
+fn of_a_piece_of_two_only_who_gave_the_wrong_block_is_shut_out() {
+    let now = start();
+    let mut swarm = node(now);
+    let liar = swarm.join(newcomer(1, true), now).expect("there is room");
+    let honest = swarm.join(newcomer(9, true), now).expect("there is room");
+    let give = |swarm: &mut Swarm, key: PeerKey, block: Block| {
+        let data = vec![0; 16384];
+        let taken = swarm.receive(key, &Incoming::Data(block, &data), now).expect("no violation");
+        taken.and_then(|block| swarm.stored(block))
+    };
+    let [first, second] = [0, 1].map(|index| Block { piece: 3, index });
+    for message in [Incoming::Have(3), Incoming::Unchoke] {
+        swarm.receive(liar, &message, now).expect("no violation");
+    }
+    assert_eq!(give(&mut swarm, liar, first), None);
+    // The other block is left to the honest one.
+    swarm.receive(liar, &Incoming::Choke, now).expect("no violation");
+    for message in [Incoming::Have(3), Incoming::Unchoke] {
+        swarm.receive(honest, &message, now).expect("no violation");
+    }
+    assert_eq!(give(&mut swarm, honest, second), Some(Check { piece: 3 }));
+    let wrong = Checked { piece: 3, is_right: false, blocks: vec![[6; 20], [2; 20]] };
+    swarm.checked(&wrong, now);
+    assert!(swarm.is_suspect(3) && swarm.peer_count() == 2, "nobody is shut out on suspicion");
+    // Now the piece comes from the honest one alone.
+    assert_eq!(give(&mut swarm, honest, first), None);
+    assert_eq!(give(&mut swarm, honest, second), Some(Check { piece: 3 }));
+    let right = Checked { piece: 3, is_right: true, blocks: vec![[1; 20], [2; 20]] };
+    swarm.checked(&right, now);
+    assert_eq!(swarm.next(liar, now), Next::Closed);
+    assert_ne!(swarm.next(honest, now), Next::Closed);
+    let again = Newcomer { id: id(7), ..newcomer(1, false) };
+    assert_eq!(swarm.join(again, now), Err(Refusal::ShutOut));
+}
+
+#[test]
+fn what_is_no_longer_expected_of_a_stalling_peer_is_cancelled() {
+    let mut now = start();
+    let mut swarm = node(now);
+    let key = swarm.join(newcomer(1, true), now).expect("there is room");
+    for message in [Incoming::Have(3), Incoming::Unchoke] {
+        swarm.receive(key, &message, now).expect("no violation");
+    }
+    queued(&mut swarm, key, now);
+    now += Duration::from_secs(2);
+    swarm.tick(now);
+    let cancelled = queued(&mut swarm, key, now);
+    let cancelled = cancelled.iter().filter(|message| matches!(message, Outgoing::Cancel(_)));
+    assert_eq!(cancelled.count(), 2);
+}
+
+#[test]
 fn a_silent_peer_is_given_up_and_a_quiet_one_hears_from_us() {
     let now = start();
     let mut swarm = node(now);
