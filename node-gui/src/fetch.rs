@@ -23,7 +23,7 @@ use crate::problem::{Problem, ProblemKind};
 pub mod announce;
 pub mod pace;
 
-/// The largest .torrent: 1024 pieces or a few more take about 30 KiB; a foreign piece length may need more.
+/// The largest .torrent: 4096 pieces or a few more take about 90 KiB; a foreign piece length may need more.
 const TORRENT: usize = 8 << 20;
 /// How often progress is looked at: often enough to look alive, seldom enough to cost nothing.
 const LOOK: Duration = Duration::from_millis(300);

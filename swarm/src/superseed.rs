@@ -1,6 +1,6 @@
 //! Core: which piece a seed shows to whom, and when it takes one back.
 //!
-//! A seed that names all its pieces at once gives the same ones to everybody. This one names two to
+//! A seed that names all its pieces at once gives the same ones to everybody. This one names a few to
 //! each node, the least spread first, so that each piece leaves the server about once
 //! and the nodes pass it on (BEP 16 in spirit; there is no wire message for it).
 //!
@@ -14,8 +14,13 @@ use std::{
 
 use crate::{bitfield::Bitfield, layout::Layout, peer::PeerKey};
 
-/// Pieces shown to a node and not yet sent to it: one under way and the next.
-const SHOWN_AT_ONCE: usize = 2;
+/// Bytes shown to all nodes together and not yet sent: enough to keep the link busy while a request
+/// comes back. More only makes each piece later at its first node, for they share the link (simulated).
+const SHOWN_BYTES: u64 = 1 << 20;
+
+/// Most pieces shown to one node and not yet sent to it. At least it is one, and for a few nodes two: one
+/// under way and the next.
+const SHOWN_AT_ONCE: u64 = 8;
 
 /// Nodes without any piece that are shown their first one at the same time. A first piece that is sent to few
 /// at once is there early, and nodes that hold one feed the others.
@@ -120,6 +125,7 @@ impl SuperSeed {
     }
 
     fn show_one(&mut self, key: PeerKey, shown: &mut Vec<(PeerKey, u32)>) {
+        let viewers = self.peers.len();
         let Some(viewer) = self.peers.get_mut(&key) else { return };
         let is_novice = viewer.holds.count() == 0;
         if is_novice && !self.lanes.contains(&key) {
@@ -131,7 +137,7 @@ impl SuperSeed {
             }
             self.lanes.insert(key);
         }
-        let most = if is_novice { 1 } else { SHOWN_AT_ONCE };
+        let most = if is_novice { 1 } else { at_once(self.layout, viewers) };
         while viewer.pending.len() < most {
             let Some(piece) = least_spread(&self.spread, self.cursor, viewer) else { break };
             if self.spread[piece as usize] == 0 {
@@ -161,6 +167,13 @@ impl SuperSeed {
     }
 }
 
+/// How many pieces a node that holds some is shown at the same time, where there are so many nodes.
+fn at_once(layout: Layout, viewers: usize) -> usize {
+    let share = SHOWN_BYTES / u64::from(layout.piece_length()) / viewers.max(1) as u64;
+    let least = if viewers <= LANES { 2 } else { 1 };
+    share.clamp(least, SHOWN_AT_ONCE) as usize
+}
+
 /// The least spread piece that a node neither holds nor was shown, from the cursor on.
 fn least_spread(spread: &[u16], cursor: u32, viewer: &Viewer) -> Option<u32> {
     let pieces = u32::try_from(spread.len()).unwrap_or(u32::MAX);
@@ -182,10 +195,14 @@ fn least_spread(spread: &[u16], cursor: u32, viewer: &Viewer) -> Option<u32> {
 mod tests {
     use super::*;
 
+    /// Pieces of 512 KiB, so that two nodes are shown two each.
+    const PIECE: u32 = 512 << 10;
+
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the start")]
     fn seed(pieces: u32, nodes: u64) -> (SuperSeed, Instant) {
         let now = Instant::now();
-        let layout = Layout::new(u64::from(pieces) * 32768, 32768).expect("within the limits");
+        let total = u64::from(pieces) * u64::from(PIECE);
+        let layout = Layout::new(total, PIECE).expect("within the limits");
         let mut seed = SuperSeed::new(layout, 0);
         (0..nodes).for_each(|key| seed.join(PeerKey(key), now));
         (seed, now)
@@ -195,9 +212,9 @@ mod tests {
         shown.into_iter().map(|(_, piece)| piece).collect()
     }
 
-    /// Sends a whole piece of two blocks.
+    /// Sends a whole piece.
     fn send(seed: &mut SuperSeed, key: u64, piece: u32, now: Instant) {
-        (0..2).for_each(|_| seed.sent(PeerKey(key), piece, now));
+        (0..32).for_each(|_| seed.sent(PeerKey(key), piece, now));
     }
 
     #[test]
@@ -211,24 +228,31 @@ mod tests {
     }
 
     #[test]
+    fn a_few_nodes_are_shown_more_at_once_than_many() {
+        let layout = Layout::new(64 << 20, 64 << 10).expect("within the limits");
+        assert_eq!([1, 4, 8, 16, 200].map(|viewers| at_once(layout, viewers)), [8, 4, 2, 1, 1]);
+        let layout = Layout::new(64 << 30, 4 << 20).expect("within the limits");
+        assert_eq!([1, 8, 9].map(|viewers| at_once(layout, viewers)), [2, 2, 1]);
+    }
+
+    #[test]
     fn first_pieces_go_to_few_at_a_time() {
         let (mut seed, now) = seed(30, 10);
         let shown: Vec<u32> = (0..10).flat_map(|key| pieces(seed.show(PeerKey(key)))).collect();
         assert_eq!(shown, [0, 1, 2, 3, 4, 5, 6, 7]);
         send(&mut seed, 3, 3, now);
-        let next = [(PeerKey(3), 8), (PeerKey(3), 9), (PeerKey(8), 10)];
-        assert_eq!(seed.show(PeerKey(3)), next);
+        assert_eq!(seed.show(PeerKey(3)), [(PeerKey(3), 8), (PeerKey(8), 9)]);
         seed.leave(PeerKey(0));
-        assert_eq!(seed.show(PeerKey(0)), [(PeerKey(9), 11)]);
+        assert_eq!(seed.show(PeerKey(0)), [(PeerKey(9), 10)]);
     }
 
     #[test]
     fn a_piece_that_was_sent_makes_room_for_the_next() {
-        let (mut seed, now) = seed(9, 1);
+        let (mut seed, now) = seed(9, 2);
         seed.show(PeerKey(0));
         send(&mut seed, 0, 0, now);
         assert_eq!(pieces(seed.show(PeerKey(0))), [1, 2]);
-        seed.sent(PeerKey(0), 1, now);
+        (0..31).for_each(|_| seed.sent(PeerKey(0), 1, now));
         assert!(seed.show(PeerKey(0)).is_empty());
         seed.sent(PeerKey(0), 1, now);
         assert_eq!(pieces(seed.show(PeerKey(0))), [3]);

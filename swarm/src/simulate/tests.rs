@@ -99,7 +99,8 @@ fn without_the_server_the_nodes_finish_among_themselves_once_a_copy_is_out() {
     let gone = wire(&scenario).mul_f64(1.02);
     scenario.hosts[0].vanishes = Some(gone);
     let outcome = simulate(&scenario);
-    assert!(outcome.nodes.iter().all(|node| node.finished.is_some_and(|at| at > gone)));
+    let finished: Vec<Option<Duration>> = outcome.nodes.iter().map(|node| node.finished).collect();
+    assert!(finished.iter().all(|at| at.is_some_and(|at| at > gone)), "{gone:?} {finished:?}");
 }
 
 #[test]

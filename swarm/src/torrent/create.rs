@@ -22,10 +22,11 @@ use crate::{bencode, layout::Layout};
 
 /// Smallest and largest piece. Below, there are more messages than use; above, a piece takes too
 /// long until it can be passed on.
-const PIECE_LENGTHS: (u64, u64) = (256 << 10, 4 << 20);
+const PIECE_LENGTHS: (u64, u64) = (64 << 10, 4 << 20);
 
-/// How many pieces to aim for: a room of 32 shares evenly from 32 pieces for each (measured).
-const WANTED_PIECES: u64 = 1024;
+/// How many pieces to aim for. The last PC ends about the time of 1.5 pieces for each PC after the
+/// server (simulated), and what that is of the whole depends on the number of pieces alone.
+const WANTED_PIECES: u64 = 4096;
 
 /// Pieces that are read ahead of the slowest hash: bounds the memory to a few pieces.
 const READ_AHEAD: usize = 4;
@@ -328,7 +329,7 @@ mod tests {
     use super::*;
     use crate::torrent::Metainfo;
 
-    const PIECE: usize = 256 << 10;
+    const PIECE: usize = 64 << 10;
 
     fn content(length: usize, salt: u8) -> Vec<u8> {
         (0..length).map(|at| (at * 31 / 7) as u8 ^ salt).collect()
@@ -402,10 +403,11 @@ mod tests {
     #[test]
     fn piece_length_follows_the_size() {
         for (total, expected) in [
-            (1, 256 << 10),
-            (256 << 20, 256 << 10),
-            ((256 << 20) + 1, 512 << 10),
-            (4 << 30, 4 << 20),
+            (1, 64 << 10),
+            (256 << 20, 64 << 10),
+            ((256 << 20) + 1, 128 << 10),
+            (4 << 30, 1 << 20),
+            (16 << 30, 4 << 20),
             (1 << 40, 4 << 20),
         ] {
             assert_eq!(piece_length_for(total), expected, "{total}");
