@@ -54,11 +54,14 @@ fn one_node_needs_the_wire_time() {
 
 #[test]
 fn a_room_needs_little_more_time_than_one_node_and_one_copy() {
-    for chance in 1..=3 {
-        let scenario = room(16, 512, chance);
-        let outcome = simulate(&scenario);
-        let (last, copies) = (worst(&scenario, &outcome), copies(&scenario, &outcome));
-        assert!(last < 1.12 && copies < 1.12, "chance {chance}: {last}, {copies} copies");
+    for (nodes, pieces) in [(16, 1024), (32, 2048)] {
+        for chance in 1..=3 {
+            let scenario = room(nodes, pieces, chance);
+            let outcome = simulate(&scenario);
+            let (last, copies) = (worst(&scenario, &outcome), copies(&scenario, &outcome));
+            let is_good = last < 1.08 && copies < 1.06;
+            assert!(is_good, "{nodes} nodes, chance {chance}: {last}, {copies} copies");
+        }
     }
 }
 
