@@ -24,8 +24,8 @@ use crate::{bencode, layout::Layout};
 /// long until it can be passed on.
 const PIECE_LENGTHS: (u64, u64) = (64 << 10, 4 << 20);
 
-/// How many pieces to aim for. The last PC ends about the time of 1.5 pieces for each PC after the
-/// server (simulated), and what that is of the whole depends on the number of pieces alone.
+/// How many pieces to aim for: the sooner a piece is complete, the sooner it is passed on (simulated,
+/// see docs/performance.md).
 const WANTED_PIECES: u64 = 4096;
 
 /// Pieces that are read ahead of the slowest hash: bounds the memory to a few pieces.
