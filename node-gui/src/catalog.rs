@@ -127,10 +127,16 @@ pub struct Identity {
 /// The menu of this catalog, with its pictures.
 ///
 /// A picture that is missing or not the signed one is replaced by the plain drawing: it must not keep a class waiting.
-pub async fn menu(http: &Http, catalog: &Catalog, who: Identity) -> Arc<Menu> {
+/// `obstacle` says why a system cannot start on this PC.
+pub async fn menu(
+    http: &Http,
+    catalog: &Catalog,
+    who: Identity,
+    obstacle: impl Fn(&System) -> Option<Problem>,
+) -> Arc<Menu> {
     let mut systems = Vec::new();
     for system in &catalog.systems {
-        systems.push(item(http, system).await);
+        systems.push(MenuItem { obstacle: obstacle(system), ..item(http, system).await });
     }
     Arc::new(Menu {
         lab_name: catalog.lab_name.clone(),
@@ -153,6 +159,7 @@ async fn item(http: &Http, system: &System) -> MenuItem {
         note: system.note.clone(),
         icon,
         size: system.total(),
+        obstacle: None,
     }
 }
 

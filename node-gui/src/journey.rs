@@ -156,6 +156,8 @@ pub struct MenuItem {
     pub icon: IconRef,
     /// Bytes to download.
     pub size: u64,
+    /// Why it cannot start on this PC, as far as that is known before anything is fetched.
+    pub obstacle: Option<Problem>,
 }
 
 /// Where a system's picture comes from.
@@ -362,8 +364,11 @@ impl Journey {
     }
 }
 
-/// Begins the download of a system of this menu.
+/// Begins the download of a system of this menu, or says why that would lead nowhere.
 fn download(menu: Arc<Menu>, system: SystemId) -> (Journey, Option<Effect>) {
+    if let Some(problem) = menu.item(&system).and_then(|item| item.obstacle.clone()) {
+        return (Journey::Stopped { menu: Some(menu), system: Some(system), problem }, None);
+    }
     let total = menu.item(&system).map_or(0, |item| item.size);
     let progress = Progress { total, ..Progress::default() };
     let effect = Effect::Download(system.clone());
@@ -431,13 +436,16 @@ mod tests {
             note: String::new(),
             icon: IconRef::Builtin(String::new()),
             size: 10,
+            obstacle: None,
         };
+        let obstacle = Some(Problem::internal("too big"));
+        let too_big = MenuItem { obstacle, ..item("too-big") };
         Arc::new(Menu {
             lab_name: "Lab".into(),
             room: None,
             node_name: None,
             address: None,
-            systems: vec![item("a"), item("b")],
+            systems: vec![item("a"), item("b"), too_big],
             default: Some(id("b")),
         })
     }
@@ -492,6 +500,14 @@ mod tests {
         check(vec![ready(Some("a"), Some(9))], "downloading", &["Download(a)"]);
         check(vec![ready(Some("zzz"), None)], "problem", &[]);
         check(vec![ready(Some("zzz"), None), Event::Ui(UiEvent::Back)], "menu", &[]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_before_anything_is_fetched() {
+        check(vec![ready(None, None), choose("too-big")], "problem", &[]);
+        check(vec![ready(Some("too-big"), None)], "problem", &[]);
+        let back = vec![ready(None, None), choose("too-big"), Event::Ui(UiEvent::Back)];
+        check(back, "menu", &[]);
     }
 
     #[test]
