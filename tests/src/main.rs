@@ -14,6 +14,7 @@ mod dhcp_load;
 mod dnsmasq;
 mod fuzz;
 mod http;
+mod image;
 mod net;
 mod process;
 mod proxy;
@@ -60,6 +61,7 @@ enum Action {
     Build(build::Options),
     Test(test::Options),
     Boot(boot::Options),
+    Image(image::Options),
     Fuzz(fuzz::Options),
     DhcpLoad(dhcp_load::Options),
     TftpLoad(tftp_load::Options),
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
         Action::Build(options) => build::run(options),
         Action::Test(options) => test::run(options),
         Action::Boot(options) => boot::run(options),
+        Action::Image(options) => image::run_command(options),
         Action::Fuzz(options) => fuzz::run(options),
         Action::DhcpLoad(options) => dhcp_load::run(options),
         Action::TftpLoad(options) => tftp_load::run(options),

@@ -50,6 +50,12 @@ const TESTING: &[Package] = &[
     package("aria2", "a stock BitTorrent client that must get along with bt-server"),
     package("minisign", "the stock tool that must accept the signed catalog"),
 ];
+/// What only the making of test systems needs.
+const IMAGES: &[Package] = &[
+    package("mmdebstrap", "small Debian systems to boot"),
+    package("squashfs-tools", "their root file systems"),
+    package("xorriso", "their media"),
+];
 
 /// What the packages are for, beside the basics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +70,8 @@ pub enum Extra {
     DhcpLoad,
     /// The tests.
     Testing,
+    /// Test systems of Debian packages.
+    Images,
 }
 
 /// Sees to it that all Debian packages are there: shows what is missing, asks (not with `yes`),
@@ -75,6 +83,7 @@ pub fn ensure_packages(extra: Extra, yes: bool) -> Result<()> {
         Extra::Load => LOAD,
         Extra::DhcpLoad => DHCP_LOAD,
         Extra::Testing => TESTING,
+        Extra::Images => IMAGES,
     };
     let missing: Vec<&Package> =
         PACKAGES.iter().chain(extra).filter(|package| !has_package(package.name)).collect();
@@ -167,19 +176,29 @@ pub fn ensure_kernel() -> Result<PathBuf> {
     Ok(ready)
 }
 
-/// A folder with ISC's DHCP server Kea in it: only unpacked, so that its service never starts.
+/// A folder with ISC's DHCP server Kea in it.
 pub fn ensure_kea() -> Result<PathBuf> {
-    let cache = cache_folder()?.join("kea");
+    ensure_unpacked("kea", "kea-dhcp4-server", "usr/sbin/kea-dhcp4")
+}
+
+/// A folder with kexec-tools in it: installed, it would take part in this machine's own restarts.
+pub fn ensure_kexec_tools() -> Result<PathBuf> {
+    ensure_unpacked("kexec-tools", "kexec-tools", "sbin/kexec")
+}
+
+/// A folder in the cache with `package` in it, which has the file `program`: only unpacked, so that no service starts.
+fn ensure_unpacked(name: &str, package: &str, program: &str) -> Result<PathBuf> {
+    let cache = cache_folder()?.join(name);
     let ready = cache.join("root");
-    if ready.join("usr/sbin/kea-dhcp4").is_file() {
+    if ready.join(program).is_file() {
         return Ok(ready);
     }
-    println!("Fetching the Debian package kea-dhcp4-server to measure beside (once) ...");
+    println!("Fetching the Debian package {package} to measure beside (once) ...");
     std::fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
     let fresh = tempfile::Builder::new().prefix("unpacking").tempdir_in(&cache)?;
     let root = fresh.path().join("root");
     let mut unpack = command("dpkg");
-    unpack.arg("-x").arg(download("kea-dhcp4-server", fresh.path())?).arg(&root);
+    unpack.arg("-x").arg(download(package, fresh.path())?).arg(&root);
     run(unpack)?;
     std::fs::rename(&root, &ready).with_context(|| format!("cannot make {}", ready.display()))?;
     Ok(ready)
@@ -238,7 +257,7 @@ fn kernel_versions(root: &Path) -> Vec<String> {
 }
 
 /// `${XDG_CACHE_HOME:-~/.cache}/boottorrent`.
-fn cache_folder() -> Result<PathBuf> {
+pub fn cache_folder() -> Result<PathBuf> {
     let base = match std::env::var_os("XDG_CACHE_HOME") {
         Some(folder) if !folder.is_empty() => PathBuf::from(folder),
         _ => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cache"),
