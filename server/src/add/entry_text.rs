@@ -1,8 +1,8 @@
 //! Core: the commented `catalog/<id>.toml` of a system that was added.
 
-use std::fmt::Write as _;
-
 use bt_catalog::{Family, Way};
+
+use super::{HANDOVER, IMAGE, INITRD, KERNEL};
 
 /// What an entry says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,69 +34,47 @@ impl EntryText {
     pub fn text(&self) -> String {
         let Self { id, name, icon, what, release, .. } = self;
         let mut text = format!(
-            "# {what}, kernel {release}.\n# Written by `bt-server add`; yours to edit, and kept when the image is added again.\n\
-             name     = {}\nnote     = \"\"                # one line that students read below the name\n\
-             icon     = \"{icon}\"\nkernel   = \"images/{id}/vmlinuz\"\n",
+            "# This is {what}, kernel {release}.\n\
+             # Written by `bt-server add`; yours to edit, and kept when the image is added again.\n\
+             name     = {}\n\
+             note     = \"\" # one line that students read below the name\n\
+             icon     = \"{icon}\"\n\
+             kernel   = \"images/{id}/{KERNEL}\"\n",
             quoted(name)
         );
+        let mut line = |line: String| text.push_str(&(line + "\n"));
         if self.has_initrd {
-            line(&mut text, format_args!("initrd   = \"images/{id}/initrd.img\""));
+            line(format!("initrd   = \"images/{id}/{INITRD}\""));
         }
         if self.family != Family::Plain {
-            line(
-                &mut text,
-                format_args!(
-                    "image    = \"images/{id}/{}\"       # the medium, handed over in memory",
-                    super::IMAGE
-                ),
-            );
-            line(
-                &mut text,
-                format_args!(
-                    "handover = \"images/{id}/{}\"  # makes it a disk of the started system",
-                    super::HANDOVER
-                ),
-            );
-            line(&mut text, format_args!("family   = \"{}\"", self.family.name()));
+            line("# The medium, handed over in memory, and what makes it a disk of the started system.".into());
+            line(format!("image    = \"images/{id}/{IMAGE}\""));
+            line(format!("handover = \"images/{id}/{HANDOVER}\""));
+            line(format!("family   = \"{}\"", self.family.name()));
         }
         match self.way {
             Some(Way::Initrd) => {
-                let why =
-                    "this kernel cannot keep the image where it is: three times its size in memory";
-                line(&mut text, format_args!("way      = \"initrd\"         # {why}"));
+                line("# This kernel cannot keep the image where it is: the PC needs three times its size.".into());
+                line("way      = \"initrd\"".into());
             }
-            Some(Way::Pmem) => line(
-                &mut text,
-                format_args!("way      = \"pmem\"           # this kernel has no loop devices"),
-            ),
+            Some(Way::Pmem) => {
+                line("# This kernel has no loop devices.".into());
+                line("way      = \"pmem\"".into());
+            }
             None => {}
         }
-        let cmdline = quoted(&self.cmdline);
-        if self.family == Family::Plain {
-            line(&mut text, format_args!("cmdline  = {cmdline}"));
-        } else {
+        if self.family != Family::Plain {
             line(
-                &mut text,
-                format_args!(
-                    "# What finds the image is added by the node: write only your own words here."
-                ),
+                "# Your own words for the kernel; the node adds those that find the image.".into(),
             );
-            line(&mut text, format_args!("cmdline  = {cmdline}"));
         }
-        line(
-            &mut text,
-            format_args!(
-                "min_ram  = \"{}\"         # what the system needs itself, beside its files",
-                self.min_ram
-            ),
-        );
-        line(&mut text, format_args!("# rooms    = [\"A1\"]        # only these rooms see it"));
+        line(format!("cmdline  = {}", quoted(&self.cmdline)));
+        line("# What the system needs itself, beside its files: a guess; what works is for you to try.".into());
+        line(format!("min_ram  = \"{}\"", self.min_ram));
+        line("# Only these rooms see it; without this line, all do.".into());
+        line("#rooms   = [\"A1\"]".into());
         text
     }
-}
-
-fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
-    writeln!(text, "{line}").expect("a string takes everything");
 }
 
 /// A TOML string.

@@ -75,8 +75,9 @@ fn path(word: &str) -> String {
 fn usable<'a>(words: impl Iterator<Item = &'a str>) -> Vec<String> {
     let is_usable = |word: &&str| {
         let is_plain = word.chars().all(|c| c.is_ascii_graphic() && !"$\"'`{}\\".contains(c));
-        // `---` stands before what is for the installed system too.
-        is_plain && !word.starts_with("--") && !word.starts_with("BOOT_IMAGE=")
+        // For the boot loader, not for the kernel; `---` stands before what is for the installed system too.
+        let is_loaders = ["--", "BOOT_IMAGE=", "vga="].iter().any(|start| word.starts_with(start));
+        is_plain && !is_loaders
     };
     words.filter(is_usable).map(str::to_owned).collect()
 }
@@ -122,7 +123,7 @@ mod tests {
             "modules=loop,squashfs quiet",
         );
         check(
-            "kernel vmlinuz\nappend initrd=/ucode.img,/initrd.img quiet \"a b\"",
+            "kernel vmlinuz\nappend vga=788 initrd=/ucode.img,/initrd.img quiet \"a b\"",
             "vmlinuz",
             "initrd.img",
             "quiet",

@@ -15,14 +15,14 @@ const COMMON: &str = "systemd-sysv,udev,kmod,linux-image-amd64,zstd,procps,util-
 /// Commands in the new system's root folder, which mmdebstrap gives as `$1`.
 const ROOT_PASSWORD: &str = "echo root:root | chroot \"$1\" chpasswd";
 const ENABLE: &str = "chroot \"$1\" systemctl enable bt-report.service";
-/// As Fedora makes it: for every PC, with what live media take.
-const DRACUT: &str = "chroot \"$1\" sh -c 'cd /lib/modules; for release in *; do dracut --quiet --force --no-hostonly \
-                      --add dmsquash-live --omit plymouth /boot/initrd.img-$release $release; done'";
+/// As Fedora makes it: for every PC, with what live media take. It has to be there before dracut is, which runs only once then.
+const DRACUT: &str = "mkdir -p \"$1\"/etc/dracut.conf.d; echo 'hostonly=no add_dracutmodules+=\" dmsquash-live \" \
+                      omit_dracutmodules+=\" plymouth \" compress=\"zstd -3\"' >\"$1\"/etc/dracut.conf.d/live.conf";
 
 /// Debian's live system: live-boot in an initrd of initramfs-tools.
 pub fn live_boot(work: &Path, tree: &Path) -> Result<()> {
     let packages = "initramfs-tools,live-boot,live-boot-initramfs-tools";
-    let tar = bootstrap(work, packages, &[])?;
+    let tar = bootstrap(work, packages, None)?;
     let live = tree.join("live");
     fs::create_dir(&live)?;
     boot_files(work, &tar, &live.join("vmlinuz"), &live.join("initrd.img"))?;
@@ -33,7 +33,7 @@ pub fn live_boot(work: &Path, tree: &Path) -> Result<()> {
 
 /// A live system in Fedora's layout: dracut with dmsquash-live.
 pub fn dracut(work: &Path, tree: &Path) -> Result<()> {
-    let tar = bootstrap(work, "dracut,dracut-live", &[DRACUT])?;
+    let tar = bootstrap(work, "dracut,dracut-live", Some(DRACUT))?;
     let (boot, live) = (tree.join("images/pxeboot"), tree.join("LiveOS"));
     fs::create_dir_all(&boot)?;
     fs::create_dir(&live)?;
@@ -45,24 +45,26 @@ pub fn dracut(work: &Path, tree: &Path) -> Result<()> {
 }
 
 /// A whole Debian as one archive: unpacked, it would need root's rights or a user namespace.
-fn bootstrap(work: &Path, packages: &str, hooks: &[&str]) -> Result<PathBuf> {
+///
+/// `prepare` is a command that runs before the packages are set up.
+fn bootstrap(work: &Path, packages: &str, prepare: Option<&str>) -> Result<PathBuf> {
     let (report, service) = (work.join("bt-report"), work.join("bt-report.service"));
     fs::write(&report, REPORT)?;
     fs::write(&service, SERVICE)?;
     let tar = work.join("root.tar");
     let upload = |from: &Path, to: &str| format!("upload {} {to}", from.display());
-    let mut hooks_of_ours = vec![
+    let hooks = [
         upload(&report, "/usr/local/sbin/bt-report"),
         upload(&service, "/etc/systemd/system/bt-report.service"),
         "chmod 755 \"$1\"/usr/local/sbin/bt-report".to_owned(),
         ENABLE.to_owned(),
         ROOT_PASSWORD.to_owned(),
     ];
-    hooks_of_ours.extend(hooks.iter().map(|hook| (*hook).to_owned()));
     let mut mmdebstrap = command("mmdebstrap");
     mmdebstrap.args(["--mode=auto", "--variant=minbase"]);
     mmdebstrap.arg(format!("--include={COMMON},{packages}"));
-    mmdebstrap.args(hooks_of_ours.iter().map(|hook| format!("--customize-hook={hook}")));
+    mmdebstrap.args(hooks.iter().map(|hook| format!("--customize-hook={hook}")));
+    mmdebstrap.args(prepare.map(|hook| format!("--extract-hook={hook}")));
     mmdebstrap.arg(SUITE).arg(&tar).env("TMPDIR", work);
     run_visibly(mmdebstrap)?;
     Ok(tar)

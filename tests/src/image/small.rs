@@ -54,7 +54,8 @@ pub fn pad(tree: &Path, size: Option<u64>, path: &Path) -> Result<u64> {
     const HEADERS: u64 = 240;
     const BLOCK: u64 = 512;
     let missing = size.map_or(Some(0), |size| size.checked_sub(smallest));
-    let missing = missing.with_context(|| format!("a plain system needs at least {} MiB", (smallest >> 20) + 1))?;
+    let missing = missing
+        .with_context(|| format!("a plain system needs at least {} MiB", (smallest >> 20) + 1))?;
     let noise = missing.next_multiple_of(BLOCK).saturating_sub(HEADERS);
     let mut out = BufWriter::new(fs::File::create(path.join("initrd.img"))?);
     if noise > 0 {
