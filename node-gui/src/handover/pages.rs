@@ -12,8 +12,12 @@ use super::runs::{PAGE, Range, address_of, runs_of};
 
 /// How many huge pages the kernel keeps.
 const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
-/// What the picker needs beside them: drivers, fonts, the screen's buffers, the network.
-const PICKER: u64 = 160 << 20;
+/// How many of them nobody has mapped.
+const FREE: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
+/// What the picker needs beside them: drivers, fonts, the network. And a part of all memory, since large PCs have large
+/// screens and more devices.
+const PICKER: u64 = 88 << 20;
+const PART: u64 = 64;
 /// The most that is taken: cleaning pages takes a second for each 5 to 10 GiB, and images are smaller.
 const MOST: u64 = 16 << 30;
 
@@ -23,13 +27,14 @@ const MOST: u64 = 16 << 30;
 pub fn reserve() -> u64 {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let Some(free) = field(&meminfo, "MemFree:") else { return 0 };
-    let held = pool().unwrap_or(0);
-    let more = free.saturating_sub(PICKER) / PAGE;
+    let kept = PICKER + field(&meminfo, "MemTotal:").unwrap_or(0) / PART;
+    let held = count(POOL);
+    let more = free.saturating_sub(kept) / PAGE;
     let wanted = (held + more).min(MOST / PAGE);
     if wanted > held {
         set_pool(wanted);
     }
-    pool().unwrap_or(0) * PAGE
+    count(POOL) * PAGE
 }
 
 /// A field of `/proc/meminfo` in bytes.
@@ -40,8 +45,9 @@ pub fn field(meminfo: &str, name: &str) -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
-fn pool() -> Option<u64> {
-    fs::read_to_string(POOL).ok()?.trim().parse().ok()
+/// A number in sysfs; 0 where there is none.
+fn count(file: &str) -> u64 {
+    fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
 /// Never fails outright: the kernel gives or keeps as many as it can.
@@ -75,7 +81,7 @@ impl Pages {
     /// # Errors
     /// When the kernel does not map them, or does not tell their addresses.
     pub fn map() -> io::Result<Self> {
-        let count = usize::try_from(pool().unwrap_or(0)).unwrap_or(0);
+        let count = usize::try_from(count(FREE)).unwrap_or(0);
         let size = PAGE as usize;
         if count == 0 {
             return Ok(Self::none());
