@@ -8,7 +8,7 @@ use std::process::Command;
 const SOURCE: &str = "handover/init.rs";
 
 fn main() {
-    println!("cargo::rerun-if-changed={SOURCE}");
+    println!("cargo::rerun-if-changed=handover");
     println!("cargo::rerun-if-changed=build.rs");
     let variable = |name: &str| env::var(name).expect("cargo sets it");
     let out = Path::new(&variable("OUT_DIR")).join("handover-init");

@@ -3,6 +3,7 @@
 //! The image is one file: an ISO 9660 medium. The hand-over gives it to the system as a block device, whatever the way:
 //! ```text
 //! zero-copy way   the image lies in memory that `memmap=` keeps free            /dev/pmem0
+//!                 it lies in several ranges, which become one disk               /dev/dm-0
 //! initrd way      the image is a file of the initramfs, attached by loop         /dev/loop0
 //! ```
 //! In both the hand-over part's program runs first (`rdinit=`), loads the modules this takes, and then starts the system's
@@ -16,7 +17,7 @@ use std::str::FromStr;
 pub const HANDOVER_INIT: &str = "/.bt-handover/init";
 /// Where that program looks for the image in the initrd way.
 pub const HANDOVER_IMAGE: &str = "/.bt-handover/image";
-/// The most memory ranges an image may be spread over.
+/// The most memory ranges an image may be spread over; the hand-over part joins up to nine, which no PC has started with yet.
 pub const MAX_RANGES: usize = 1;
 /// What a system's own command line leaves free of the kernel's 2048 bytes, where an image is handed over: the words of its
 /// family, and those of the ranges.
@@ -269,17 +270,15 @@ pub fn command_line(cmdline: &str, family: Family, medium: Medium<'_>) -> String
         line.push_str(word);
     };
     add(&family.row().words.replace('@', device));
-    let mut handover = format!("rdinit={HANDOVER_INIT}");
-    match medium {
-        Medium::None => {}
-        Medium::Pmem(ranges) => {
-            for (start, size) in ranges {
-                write!(handover, " memmap={size:#x}!{start:#x}")
-                    .expect("a string takes everything");
-            }
+    // An initramfs is a tmpfs of half the memory otherwise, and unpacking a larger one fails half way without an error.
+    let mut handover = format!("rdinit={HANDOVER_INIT} rootfstype=ramfs");
+    if let Medium::Pmem(ranges) = medium {
+        if ranges.len() > 1 {
+            write!(handover, " bt_ranges={}", ranges.len()).expect("a string takes everything");
         }
-        // A tmpfs would end at half of the memory, and unpacking then fails half way without an error.
-        Medium::Initrd => handover.push_str(" rootfstype=ramfs"),
+        for (start, size) in ranges {
+            write!(handover, " memmap={size:#x}!{start:#x}").expect("a string takes everything");
+        }
     }
     add(&handover);
     line
@@ -293,11 +292,11 @@ mod tests {
 
     /// The row of a family as the system sees it, in both ways.
     fn check(family: Family, pmem: &str, initrd: &str) {
-        let tail = "rdinit=/.bt-handover/init";
+        let tail = "rdinit=/.bt-handover/init rootfstype=ramfs";
         let line = command_line("quiet", family, RANGE);
         assert_eq!(line, format!("quiet {pmem} {tail} memmap=0x10000000!0x24400000"));
         let line = command_line("", family, Medium::Initrd);
-        assert_eq!(line, format!("{initrd} {tail} rootfstype=ramfs"));
+        assert_eq!(line, format!("{initrd} {tail}"));
     }
 
     #[test]
@@ -351,6 +350,7 @@ mod tests {
         let ranges = [(0x1000_0000, 0x20_0000), (0x4000_0000, 0x40_0000)];
         let line = command_line("", Family::Dracut, Medium::Pmem(&ranges));
         assert!(line.starts_with("rd.live.image root=live:/dev/dm-0 "), "{line}");
+        assert!(line.contains(" bt_ranges=2 memmap="), "{line}");
         assert!(line.ends_with(" memmap=0x200000!0x10000000 memmap=0x400000!0x40000000"), "{line}");
     }
 

@@ -1,7 +1,7 @@
 //! The hand-over part's program: the kernel starts it in place of the initramfs's own `/init` (`rdinit=`).
 //!
-//! It loads the modules that `/.bt-handover/load` names, in that order, makes a block device of `/.bt-handover/image` where
-//! there is such a file, and then is `/init`, which finds its medium as if a disk had always been there. It says what it does
+//! It loads the modules that `/.bt-handover/load` names, in that order. Then it makes one block device of the image: of the
+//! ranges of memory that `bt_ranges=` counts, or of the file `/.bt-handover/image`. Then it is `/init`, which finds its medium as if a disk had always been there. It says what it does
 //! in the kernel's log, and goes on after every failure: the system's own words on the screen say more than a halted PC.
 //!
 //! Nothing of the foreign initramfs is used, no shell and no library: it needs a kernel and a few kilobytes. `build.rs`
@@ -9,6 +9,8 @@
 
 #![no_std]
 #![no_main]
+
+mod join;
 
 use core::arch::{asm, global_asm};
 use core::ffi::CStr;
@@ -54,12 +56,16 @@ global_asm!(
 unsafe extern "C" fn start(stack: *const usize) -> ! {
     make_node(KMSG, 0o020_600, 1, 11);
     load_modules();
+    // SAFETY: the kernel put argc and then argc pointers and a null onto the stack, then the environment.
+    let (argv, envp) = unsafe { (stack.add(1), stack.add(*stack + 2)) };
+    // SAFETY: as above; a word `key=value` that the kernel does not know itself becomes part of the environment.
+    if let Some(count) = unsafe { ranges(envp) } {
+        join::join(count);
+    }
     if let Ok(image) = open(IMAGE, O_RDONLY) {
         attach(image);
         close(image);
     }
-    // SAFETY: the kernel put argc and then argc pointers and a null onto the stack, then the environment.
-    let (argv, envp) = unsafe { (stack.add(1), stack.add(*stack + 2)) };
     for init in INITS {
         // SAFETY: argv[0] is ours to change; both lists end with a null.
         unsafe {
@@ -71,6 +77,28 @@ unsafe extern "C" fn start(stack: *const usize) -> ! {
     loop {
         core::hint::spin_loop();
     }
+}
+
+/// How many ranges of memory the image is spread over, where they are several: one digit.
+///
+/// # Safety
+/// `envp` is a list of C strings that ends with a null.
+unsafe fn ranges(envp: *const usize) -> Option<u8> {
+    const KEY: &[u8] = b"bt_ranges=";
+    let mut at = envp;
+    // SAFETY: the caller's. Reading stops at the first byte that differs, and so inside of each string.
+    unsafe {
+        while *at != 0 {
+            let text = *at as *const u8;
+            let is_key = (0..KEY.len()).all(|n| *text.add(n) == KEY[n]);
+            if is_key {
+                let digit = *text.add(KEY.len());
+                return (b'2'..=b'9').contains(&digit).then(|| digit - b'0');
+            }
+            at = at.add(1);
+        }
+    }
+    None
 }
 
 fn load_modules() {
@@ -171,6 +199,13 @@ fn log(parts: &[&[u8]]) {
 /// # Safety
 /// As the system call itself.
 unsafe fn call(number: usize, arguments: [usize; 4]) -> isize {
+    // SAFETY: the caller's.
+    unsafe { call5(number, arguments, 0) }
+}
+
+/// # Safety
+/// As the system call itself.
+unsafe fn call5(number: usize, arguments: [usize; 4], fifth: usize) -> isize {
     let result: isize;
     // SAFETY: the caller's; `syscall` changes rax, rcx and r11 only.
     unsafe {
@@ -181,6 +216,7 @@ unsafe fn call(number: usize, arguments: [usize; 4]) -> isize {
             in("rsi") arguments[1],
             in("rdx") arguments[2],
             in("r10") arguments[3],
+            in("r8") fifth,
             lateout("rcx") _,
             lateout("r11") _,
             options(nostack),

@@ -1,7 +1,7 @@
 //! Core: the hand-over part: a small archive, put behind a system's own initrd, that makes its image a block device.
 //!
 //! ```text
-//! /.bt-handover/init            the program that the kernel starts (`rdinit=`); handover/init.rs
+//! /.bt-handover/init            the program that the kernel starts (`rdinit=`); handover/*.rs
 //! /.bt-handover/load            the modules it loads, one path on each line, in that order
 //! /.bt-handover/modules/*.ko    those modules, of exactly this system's kernel, unpacked, so that their signatures hold
 //! ```
@@ -23,6 +23,8 @@ const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/handover-init")
 const PMEM: [&str; 2] = ["nd_pmem", "nd_e820"];
 /// What makes a block device of a file.
 const LOOP: [&str; 1] = ["loop"];
+/// What joins several ranges of memory.
+const JOIN: [&str; 1] = ["dm_mod"];
 /// The program reads no more of its list.
 const MAX_LIST_BYTES: usize = 4096;
 
@@ -37,6 +39,8 @@ pub struct Part {
     pub has_pmem: bool,
     /// Whether this kernel can take it from the initramfs as `/dev/loop0`.
     pub has_loop: bool,
+    /// Whether this kernel can have it in several ranges of memory.
+    pub has_join: bool,
 }
 
 /// Builds the part for one kernel.
@@ -55,13 +59,16 @@ pub fn build(
             |name: &&str| available.files.contains_key(*name) || available.builtin.contains(*name);
         names.iter().all(known)
     };
-    let (has_pmem, has_loop) = (has(&PMEM), has(&LOOP));
+    let (has_pmem, has_loop, has_join) = (has(&PMEM), has(&LOOP), has(&JOIN));
     let mut names = Vec::new();
     if has_pmem {
         names.extend(PMEM);
     }
     if has_loop {
         names.extend(LOOP);
+    }
+    if has_pmem && has_join {
+        names.extend(JOIN);
     }
     let group = ModuleGroup {
         group: "handover".to_owned(),
@@ -82,7 +89,7 @@ pub fn build(
     let set = ModuleSet::close(available, &[&group], info)?;
     let modules = set.load_order(&names);
     let bytes = archive(&set, &modules, read)?;
-    Ok(Part { bytes, modules, has_pmem, has_loop })
+    Ok(Part { bytes, modules, has_pmem, has_loop, has_join })
 }
 
 fn archive(
@@ -141,27 +148,28 @@ mod tests {
         })
     }
 
-    const DEBIAN: [(&str, &str); 6] = [
+    const DEBIAN: [(&str, &str); 7] = [
         ("nd_pmem", "libnvdimm,nd_btt"),
         ("nd_e820", "libnvdimm"),
         ("nd_btt", "libnvdimm"),
         ("libnvdimm", ""),
         ("loop", ""),
+        ("dm_mod", ""),
         ("e1000e", ""),
     ];
 
     #[test]
     fn the_part_holds_the_program_and_the_modules_in_loading_order() {
         let part = part(&DEBIAN, &[], RELEASE).expect("a part");
-        assert_eq!(part.modules, ["libnvdimm", "nd_btt", "nd_pmem", "nd_e820", "loop"]);
-        assert!(part.has_pmem && part.has_loop);
+        assert_eq!(part.modules, ["libnvdimm", "nd_btt", "nd_pmem", "nd_e820", "loop", "dm_mod"]);
+        assert!(part.has_pmem && part.has_loop && part.has_join);
         assert_eq!(part.bytes.len() % 512, 0);
         let entries = unpacked(&part.bytes);
         let paths: Vec<_> = entries.iter().map(|entry| entry.path.as_str()).collect();
         assert_eq!(paths[..2], ["/.bt-handover", "/.bt-handover/init"]);
         let Node::File(list) = &entries.last().expect("entries").node else { panic!("no file") };
         let list: Vec<_> = std::str::from_utf8(list).expect("text").lines().collect();
-        assert_eq!(list.len(), 5);
+        assert_eq!(list.len(), 6);
         // Every listed file is in the archive, under exactly that name.
         assert!(list.iter().all(|line| paths.contains(line)), "{list:?} {paths:?}");
         assert_eq!(list[0], "/.bt-handover/modules/libnvdimm.ko");

@@ -49,6 +49,7 @@ const DHCP_LOAD: &[Package] = &[
 const TESTING: &[Package] = &[
     package("aria2", "a stock BitTorrent client that must get along with bt-server"),
     package("minisign", "the stock tool that must accept the signed catalog"),
+    package("squashfs-tools", "root file systems that bt-server add looks into"),
 ];
 /// What only the making of test systems needs.
 const IMAGES: &[Package] = &[
