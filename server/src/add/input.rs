@@ -211,6 +211,7 @@ impl Input {
             roots: Vec::new(),
             kernel: newest("boot/vmlinuz"),
             initrd,
+            label: String::new(),
             words: Vec::new(),
             unsure: Vec::new(),
         })

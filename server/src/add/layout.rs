@@ -20,6 +20,8 @@ pub struct Layout {
     pub kernel: Option<String>,
     /// The initrd's path.
     pub initrd: Option<String>,
+    /// The medium's volume label.
+    pub label: String,
     /// The command line of its own menu, without what the hand-over gives.
     pub words: Vec<String>,
     /// What the supervisor should look at.
@@ -40,14 +42,15 @@ pub fn recognise(names: &[String], label: &str, menu: &[MenuEntry]) -> Result<La
         layout.initrd = entry.initrd.clone().filter(is_there).or(layout.initrd);
         layout.words.extend(entry.words.iter().cloned());
     }
-    if layout.family == Family::Dracut {
-        kiwi_or_dracut(&mut layout, names, label);
+    layout.label = label.to_owned();
+    let is_kiwi = |name: &String| name == "boot/x86_64/loader/linux" || name == "config.isoclient";
+    if layout.family == Family::Dracut && names.iter().any(is_kiwi) {
+        layout.turn_into(Family::Kiwi);
     }
     let family = layout.family;
     let is_given =
         |word: &String| word.starts_with("rd.live.image") || word.starts_with("ignore_uuid");
-    let keeps = |word: &String| family == Family::Kiwi && word.starts_with("root=live:CDLABEL=");
-    layout.words.retain(|word| keeps(word) || (!family.forbids(word) && !is_given(word)));
+    layout.words.retain(|word| !family.forbids(word) && !is_given(word));
     let mut seen = Vec::new();
     layout.words.retain(|word| {
         let is_new = !seen.contains(word);
@@ -73,6 +76,7 @@ fn family(names: &[String]) -> Option<Layout> {
         roots,
         kernel: first_start(names, kernels),
         initrd: first_start(names, initrds),
+        label: String::new(),
         words: Vec::new(),
         unsure: Vec::new(),
     };
@@ -178,27 +182,30 @@ fn plain(names: &[String]) -> Option<Layout> {
         roots: Vec::new(),
         kernel: Some((*kernel).clone()),
         initrd,
+        label: String::new(),
         words: Vec::new(),
         unsure,
     })
 }
 
-/// Both have the same files; what they look for differs, and only the initrd's own contents tell for sure.
-fn kiwi_or_dracut(layout: &mut Layout, names: &[String], label: &str) {
-    let is_kiwi =
-        names.iter().any(|name| name == "boot/x86_64/loader/linux" || name == "config.isoclient");
-    if !is_kiwi {
-        return;
+impl Layout {
+    /// dracut and kiwi have the same files on their media; what differs is how their initrds find them.
+    pub fn turn_into(&mut self, family: Family) {
+        self.family = family;
+        self.words.retain(|word| !word.starts_with("root="));
+        if family != Family::Kiwi {
+            self.what = "a live system of dracut, made by kiwi (newer Fedora)".to_owned();
+            return;
+        }
+        self.what = "a live system made by kiwi (openSUSE)".to_owned();
+        if self.label.contains(char::is_whitespace) || self.label.is_empty() {
+            self.unsure.push(format!(
+                "its volume label is `{}`, and kiwi finds its medium by the label: look at root=live:CDLABEL= in the entry",
+                self.label
+            ));
+        }
+        self.words.insert(0, format!("root=live:CDLABEL={}", self.label.replace(' ', "_")));
     }
-    layout.family = Family::Kiwi;
-    layout.what = "a live system made by kiwi (openSUSE, newer Fedora)".to_owned();
-    layout.words.retain(|word| !word.starts_with("root="));
-    if label.contains(char::is_whitespace) || label.is_empty() {
-        layout.unsure.push(format!(
-            "its volume label is `{label}`, and kiwi finds its medium by the label: look at root=live:CDLABEL= in the entry"
-        ));
-    }
-    layout.words.insert(0, format!("root=live:CDLABEL={}", label.replace(' ', "_")));
 }
 
 /// The first file whose path begins like one of these; of several for one the shortest, so that `vmlinuz` comes before
@@ -324,6 +331,20 @@ mod tests {
         check(&names, menu, "kiwi", names[1], names[2], "root=live:CDLABEL=LABEL splash=silent");
         assert!(Family::Kiwi.check("root=live:CDLABEL=LABEL splash=silent").is_ok());
         assert!(!layout(&names, "", "").unsure.is_empty());
+    }
+
+    #[test]
+    fn a_medium_by_kiwi_with_dracuts_initrd_needs_no_label() {
+        let names =
+            ["LiveOS/squashfs.img", "boot/x86_64/loader/linux", "boot/x86_64/loader/initrd"];
+        let mut layout = layout(
+            &names,
+            "Fedora-42",
+            "linux /boot/x86_64/loader/linux root=live:CDLABEL=Fedora-42 quiet",
+        );
+        layout.turn_into(Family::Dracut);
+        assert_eq!(layout.words, ["quiet"]);
+        assert!(Family::Dracut.check("quiet").is_ok());
     }
 
     #[test]

@@ -3,12 +3,14 @@
 //! ```text
 //! input.rs    what was named       iso.rs    files of a medium      squashfs.rs    files of a root file system
 //! layout.rs   which family it is   menu.rs   its own boot menu      modules.rs     the modules of its kernel
+//! initrd.rs   what its initrd says
 //! wrap.rs     a medium of a bare squashfs                           entry_text.rs  the catalog entry
 //! ```
 //! Everything is made in a new folder beside the others in `images/`, and takes its place by one rename when it is whole. A
 //! running server keeps the old files open, so nodes that began with them finish with them.
 
 mod entry_text;
+mod initrd;
 mod input;
 mod iso;
 mod layout;
@@ -69,6 +71,7 @@ pub fn add(lab: &Lab, options: &Options) -> Result<Vec<String>> {
     let bar = bar(&id);
     let copied = copy_boot_files(&input, &found, folder.path(), &bar);
     let kernel = copied.inspect_err(|_| bar.finish_and_clear())?;
+    look_into_initrd(&folder.path().join(INITRD), &mut found);
     let mut lines = vec![
         format!("found   {}", found.what),
         format!("found   kernel {}, {}", kernel.release, signature(&kernel)),
@@ -132,6 +135,29 @@ fn look(input: &mut Input) -> Result<Layout> {
     recognise(&names, &label, &entries).map_err(anyhow::Error::msg)
 }
 
+/// The initrd is what looks for the image, so it has the last word.
+fn look_into_initrd(path: &Path, found: &mut Layout) {
+    if found.family == Family::Plain || found.family == Family::Alpine {
+        return;
+    }
+    match initrd::names(path).map(|names| initrd::family(&names)) {
+        Ok(Some(family)) if family == found.family => {}
+        // kiwi's media have dracut's files on them, and newer ones of Fedora are made by kiwi, with dracut's own module.
+        Ok(Some(family)) if [family, found.family].iter().all(|f| matches!(f, Family::Dracut | Family::Kiwi)) => {
+            found.turn_into(family);
+        }
+        Ok(Some(family)) => found.unsure.push(format!(
+            "the medium looks like {}, and its initrd like family `{}`: change `family` in the entry if it does not start",
+            found.what,
+            family.name()
+        )),
+        Ok(None) => found.unsure.push(
+            "its initrd has none of the known programs that find an image: try it before students do".to_owned(),
+        ),
+        Err(error) => found.unsure.push(format!("its initrd could not be looked into ({error:#})")),
+    }
+}
+
 /// A new folder in `images/`: on the same disk as what it will replace.
 fn stage(lab: &Lab, id: &SystemId) -> Result<tempfile::TempDir> {
     let images = lab.images();
@@ -171,6 +197,13 @@ fn signature(kernel: &KernelHeader) -> &'static str {
 
 /// Which ways this kernel leaves open.
 fn way_of(part: &Part, found: &mut Layout) -> Result<Option<Way>> {
+    if part.has_pmem && !part.has_join {
+        found.unsure.push(
+            "this kernel has no device mapper (dm_mod), so the image has to lie in one piece of memory: large images may \
+             not start on PCs where it is not"
+                .to_owned(),
+        );
+    }
     match (part.has_pmem, part.has_loop) {
         (true, true) => Ok(None),
         (true, false) => Ok(Some(Way::Pmem)),
@@ -320,7 +353,12 @@ fn min_ram(input: &Input, found: &Layout) -> &'static str {
             .iter()
             .any(|s| s.list(folder).is_ok_and(|files| !files.is_empty())),
     });
-    if has_desktop { "2 GiB" } else { "512 MiB" }
+    match found.family {
+        _ if has_desktop => "2 GiB",
+        // A kernel and an initrd, or nearly that.
+        Family::Plain | Family::Alpine => "128 MiB",
+        _ => "320 MiB",
+    }
 }
 
 /// Whether there is an entry already that fits these files: it is the supervisor's, and stays.

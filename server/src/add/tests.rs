@@ -73,7 +73,7 @@ fn debian_root(bench: &Bench) {
     bench.file("root/etc/hostname", "x");
     let modules = format!("root/usr/lib/modules/{RELEASE}");
     bench.file(&format!("{modules}/kernel/other.ko"), "not looked at");
-    let builtin = "kernel/drivers/nvdimm/nd_pmem.ko\nkernel/drivers/nvdimm/nd_e820.ko\nkernel/drivers/block/loop.ko\n";
+    let builtin = "kernel/drivers/nvdimm/nd_pmem.ko\nkernel/drivers/nvdimm/nd_e820.ko\nkernel/drivers/block/loop.ko\nkernel/drivers/md/dm-mod.ko\n";
     bench.file(&format!("{modules}/modules.builtin"), builtin);
 }
 
