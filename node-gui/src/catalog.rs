@@ -9,12 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bt_catalog::{
-    Catalog, CatalogError, Digest, Icon, LabId, MAX_BYTES, PublicKey, Signed, System, Trust,
+    Catalog, CatalogError, Digest, Icon, LabId, MAX_BYTES, PublicKey, Signed, System, SystemId,
+    Trust,
 };
 use jiff::Timestamp;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
+use crate::cmdline::Cmdline;
 use crate::http::{Http, HttpError};
 use crate::journey::{IconRef, Menu, MenuItem};
 use crate::problem::{Problem, ProblemKind};
@@ -132,20 +134,37 @@ pub async fn menu(
     http: &Http,
     catalog: &Catalog,
     who: Identity,
+    line: &Cmdline,
     obstacle: impl Fn(&System) -> Option<Problem>,
 ) -> Arc<Menu> {
+    let room = line.room.as_deref();
     let mut systems = Vec::new();
-    for system in &catalog.systems {
+    for system in catalog.systems.iter().filter(|system| is_for_room(&system.rooms, room)) {
         systems.push(MenuItem { obstacle: obstacle(system), ..item(http, system).await });
     }
+    let default = visible_default(line.default.as_deref(), catalog, room);
     Arc::new(Menu {
         lab_name: catalog.lab_name.clone(),
-        room: None,
+        room: line.room.clone(),
         node_name: who.name,
         address: who.address,
         systems,
-        default: catalog.default.clone(),
+        default,
     })
+}
+
+/// The system of the countdown: this PC's own, or the lab's where its own is not to be seen here.
+fn visible_default(own: Option<&str>, catalog: &Catalog, room: Option<&str>) -> Option<SystemId> {
+    let is_visible =
+        |id: &SystemId| catalog.system(id).is_some_and(|system| is_for_room(&system.rooms, room));
+    let own: Option<SystemId> = own.and_then(|id| id.parse().ok());
+    own.filter(is_visible).or_else(|| catalog.default.clone().filter(is_visible))
+}
+
+/// Whether a PC in `room` sees a system that is meant for `rooms`; a PC whose room is not known sees
+/// what is for all.
+fn is_for_room(rooms: &[String], room: Option<&str>) -> bool {
+    rooms.is_empty() || room.is_some_and(|room| rooms.iter().any(|name| name == room))
 }
 
 async fn item(http: &Http, system: &System) -> MenuItem {
@@ -279,6 +298,31 @@ mod tests {
     fn why(documents: &Documents, trust: &Trust) -> (ProblemKind, String) {
         let problem = refused(&documents.open(trust).expect_err("must be refused"));
         (problem.kind, problem.what)
+    }
+
+    #[test]
+    fn a_system_for_some_rooms_is_seen_there_only() {
+        let rooms = ["A1".to_owned(), "B2".to_owned()];
+        assert!(is_for_room(&rooms, Some("B2")));
+        assert!(!is_for_room(&rooms, Some("C3")) && !is_for_room(&rooms, None));
+        assert!(is_for_room(&[], None) && is_for_room(&[], Some("C3")));
+    }
+
+    #[test]
+    fn a_hidden_default_leaves_the_labs_own() {
+        let (documents, trust) = lab();
+        let mut catalog = documents.open(&trust).expect("is signed");
+        let mut hidden = crate::verify::tests::sample("b").0;
+        hidden.rooms = vec!["B2".to_owned()];
+        let (a, b) = (catalog.systems[0].id.clone(), hidden.id.clone());
+        catalog.systems.push(hidden);
+        catalog.default = Some(a.clone());
+        let own = Some(b.as_str());
+        assert_eq!(visible_default(own, &catalog, Some("B2")), Some(b.clone()));
+        assert_eq!(visible_default(own, &catalog, Some("A1")), Some(a.clone()));
+        assert_eq!(visible_default(Some("c"), &catalog, Some("B2")), Some(a), "it left");
+        catalog.default = Some(b.clone());
+        assert_eq!(visible_default(None, &catalog, None), None);
     }
 
     #[test]

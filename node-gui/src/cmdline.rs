@@ -45,6 +45,12 @@ pub struct Cmdline {
     pub server: Option<String>,
     /// The system to start without asking (`bt.preset=`).
     pub preset: Option<String>,
+    /// The room this PC stands in (`bt.room=`).
+    pub room: Option<String>,
+    /// The system of the countdown, where it is another than the catalog's (`bt.default=`).
+    pub default: Option<String>,
+    /// Seconds of the countdown, where they are others than the catalog's (`bt.timeout=`).
+    pub timeout: Option<u32>,
     /// Whether a failure may end in a shell (`bt.shell`).
     pub shell: bool,
     /// The serial line that step records go to (`console=ttyS0,…`).
@@ -65,6 +71,11 @@ impl Cmdline {
                 Some(("bt.preset", value)) if !value.is_empty() => {
                     line.preset = Some(value.to_owned());
                 }
+                Some(("bt.room", value)) if !value.is_empty() => line.room = Some(value.to_owned()),
+                Some(("bt.default", value)) if !value.is_empty() => {
+                    line.default = Some(value.to_owned());
+                }
+                Some(("bt.timeout", value)) => line.timeout = value.parse().ok(),
                 Some(("console", value)) if value.starts_with("ttyS") => {
                     line.serial = value.split(',').next().map(str::to_owned);
                 }
@@ -119,6 +130,16 @@ mod tests {
         assert_eq!(line.preset.as_deref(), Some("debian-12"));
         assert_eq!(line.serial.as_deref(), Some("ttyS0"));
         assert!(!line.shell);
+    }
+
+    #[test]
+    fn what_is_said_of_this_pc_alone_is_read() {
+        let line = Cmdline::parse("bt.room=A1 bt.default=debian bt.timeout=90 bt.preset=exam");
+        assert_eq!(line.room.as_deref(), Some("A1"));
+        assert_eq!(line.default.as_deref(), Some("debian"));
+        assert_eq!((line.timeout, line.preset.as_deref()), (Some(90), Some("exam")));
+        let garbage = Cmdline::parse("bt.room= bt.default= bt.timeout=soon");
+        assert_eq!(garbage, Cmdline::default());
     }
 
     #[test]

@@ -208,7 +208,7 @@ pub enum Event {
     /// The verification of this system is so far: bytes hashed, bytes in all.
     Hashed(SystemId, u64, u64),
     /// Every file of the system is the one the catalog names.
-    Verified(VerifiedSystem),
+    Verified(Box<VerifiedSystem>),
     /// Download, verification or hand-over of this system failed.
     Failed(SystemId, Problem),
 }
@@ -236,7 +236,7 @@ pub enum Effect {
     /// Hash the payload of this system.
     Verify(SystemId),
     /// Load the kernel and start it.
-    Start(VerifiedSystem),
+    Start(Box<VerifiedSystem>),
     /// Switch off or restart.
     Leave(Leaving),
 }
@@ -490,7 +490,7 @@ mod tests {
             Event::Progress(id("a"), Progress { done: 10, total: 10, ..Progress::default() }),
             Event::Downloaded(id("a")),
             Event::Hashed(id("a"), 10, 10),
-            Event::Verified(proof("a")),
+            Event::Verified(Box::new(proof("a"))),
         ];
         check(events, "starting", &["Download(a)", "Verify(a)", "start a"]);
     }
@@ -531,7 +531,7 @@ mod tests {
             choose("b"),
             Event::Downloaded(id("a")),
             Event::Failed(id("a"), Problem::internal("late")),
-            Event::Verified(proof("a")),
+            Event::Verified(Box::new(proof("a"))),
         ];
         check(events, "downloading", &["Download(a)", "Abandon(a)", "Download(b)"]);
     }
@@ -561,7 +561,7 @@ mod tests {
             ready(None, None),
             choose("a"),
             Event::Downloaded(id("a")),
-            Event::Verified(proof("a")),
+            Event::Verified(Box::new(proof("a"))),
             Event::Ui(UiEvent::PowerOff),
             Event::Failed(id("a"), Problem::internal("kexec")),
         ];
@@ -589,7 +589,7 @@ mod tests {
             11 => Event::Ui(UiEvent::Cancel),
             12 => Event::Ui(UiEvent::Back),
             13 => Event::Ui(UiEvent::Retry),
-            14 => Event::Verified(proof(if name == "zzz" { "a" } else { name })),
+            14 => Event::Verified(Box::new(proof(if name == "zzz" { "a" } else { name }))),
             _ => Event::Connecting(Connecting::Catalog, String::new()),
         })
     }

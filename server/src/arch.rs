@@ -180,6 +180,8 @@ pub struct LoopGuard {
 struct FirstHops {
     since: SystemTime,
     count: u32,
+    /// The last of them: firmware repeats its packets under one number.
+    xid: u32,
 }
 
 impl LoopGuard {
@@ -191,8 +193,9 @@ impl LoopGuard {
     /// PCs watched at once; hardware addresses can be invented, memory cannot.
     const MAX_WATCHED: usize = 4096;
 
-    /// Takes note that `mac` was sent to the first hop; true once per window when that is a loop.
-    pub fn is_looping(&mut self, mac: Mac, now: SystemTime) -> bool {
+    /// Takes note that `mac` was sent to the first hop in the exchange `xid`; true once per window
+    /// when that is a loop. All of one exchange counts once, however often a packet is repeated.
+    pub fn is_looping(&mut self, mac: Mac, xid: u32, now: SystemTime) -> bool {
         let is_old = |hops: &FirstHops| {
             now.duration_since(hops.since).is_ok_and(|elapsed| elapsed > Self::WINDOW)
         };
@@ -202,16 +205,18 @@ impl LoopGuard {
         let has_room = self.seen.len() < Self::MAX_WATCHED;
         match self.seen.entry(mac) {
             Entry::Occupied(mut hops) if is_old(hops.get()) => {
-                hops.insert(FirstHops { since: now, count: 1 });
+                hops.insert(FirstHops { since: now, count: 1, xid });
                 false
             }
             Entry::Occupied(mut hops) => {
                 let hops = hops.get_mut();
-                hops.count += 1;
-                hops.count == Self::MAX_FIRST_HOPS + 1
+                let is_new = hops.xid != xid;
+                hops.xid = xid;
+                hops.count += u32::from(is_new);
+                is_new && hops.count == Self::MAX_FIRST_HOPS + 1
             }
             Entry::Vacant(place) if has_room => {
-                place.insert(FirstHops { since: now, count: 1 });
+                place.insert(FirstHops { since: now, count: 1, xid });
                 false
             }
             Entry::Vacant(_) => false,
@@ -303,10 +308,19 @@ mod tests {
     fn the_fifth_first_hop_within_two_minutes_is_a_loop_and_is_told_once() {
         let mut guard = LoopGuard::default();
         let mac = Mac([2, 0, 0, 0, 0, 1]);
-        let told: Vec<bool> = (0..8)
-            .map(|n| guard.is_looping(mac, UNIX_EPOCH + Duration::from_secs(n * 10)))
-            .collect();
+        let at = |secs| UNIX_EPOCH + Duration::from_secs(secs);
+        let told: Vec<bool> =
+            (0..8).map(|n| guard.is_looping(mac, n, at(u64::from(n) * 10))).collect();
         assert_eq!(told, [false, false, false, false, true, false, false, false]);
-        assert!(!guard.is_looping(mac, UNIX_EPOCH + Duration::from_mins(9)));
+        assert!(!guard.is_looping(mac, 9, at(9 * 60)));
+    }
+
+    #[test]
+    fn packets_that_firmware_repeats_are_one_first_hop() {
+        let mut guard = LoopGuard::default();
+        let mac = Mac([2, 0, 0, 0, 0, 1]);
+        for n in 0..20 {
+            assert!(!guard.is_looping(mac, 0x4bf4_648d, UNIX_EPOCH + Duration::from_secs(n * 5)));
+        }
     }
 }

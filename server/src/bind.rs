@@ -7,14 +7,15 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Waiting connections that the kernel keeps for us: a room that is switched on at once.
 const TCP_BACKLOG: i32 = 256;
-/// DHCP packets wait here while the lease log is being synced: some 2000 of them.
-const DHCP_RECEIVE_BUFFER: usize = 1 << 20;
+/// DHCP packets wait here while all threads are busy: a building's power-on.
+const DHCP_RECEIVE_BUFFER: libc::c_int = 16 << 20;
 
 /// Transport of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,12 +121,27 @@ pub fn broadcast_udp(
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_broadcast(true)?;
         socket.bind_device(Some(interface.as_bytes()))?;
-        socket.set_recv_buffer_size(DHCP_RECEIVE_BUFFER)?;
+        set_receive_buffer(&socket)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         Ok(socket.into())
     };
     open().map_err(|source| explain(wish, source))
+}
+
+/// The whole buffer where the right CAP_NET_ADMIN is there, else what `net.core.rmem_max` allows.
+fn set_receive_buffer(socket: &Socket) -> io::Result<()> {
+    let size = DHCP_RECEIVE_BUFFER;
+    let length = libc::socklen_t::try_from(size_of_val(&size)).expect("it is 4");
+    let set = |option| {
+        let fd = socket.as_raw_fd();
+        // SAFETY: setsockopt(2) reads `length` bytes, the size of the number that it points to.
+        unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, option, (&raw const size).cast(), length) }
+    };
+    if set(libc::SO_RCVBUFFORCE) == 0 || set(libc::SO_RCVBUF) == 0 {
+        return Ok(());
+    }
+    Err(io::Error::last_os_error())
 }
 
 /// A UDP socket on one address.

@@ -71,6 +71,8 @@ enum Command {
     Check,
     /// Find out why PCs do not boot: looks at this machine, the network and the running server, and
     /// goes every step of a boot as a PC would
+    ///
+    /// Ends with exit code 0 when nothing was found that keeps a PC from booting, else with 1.
     Doctor {
         /// As JSON, for scripts
         #[arg(long)]
@@ -91,6 +93,9 @@ struct InitArgs {
     /// The network card that the PCs are reached through
     #[arg(long, value_name = "IF")]
     interface: Option<String>,
+    /// Who gives the addresses; without it, `init` looks whether another DHCP server answers
+    #[arg(long, value_enum, value_name = "MODE")]
+    mode: Option<init::Mode>,
     /// The program bt-node, for the PCs' boot files
     #[arg(long, value_name = "FILE")]
     node: Option<PathBuf>,
@@ -157,6 +162,7 @@ fn initialise(lab: &Path, args: InitArgs) -> Result<ExitCode> {
         has_sample: args.sample,
         kernel: args.kernel,
         interface: args.interface,
+        mode: args.mode,
         node: args.node,
     };
     for line in init::init(&options)? {
@@ -188,7 +194,7 @@ fn start(instance: &Instance) -> Result<ExitCode> {
 fn serve(instance: &Instance, detaches: bool) -> Result<ExitCode> {
     let _claim = match Claim::take(instance) {
         Err(DaemonError::Running(pid)) => {
-            eprintln!("{}", DaemonError::Running(pid));
+            tell(DaemonError::Running(pid));
             return Ok(if detaches { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
         claim => claim?,
@@ -217,7 +223,7 @@ fn serve_claimed(instance: &Instance, detaches: bool) -> Result<()> {
             info!("{}", words.lines().map(str::trim).collect::<Vec<_>>().join("; "));
             manager.ready(&words);
             if !detaches {
-                eprintln!("{words}");
+                tell(words);
             } else if let Err(error) = daemon::detach(instance, &words) {
                 tracing::warn!(%error, "cannot leave the terminal");
             }
@@ -235,7 +241,7 @@ fn serve_claimed(instance: &Instance, detaches: bool) -> Result<()> {
         served.map_err(anyhow::Error::from)
     });
     if served.is_ok() && !is_ready {
-        eprintln!("bt-server was stopped before it was ready");
+        tell("bt-server was stopped before it was ready");
     }
     runtime.shutdown_timeout(LAST_THREADS);
     served
@@ -245,7 +251,11 @@ fn serve_claimed(instance: &Instance, detaches: bool) -> Result<()> {
 /// chooses what is told.
 fn log_to(instance: &Instance, detaches: bool) -> Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    // Told on stderr, a line that a full disk did not take would be a panic: that is the log too.
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .log_internal_errors(false);
     if detaches {
         daemon::rotate_log(instance).context("cannot put the old log aside")?;
         let file = daemon::open_log(instance)
@@ -321,8 +331,18 @@ fn running(lab: &Lab, roles: Option<RoleSet>) -> Result<Vec<(Instance, u32)>, Da
 }
 
 fn examine(lab: &Lab, json: bool) -> Result<ExitCode> {
-    let diagnosis = doctor::examine(lab);
-    say(if json { serde_json::to_string_pretty(&diagnosis)? } else { diagnosis.text() })?;
+    let progress = |what: &str| {
+        if !json && io::stderr().is_terminal() {
+            tell(what);
+        }
+    };
+    let diagnosis = doctor::examine(lab, &progress);
+    let has_colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let text = match json {
+        true => serde_json::to_string_pretty(&diagnosis)?,
+        false => diagnosis.text(has_colour),
+    };
+    say(text)?;
     Ok(if diagnosis.boots() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -345,4 +365,10 @@ fn check_lab(lab: &Lab) -> Result<ExitCode> {
 /// One line for the supervisor. Unlike `println!`, it does not panic when the reader has gone.
 fn say(line: impl Display) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
+}
+
+/// One line on standard error. Unlike `eprintln!`, it does not panic when the terminal is closed or
+/// the disk behind it is full: a server goes on without it.
+pub fn tell(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use dhcp::RawDhcp;
-pub use dhcp::{DhcpMode, Pool, Subnet};
+pub use dhcp::{DhcpMode, NetworkOf, Pool, Subnet};
 pub use nodes::{Host, Identity, Loader, NodeSettings, Nodes, Overrides, Preset, Room, Uuid};
 use nodes::{RawHost, RawNode, RawRoom};
 use values::{At, RawPort, duration, line_of_text, port};
@@ -25,6 +25,10 @@ use values::{At, RawPort, duration, line_of_text, port};
 pub const HTTP_PORT: u16 = 6969;
 /// The default port of the seed.
 pub const SEED_PORT: u16 = 6881;
+/// IFNAMSIZ without its NUL (netdevice(7)).
+const LONGEST_CARD: usize = 15;
+/// More cards than a server has.
+const MOST_CARDS: usize = 16;
 const TIMEOUT: Duration = Duration::from_secs(30);
 const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
 const LONGEST_TIMEOUT: Duration = Duration::from_hours(1);
@@ -34,11 +38,13 @@ const LONGEST_TIMEOUT: Duration = Duration::from_hours(1);
 pub struct Config {
     /// The lab's name, as the picker shows it.
     pub name: String,
-    /// The network card that the PCs are reached through.
+    /// The network card that the PCs are reached through; the first, where there are several.
     pub interface: String,
+    /// The other network cards.
+    pub more_interfaces: Vec<String>,
     /// Who gives the addresses.
     pub dhcp: DhcpMode,
-    /// Networks behind relays, for full mode; none overlaps another.
+    /// Networks behind relays and of further cards; none overlaps another.
     pub subnets: Vec<Subnet>,
     /// Port of boot files, catalog and tracker.
     pub http_port: u16,
@@ -102,7 +108,7 @@ pub struct ConfigError {
 #[serde(deny_unknown_fields)]
 struct RawConfig {
     name: Option<Spanned<String>>,
-    interface: Spanned<String>,
+    interface: Option<Spanned<toml::Value>>,
     dhcp: Option<Spanned<RawDhcp>>,
     http: Option<RawPort>,
     seed: Option<RawPort>,
@@ -137,6 +143,11 @@ impl Config {
         raw.check(text).map_err(error)
     }
 
+    /// Every network card that PCs are reached through, the first one first.
+    pub fn interfaces(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.interface).chain(&self.more_interfaces).map(String::as_str)
+    }
+
     /// What this PC is told: its host entry before its room before the defaults.
     pub fn node(&self, who: &Identity) -> NodeSettings {
         self.nodes.settings(who)
@@ -149,9 +160,12 @@ impl Config {
 
     /// The keys that need a restart and differ between the two, for the supervisor.
     pub fn needs_restart(&self, running: &Self) -> Vec<&'static str> {
+        let is_other_dhcp = self.dhcp != running.dhcp
+            || self.subnets != running.subnets
+            || self.nodes.networks != running.nodes.networks;
         let keys = [
-            ("interface", self.interface != running.interface),
-            ("[dhcp]", self.dhcp != running.dhcp || self.subnets != running.subnets),
+            ("interface", !self.interfaces().eq(running.interfaces())),
+            ("[dhcp]", is_other_dhcp),
             ("[http] port", self.http_port != running.http_port),
             ("[seed] port", self.seed_port != running.seed_port),
             ("[node]", self.nodes.defaults != running.nodes.defaults),
@@ -168,25 +182,72 @@ impl RawConfig {
             Some(name) => line_of_text(name, "name", 60)?,
             None => "Computer lab".to_owned(),
         };
-        let interface = line_of_text(&self.interface, "interface", 15)?;
-        if interface.is_empty() {
-            let cause = "`interface` is empty; `ip -brief address` lists the network cards";
-            return Err((self.interface.span().start, cause.into()));
+        let Some(raw) = &self.interface else { return Err((0, NO_INTERFACE.to_owned())) };
+        let mut interfaces = interfaces(raw)?;
+        let more_interfaces = interfaces.split_off(1);
+        let interface = interfaces.pop().expect("one is left");
+        let dhcp = dhcp::dhcp(self.dhcp, !more_interfaces.is_empty())?;
+        let nodes = nodes::nodes(self.node, self.room, self.host, dhcp.networks, text)?;
+        let http_port = port(&self.http, HTTP_PORT)?;
+        let seed_port = port(&self.seed, SEED_PORT)?;
+        if http_port == seed_port {
+            // One of the two is written: the defaults differ.
+            let written = [&self.seed, &self.http].into_iter().flatten().find_map(|raw| raw.at());
+            let cause = format!(
+                "the port {seed_port} would be that of [http] and of [seed]; give them two"
+            );
+            return Err((written.unwrap_or(0), cause));
         }
-        let (dhcp, subnets) = dhcp::dhcp(self.dhcp)?;
-        let nodes = nodes::nodes(self.node, self.room, self.host, text)?;
         Ok(Config {
             name,
             interface,
-            dhcp,
-            subnets,
-            http_port: port(self.http, HTTP_PORT)?,
-            seed_port: port(self.seed, SEED_PORT)?,
+            more_interfaces,
+            dhcp: dhcp.mode,
+            subnets: dhcp.subnets,
+            http_port,
+            seed_port,
             menu: menu(self.menu, text)?,
             node_cmdline: nodes.defaults.cmdline.clone(),
             nodes: Arc::new(nodes),
         })
     }
+}
+
+const NO_INTERFACE: &str = "the network card that the PCs are reached through is missing: write \
+                            `interface = \"eno1\"`; `ip -brief address` lists the cards";
+
+/// `"eno1"`, or `["eno1", "eno2"]`; at least one.
+fn interfaces(raw: &Spanned<toml::Value>) -> At<Vec<String>> {
+    let wrong = |cause: String| Err((raw.span().start, cause));
+    let names: Option<Vec<&str>> = match raw.as_ref() {
+        toml::Value::Array(names) => names.iter().map(toml::Value::as_str).collect(),
+        name => name.as_str().map(|name| vec![name]),
+    };
+    let Some(names) = names else {
+        return wrong(
+            "write the network card's name, \"eno1\", or several: [\"eno1\", \"eno2\"]".into(),
+        );
+    };
+    let mut found: Vec<String> = Vec::new();
+    for name in names.into_iter().map(str::trim) {
+        let is_fit = |c: char| c.is_ascii_graphic() && c != '/';
+        if !(1..=LONGEST_CARD).contains(&name.len()) || !name.chars().all(is_fit) {
+            return wrong(format!(
+                "`interface`: {name:?} is no network card; `ip -brief address` lists them"
+            ));
+        }
+        if found.iter().any(|known| known == name) {
+            return wrong(format!("`interface` has {name} twice"));
+        }
+        found.push(name.to_owned());
+    }
+    if found.is_empty() || found.len() > MOST_CARDS {
+        let count = found.len();
+        return wrong(format!(
+            "`interface` has {count} network cards; 1 to {MOST_CARDS} are possible"
+        ));
+    }
+    Ok(found)
 }
 
 fn menu(raw: Option<RawMenu>, text: &str) -> At<MenuConfig> {
@@ -249,7 +310,9 @@ mod tests {
 
     #[test]
     fn mistakes_are_found_where_they_stand() {
-        refused("", 1, "missing field `interface`");
+        refused("", 1, "write `interface = ");
+        refused(&format!("{SMALL}[seed]\nport = 6969\n"), 6, "give them two");
+        refused(&format!("{SMALL}[http]\nport = 6881\n"), 6, "give them two");
         refused("interface = \"eth0\"\n[dhcp]\nmode = \"full\"\n", 2, "to give are missing");
         refused("interface = \"eth0\"\n[dhcp]\nmode = \"of\"\n", 3, "write \"proxy\"");
         let no_mode = "interface = \"eth0\"\n[dhcp]\nrange = \"10.0.0.5-10.0.0.9\"\n";
@@ -277,6 +340,21 @@ mod tests {
         );
         refused("interface = \"eth0\"\n[dhcp]\nrange = \"10.0.0.9\"\n", 3, "no range");
         refused("interface = \"eth0\n", 1, "");
+    }
+
+    #[test]
+    fn several_cards_stand_in_a_list() {
+        let all = |value: &str| {
+            let config = Config::parse(&format!("interface = {value}\n"))?;
+            Ok::<_, ConfigError>(config.interfaces().collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(all("\" eno1 \"").expect("valid"), "eno1");
+        assert_eq!(all("[\"eno1\", \"eno2\"]").expect("valid"), "eno1 eno2");
+        refused("interface = []\n", 1, "0 network cards");
+        refused("interface = [\"eno1\", \"eno1\"]\n", 1, "twice");
+        refused("interface = [\"eno1\", 2]\n", 1, "several");
+        refused("interface = \"\"\n", 1, "no network card");
+        refused("interface = \"a/b\"\n", 1, "no network card");
     }
 
     #[test]

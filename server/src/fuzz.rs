@@ -8,11 +8,17 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use axum::http::Uri;
+
 use crate::config::Config;
+use crate::dhcp::agent::Agent;
+use crate::dhcp::client::{Client, Firmware};
 use crate::dhcp::{Answer, Door, Network, ProxySettings, Request, respond, respond_proxy};
 use crate::http::Scripts;
+use crate::http::connections::single_slashes;
 use crate::http::tracker::{Announce, Tracker};
-use crate::lease::{LeaseBook, Range};
+use crate::interfaces::Card;
+use crate::lease::{LeaseBook, Mac, Range};
 use crate::status::{NodeReport, StatusBook, StatusEvent};
 use crate::tftp::packet::{Packet, options_ack};
 use crate::tftp::shelf::Wanted;
@@ -21,8 +27,11 @@ use crate::tftp::shelf::Wanted;
 const HEADERS: usize = 28;
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 50);
+/// The virtual PC that looks for other servers; its replies must find it, so its numbers are fixed.
+const CLIENT: Client = Client { firmware: Firmware::Uefi, mac: Mac([2, 0, 0, 0, 0, 1]), xid: 1 };
 const CONFIG: &str = "interface = \"eth0\"\n[dhcp]\nmode = \"full\"\nrange = \"10.77.0.50-10.77.0.150\"\n\
-    router = \"10.77.0.1\"\ndns = [\"10.77.0.1\"]\ndomain = \"lab.example\"\n";
+    router = \"10.77.0.1\"\ndns = [\"10.77.0.1\"]\ndomain = \"lab.example\"\n\
+    [[host]]\nmac = \"52:54:00:bb:00:01\"\nname = \"secure\"\nuefi_loader = \"shim-grub\"\ncmdline = \"a=b\"\n";
 
 /// What the network can send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +44,7 @@ pub enum Target {
     Announce,
     /// The body of `POST /report`.
     Report,
-    /// The query of `/boot.ipxe`, and the name of GRUB's menu.
+    /// The target of an HTTP request, the query of `/boot.ipxe`, and the name of GRUB's menu.
     Script,
 }
 
@@ -61,6 +70,7 @@ pub struct Victim {
     book: LeaseBook,
     network: Network,
     proxy: ProxySettings,
+    agent: Agent,
     tracker: Tracker,
     status: StatusBook,
     scripts: Scripts,
@@ -71,7 +81,8 @@ impl Default for Victim {
     fn default() -> Self {
         let config = Config::parse(CONFIG).expect("the text above is valid");
         let mask = Ipv4Addr::new(255, 255, 255, 0);
-        let networks = Network::all(&config, SERVER, mask);
+        let card = Card { name: "eth0".to_owned(), ip: SERVER, netmask: mask };
+        let networks = Network::all(&config, &[card]);
         let (network, pool) = networks.into_iter().next().expect("full mode has a network");
         let range = Range::new(pool.range.0, pool.range.1).expect("a range that is not empty");
         let nodes = Arc::clone(&config.nodes);
@@ -83,6 +94,7 @@ impl Default for Victim {
                 http_port: config.http_port,
                 nodes: Arc::clone(&nodes),
             },
+            agent: Agent::default(),
             tracker: Tracker::default(),
             status: StatusBook::new("fuzz", 1, SystemTime::UNIX_EPOCH),
             scripts: Scripts::new("fuzz", nodes),
@@ -108,6 +120,9 @@ impl Victim {
     }
 
     fn dhcp(&mut self, packet: &[u8]) -> bool {
+        if packet.first() == Some(&2) {
+            return self.reply_of_another_server(packet);
+        }
         let Ok(request) = Request::parse(packet, SERVER) else { return false };
         if let Answer::Send(reply) = respond(&request, &mut self.book, &self.network, self.now) {
             // What a relay put in, it takes out before the node sees it (RFC 3046 §2.1).
@@ -122,7 +137,19 @@ impl Victim {
                 assert_eq!(reply.bytes[16..20], [0; 4], "a proxy gives no address");
             }
         }
+        if let Some(forwarded) = self.agent.forward(packet, &request, &self.proxy, self.now) {
+            assert_eq!(forwarded.bytes[24..28], SERVER.octets(), "giaddr");
+        }
         true
+    }
+
+    fn reply_of_another_server(&mut self, packet: &[u8]) -> bool {
+        let is_ours = CLIENT.read(packet).is_some();
+        let back = self.agent.back(packet, &self.proxy);
+        if let Some((_, reply)) = &back {
+            assert_eq!(reply.bytes[24..28], [0; 4], "the PC is no relay");
+        }
+        is_ours || back.is_some()
     }
 
     fn announce(&mut self, query: &str) -> bool {
@@ -141,6 +168,9 @@ impl Victim {
     }
 
     fn script(&self, query: &str) -> bool {
+        if let Some(tidy) = query.parse::<Uri>().ok().and_then(|uri| single_slashes(&uri)) {
+            assert!(!tidy.path().contains("//"), "{tidy}");
+        }
         let http = SocketAddr::from((SERVER, 6969));
         let script = self.scripts.ipxe(http, Some(query), NODE);
         assert!(script.starts_with("#!ipxe\n"), "{script}");

@@ -9,10 +9,11 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use bt_catalog::LabId;
 
 use crate::check::BUILD_BOOT_FILES;
+use crate::cli::tell;
 use crate::daemon::private_folder;
 use crate::dhcp::{foreign, probe};
 use crate::interfaces::{self, Interface};
@@ -45,8 +46,31 @@ pub struct Options {
     pub kernel: PathBuf,
     /// The network card, where the supervisor chose one.
     pub interface: Option<String>,
+    /// Who gives the addresses, where the supervisor knows.
+    pub mode: Option<Mode>,
     /// The program bt-node, where the supervisor named it.
     pub node: Option<PathBuf>,
+}
+
+/// Who gives the addresses: `mode` below `[dhcp]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// This server does.
+    Full,
+    /// Another one; this one only names the boot files.
+    Proxy,
+    /// Another one, which names the boot files too.
+    Off,
+}
+
+impl Mode {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Proxy => "proxy",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// Makes the folder, or adds what it lacks. Returns what was done and what to do next, as lines.
@@ -55,6 +79,7 @@ pub struct Options {
 /// What could not be made, and why.
 pub fn init(options: &Options) -> Result<Vec<String>> {
     let folder = &options.folder;
+    let card = network_card(options.interface.as_deref())?;
     for name in ["catalog", "images"] {
         let path = folder.join(name);
         fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
@@ -64,11 +89,17 @@ pub fn init(options: &Options) -> Result<Vec<String>> {
         private_folder(&path).with_context(|| format!("cannot make {}", path.display()))?;
     }
     let mut report = Report { folder, lines: Vec::new(), next: Vec::new() };
-    let card = network_card(options.interface.as_deref())?;
     if folder.join("server.toml").exists() {
         report.kept("server.toml");
+        if options.interface.is_some() || options.mode.is_some() {
+            report.next.push("write the card and the mode into server.toml yourself: it existed already, so --interface and --mode changed nothing".to_owned());
+        }
     } else {
-        let (mode, why) = dhcp_mode(&card);
+        let (mode, why) = match options.mode {
+            Some(mode) => (mode, "you chose it".to_owned()),
+            None => dhcp_mode(&card),
+        };
+        let mode = mode.word();
         let text = server_toml(&card, mode);
         report.add("server.toml", &text, "the settings, each with its explanation")?;
         report.next.push(format!("[dhcp] mode is \"{mode}\", since {why}"));
@@ -86,8 +117,9 @@ pub fn init(options: &Options) -> Result<Vec<String>> {
     }
     boot_files(options, &lab, keyring.lab_id, &mut report)?;
     // A server.toml that was there already may name another card.
-    let chosen = lab.read_config().map(|config| network_card(Some(&config.interface)));
-    Ok(report.finish(&chosen.unwrap_or(Ok(card))?))
+    let chosen = lab.read_config().ok();
+    let chosen = chosen.and_then(|config| network_card(Some(&config.interface)).ok());
+    Ok(report.finish(&chosen.unwrap_or(card)))
 }
 
 /// What was done, and what is left to do.
@@ -159,7 +191,7 @@ impl Card {
 }
 
 /// The mode for `server.toml`, and why: where a server gives addresses already, nobody may disturb it.
-fn dhcp_mode(card: &Card) -> (&'static str, String) {
+fn dhcp_mode(card: &Card) -> (Mode, String) {
     let looked = match card.address {
         Some((ip, _)) if !ip.is_loopback() => look(&card.name, ip),
         Some(_) => Err(io::Error::other("it is this machine alone")),
@@ -168,15 +200,16 @@ fn dhcp_mode(card: &Card) -> (&'static str, String) {
     match looked {
         Ok(offers) => match offers.iter().find(|offer| offer.address.is_some()) {
             Some(offer) => {
-                ("proxy", format!("DHCP server {} gives the addresses there", offer.server))
+                (Mode::Proxy, format!("DHCP server {} gives the addresses there", offer.server))
             }
-            None => {
-                ("full", "no DHCP server answered there, so this one gives the addresses".into())
-            }
+            None => (
+                Mode::Full,
+                "no DHCP server answered there, so this one gives the addresses".into(),
+            ),
         },
         // It disturbs nobody, whoever is there.
         Err(error) => {
-            ("proxy", format!("whether another server is there could not be seen ({error})"))
+            (Mode::Proxy, format!("whether another server is there could not be seen ({error})"))
         }
     }
 }
@@ -187,6 +220,9 @@ fn look(interface: &str, ip: Ipv4Addr) -> io::Result<Vec<probe::Offer>> {
 }
 
 /// The card that was asked for, or the first that is up and has an address.
+///
+/// # Errors
+/// When there is none of the name that was asked for.
 fn network_card(wanted: Option<&str>) -> Result<Card> {
     let all = interfaces::interfaces().context("cannot list the network interfaces")?;
     let is_fit = |card: &&Interface| card.is_up && !card.is_loopback && card.address.is_some();
@@ -194,10 +230,14 @@ fn network_card(wanted: Option<&str>) -> Result<Card> {
         Some(name) => all.iter().find(|card| card.name == name),
         None => all.iter().find(is_fit).or_else(|| all.iter().find(|card| !card.is_loopback)),
     };
-    Ok(match (found, wanted) {
-        (Some(card), _) => Card { name: card.name.clone(), address: card.address },
-        (None, name) => Card { name: name.unwrap_or("eth0").to_owned(), address: None },
-    })
+    match (found, wanted) {
+        (Some(card), _) => Ok(Card { name: card.name.clone(), address: card.address }),
+        (None, None) => Ok(Card { name: "eth0".to_owned(), address: None }),
+        (None, Some(name)) => {
+            let existing = interfaces::list(&all);
+            bail!("there is no network interface `{name}`; this machine has {existing}")
+        }
+    }
 }
 
 fn server_toml(card: &Card, mode: &str) -> String {
@@ -250,7 +290,7 @@ fn boot_files(options: &Options, lab: &Lab, lab_id: LabId, report: &mut Report<'
     }
     let build = |node: PathBuf| {
         // To stderr: the report on stdout is one piece, and this takes a while.
-        eprintln!("packing the PCs' small Linux, about half a minute ...");
+        tell("packing the PCs' small Linux, about half a minute ...");
         bt_initramfs::build::build(&bt_initramfs::build::Options {
             node,
             busybox: BUSYBOX.into(),
@@ -335,15 +375,35 @@ mod tests {
             has_sample: false,
             kernel: "/nowhere".into(),
             interface: Some("lo".into()),
+            mode: Some(Mode::Off),
             node: None,
         };
         init(&options).expect("makes a lab");
         let server = options.folder.join("server.toml");
+        let text = fs::read_to_string(&server).expect("made");
+        assert_eq!(Config::parse(&text).expect("valid").dhcp, DhcpMode::Off);
         fs::write(&server, "name = \"mine\"\n").expect("edited");
         let key = fs::read(options.folder.join("keys/root.key")).expect("made");
         let lines = init(&options).expect("nothing to do");
         assert!(lines[0].starts_with("kept  server.toml"), "{lines:?}");
+        assert!(lines.iter().any(|line| line.contains("--mode changed nothing")), "{lines:?}");
         assert_eq!(fs::read_to_string(&server).expect("there"), "name = \"mine\"\n");
         assert_eq!(fs::read(options.folder.join("keys/root.key")).expect("there"), key);
+    }
+
+    #[test]
+    fn a_card_that_is_not_there_is_refused_before_anything_is_made() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let options = Options {
+            folder: folder.path().join("lab"),
+            has_sample: false,
+            kernel: "/nowhere".into(),
+            interface: Some("nosuch0".into()),
+            mode: None,
+            node: None,
+        };
+        let why = init(&options).expect_err("no such card").to_string();
+        assert!(why.contains("`nosuch0`") && why.contains("lo ("), "{why}");
+        assert!(!options.folder.exists());
     }
 }

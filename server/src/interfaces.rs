@@ -45,6 +45,36 @@ pub fn interfaces() -> io::Result<Vec<Interface>> {
     Ok(found)
 }
 
+/// A network card of `server.toml`, as the PCs reach it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Card {
+    /// Such as `eth0`.
+    pub name: String,
+    /// Its IPv4 address.
+    pub ip: Ipv4Addr,
+    /// Its netmask.
+    pub netmask: Ipv4Addr,
+}
+
+impl Card {
+    /// Whether `ip` belongs to its network.
+    pub fn contains(&self, ip: Ipv4Addr) -> bool {
+        (ip.to_bits() ^ self.ip.to_bits()) & self.netmask.to_bits() == 0
+    }
+}
+
+/// The cards of these names, in their order.
+///
+/// # Errors
+/// For the first that does not exist or has no address, with what there is instead.
+pub fn cards<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Vec<Card>, InterfaceError> {
+    let card = |name: &str| {
+        let (ip, netmask) = address_of(name)?;
+        Ok(Card { name: name.to_owned(), ip, netmask })
+    };
+    names.into_iter().map(card).collect()
+}
+
 /// Why the interface of `server.toml` cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InterfaceError {
@@ -62,11 +92,13 @@ pub enum InterfaceError {
     /// It has no IPv4 address.
     #[error(
         "interface {name} has no IPv4 address, so the PCs cannot reach this server; give it one, for \
-         example: ip address add 10.77.0.1/24 dev {name} && ip link set {name} up"
+         example: ip address add {example}/24 dev {name} && ip link set {name} up"
     )]
     NoAddress {
         /// The name in server.toml.
         name: String,
+        /// One on a network that no other interface is on.
+        example: Ipv4Addr,
     },
     /// The system did not tell.
     #[error("the network interfaces of this machine cannot be listed")]
@@ -81,9 +113,23 @@ pub fn address_of(name: &str) -> Result<(Ipv4Addr, Ipv4Addr), InterfaceError> {
     let all = interfaces()?;
     match all.iter().find(|interface| interface.name == name) {
         Some(Interface { address: Some(address), .. }) => Ok(*address),
-        Some(_) => Err(InterfaceError::NoAddress { name: name.to_owned() }),
+        Some(_) => {
+            Err(InterfaceError::NoAddress { name: name.to_owned(), example: free_address(&all) })
+        }
         None => Err(InterfaceError::Unknown { name: name.to_owned(), existing: list(&all) }),
     }
+}
+
+/// The first of 10.77.0.1, 10.78.0.1, ... whose /24 shares nothing with the networks there are.
+fn free_address(all: &[Interface]) -> Ipv4Addr {
+    let is_free = |ip: &Ipv4Addr| {
+        !all.iter().filter_map(|interface| interface.address).any(|(other, netmask)| {
+            let mask = netmask.to_bits() & Ipv4Addr::new(255, 255, 255, 0).to_bits();
+            (ip.to_bits() ^ other.to_bits()) & mask == 0
+        })
+    };
+    let mut examples = (77..=u8::MAX).map(|net| Ipv4Addr::new(10, net, 0, 1));
+    examples.find(is_free).unwrap_or(Ipv4Addr::new(192, 168, 77, 1))
 }
 
 /// `eth0 (10.77.0.1), wlan0 (no IPv4 address)`.
@@ -103,5 +149,23 @@ mod tests {
     fn an_unknown_interface_is_answered_with_those_that_exist() {
         let text = address_of("nosuch0").expect_err("no such interface").to_string();
         assert!(text.contains("`nosuch0`") && text.contains("lo ("), "{text}");
+    }
+
+    #[test]
+    fn the_example_address_is_on_a_network_of_its_own() {
+        let interface = |address: [u8; 4], netmask: [u8; 4]| Interface {
+            name: "eth0".into(),
+            is_up: true,
+            is_loopback: false,
+            address: Some((address.into(), netmask.into())),
+        };
+        assert_eq!(free_address(&[]), Ipv4Addr::new(10, 77, 0, 1));
+        let all = [
+            interface([10, 77, 0, 9], [255, 255, 255, 0]),
+            interface([10, 78, 0, 200], [255, 255, 255, 128]),
+        ];
+        assert_eq!(free_address(&all), Ipv4Addr::new(10, 79, 0, 1));
+        let all = [interface([10, 1, 2, 3], [255, 0, 0, 0])];
+        assert_eq!(free_address(&all), Ipv4Addr::new(192, 168, 77, 1));
     }
 }

@@ -21,7 +21,7 @@ use bt_catalog::{
     Entry, EntryIcon, KERNEL_HEADER_BYTES, KernelHeader, MAX_SYSTEMS, Role, SystemId,
 };
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, NamedSystem, Place};
 
 /// Larger configuration files are refused unread: no supervisor writes a megabyte.
 const MAX_TEXT_BYTES: u64 = 1 << 20;
@@ -162,20 +162,9 @@ impl Lab {
             let what = format!("there are {} entries, {MAX_SYSTEMS} are the most", systems.len());
             findings.push(Finding::blocking("catalog/".to_owned(), what));
         }
-        let default = config.as_ref().and_then(|config| config.menu.default.as_ref());
-        if let Some(default) = default.filter(|d| !systems.iter().any(|s| s.entry.id == d.id))
-            && findings.is_empty()
-        {
-            let ids: Vec<_> = systems.iter().map(|s| s.entry.id.as_str()).collect();
-            let there_is =
-                if ids.is_empty() { "there is none yet".to_owned() } else { ids.join(", ") };
-            let place = format!(
-                "server.toml, line {}, column {}",
-                default.place.line, default.place.column
-            );
-            let what =
-                format!("the default `{}` is no system of catalog/ ({there_is})", default.id);
-            findings.push(Finding::blocking(place, what));
+        if let Some(config) = config.as_ref().filter(|_| findings.is_empty()) {
+            findings.extend(unknown_systems(config, &systems));
+            findings.extend(hidden_systems(config, &systems));
         }
         match config {
             Some(config) if findings.is_empty() => Ok(Offer { config, systems }),
@@ -259,6 +248,46 @@ impl Lab {
         String::from_utf8(bytes)
             .map_err(|_| blocking("is no text: it has bytes that are not UTF-8".to_owned()))
     }
+}
+
+/// Systems that `server.toml` names and nobody made, each where it stands.
+fn unknown_systems(config: &Config, systems: &[OfferedSystem]) -> Vec<Finding> {
+    let ids: Vec<_> = systems.iter().map(|system| system.entry.id.as_str()).collect();
+    let there_is = if ids.is_empty() { "there is none yet".to_owned() } else { ids.join(", ") };
+    let unknown = config.systems().filter(|named| !ids.contains(&named.id.as_str()));
+    let finding = |named: &NamedSystem| {
+        let Place { line, column } = named.place;
+        Finding::blocking(
+            format!("server.toml, line {line}, column {column}"),
+            format!("`{}` is no system of catalog/ ({there_is})", named.id),
+        )
+    };
+    unknown.map(finding).collect()
+}
+
+/// Systems that PCs shall start in rooms where they are not to be seen: those PCs would stop.
+fn hidden_systems(config: &Config, systems: &[OfferedSystem]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (named, room) in config.nodes.systems_by_room() {
+        let Some(system) = systems.iter().find(|system| system.entry.id == named.id) else {
+            continue;
+        };
+        let rooms = &system.entry.rooms;
+        if rooms.is_empty() || room.as_ref().is_some_and(|room| rooms.contains(room)) {
+            continue;
+        }
+        let Place { line, column } = named.place;
+        let (id, rooms) = (&named.id, rooms.join(", "));
+        let whose = room.map_or("PCs without a room".to_owned(), |room| format!("room {room}"));
+        findings.push(Finding::blocking(
+            format!("server.toml, line {line}, column {column}"),
+            format!(
+                "`{id}` is not for {whose}: `rooms` in catalog/{id}.toml has only {rooms}; add the \
+                 room there or name another system here"
+            ),
+        ));
+    }
+    findings
 }
 
 /// Everything that one catalog is made of, read and checked.
@@ -479,13 +508,51 @@ mod tests {
     }
 
     #[test]
-    fn a_default_that_is_not_there_is_a_mistake_of_server_toml() {
-        let text = "interface = \"lo\"\n[dhcp]\nmode = \"off\"\n[menu]\ndefault = \"a\"\n";
+    fn each_system_that_is_not_there_is_a_mistake_of_server_toml() {
+        let text = "interface = \"lo\"\n[dhcp]\nmode = \"off\"\n[menu]\ndefault = \"a\"\n\
+                    [node]\npreset = \"b\"\n[[room]]\nname = \"A1\"\ndefault = \"c\"\n\
+                    [[host]]\nuuid = \"4c4c4544-0051-3510-8052-b4c04f4a4431\"\npreset = \"d\"\n";
         let found = findings(&[("server.toml", text), ("catalog/x.txt", "")]);
-        assert!(
-            found[0].starts_with("server.toml, line 5, column 11: the default `a`"),
-            "{found:?}"
-        );
+        let places = [("5, column 11", "a"), ("7, column 10", "b"), ("10, column 11", "c")];
+        for (found, (place, id)) in found.iter().zip(places) {
+            assert!(found.starts_with(&format!("server.toml, line {place}: `{id}` is no system")));
+        }
+        assert!(found[3].contains("line 13, ") && found.len() == 4, "{found:?}");
+    }
+
+    #[test]
+    fn a_system_that_a_room_cannot_see_is_no_preset_there() {
+        let head = "interface = \"lo\"\n[dhcp]\nmode = \"off\"\n";
+        let rooms = "[[room]]\nname = \"A1\"\nmacs = [\"52\"]\n[[room]]\nname = \"B2\"\n";
+        let host = "[[host]]\nmac = \"52:54:00:00:00:01\"\n";
+        let found = |tables: &str| -> Vec<String> {
+            let entry = format!("{ENTRY}rooms = [\"B2\"]\n");
+            let server = format!("{head}{tables}");
+            let (_folder, lab) = lab_with(&[
+                ("server.toml", &server),
+                ("catalog/a.toml", &entry),
+                ("images/a/vmlinuz", "MZ"),
+            ]);
+            lab.read_offer().err().unwrap_or_default().iter().map(ToString::to_string).collect()
+        };
+        let refused = |tables: &str, line: usize| {
+            let found = found(tables);
+            let start = format!("server.toml, line {line}, ");
+            assert!(found.len() == 1 && found[0].starts_with(&start), "{tables}{found:?}");
+            assert!(found[0].contains("`a` is not for "), "{found:?}");
+        };
+        refused("[[room]]\nname = \"A1\"\npreset = \"a\"\n", 6);
+        refused("[[room]]\nname = \"A1\"\ndefault = \"a\"\n", 6);
+        refused("[node]\npreset = \"a\"\n", 5);
+        refused(&format!("[node]\npreset = \"a\"\n{rooms}"), 5);
+        refused(&format!("{rooms}{host}preset = \"a\"\n"), 11);
+        for fits in [
+            format!("{rooms}preset = \"a\"\n{host}room = \"B2\"\ndefault = \"a\"\n"),
+            "[node]\npreset = \"a\"\ncmdline = \"bt.room=B2\"\n".to_owned(),
+            format!("[node]\npreset = \"a\"\n{}", rooms.replace("[\"52\"]", "[]\npreset = \"\"")),
+        ] {
+            assert_eq!(found(&fits), Vec::<String>::new(), "{fits}");
+        }
     }
 
     #[test]

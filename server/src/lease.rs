@@ -3,12 +3,19 @@
 //! Leases are keyed by hardware address alone: one PC shows up as three DHCP clients in one boot
 //! (firmware, iPXE, the small Linux), some with a client identifier and some without, and must keep
 //! its address all the way. A node gets its old address back as long as nobody else needed it.
-//! Nothing here is on disk; `lease_log.rs` keeps the [`Record`]s that this module hands out.
+//! A fixed address is its host's alone; `newcomers.rs` says what keeps invented nodes from taking
+//! all the others. Nothing here is on disk; `lease_log.rs` keeps the [`Record`]s that this module
+//! hands out.
 
-use std::collections::{BTreeSet, HashMap};
+mod newcomers;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
+
+pub use self::newcomers::FIRST_LEASE;
+use self::newcomers::Newcomers;
 
 /// How long an offered address waits for its REQUEST. Firmware takes up to 5 s to choose.
 pub const OFFER_HOLD: Duration = Duration::from_secs(10);
@@ -37,6 +44,11 @@ impl Range {
     /// `None` when `last` comes before `first`.
     pub fn new(first: Ipv4Addr, last: Ipv4Addr) -> Option<Self> {
         (first <= last).then_some(Self { first: first.to_bits(), last: last.to_bits() })
+    }
+
+    /// How many there are; all of IPv4 counts as one less.
+    pub fn size(self) -> u32 {
+        (self.last - self.first).saturating_add(1)
     }
 
     /// Whether `ip` is one of them.
@@ -104,24 +116,64 @@ enum Holder {
     Declined,
 }
 
+impl Holder {
+    fn mac(self) -> Option<Mac> {
+        match self {
+            Self::Offered(mac) | Self::Leased(mac) => Some(mac),
+            Self::Declined => None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Held {
     holder: Holder,
     until: SystemTime,
+    /// Whether the node came back for it: invented ones seldom do.
+    is_regular: bool,
 }
 
-/// See the module. One book serves one range.
+/// Which ended addresses go to other nodes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Offer,
+    Newcomer,
+    Regular,
+}
+
+/// A fixed address that its host cannot have yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blocked {
+    /// The address.
+    pub ip: Ipv4Addr,
+    /// Who has it; `None`: its host itself found it in use by somebody unknown.
+    pub by: Option<Mac>,
+    /// Until when, at the latest.
+    pub until: SystemTime,
+}
+
+/// See the module. One book serves one network.
 #[derive(Debug)]
 pub struct LeaseBook {
     range: Range,
     /// Never given: the server's own address and the router's, if they are inside the range.
     reserved: Vec<Ipv4Addr>,
+    /// Addresses for one node only, inside the range or not; both ways round.
+    fixed: HashMap<Mac, Ipv4Addr>,
+    fixed_for: HashMap<Ipv4Addr, Mac>,
+    /// Nodes that the supervisor wrote down: no newcomers, whether they were seen or not.
+    listed: HashSet<Mac>,
     lease_time: Duration,
     held: HashMap<Ipv4Addr, Held>,
     by_mac: HashMap<Mac, Ipv4Addr>,
-    /// Everything in `held`, soonest end first; ended offers before ended leases, so that a flood
-    /// of invented nodes uses up its own addresses first.
-    ends: BTreeSet<(u8, SystemTime, Ipv4Addr)>,
+    /// What is held and has not ended at the last look, soonest end first. A fixed address in the
+    /// hands of its host is neither here nor in `ended`: no other node can wait for it.
+    live: BTreeSet<(SystemTime, Ipv4Addr)>,
+    /// What has ended and is remembered until it is needed, in the order in which it is given away.
+    ended: BTreeSet<(Rank, SystemTime, Ipv4Addr)>,
+    /// How many of `ended` are [`Rank::Regular`].
+    ended_regulars: usize,
+    newcomers: Newcomers,
     /// Addresses below this were held at some time; those from here on never were.
     next_fresh: u64,
     /// See [`Self::spare_until`].
@@ -134,18 +186,40 @@ impl LeaseBook {
         Self {
             range,
             reserved,
+            fixed: HashMap::new(),
+            fixed_for: HashMap::new(),
+            listed: HashSet::new(),
             lease_time,
             held: HashMap::new(),
             by_mac: HashMap::new(),
-            ends: BTreeSet::new(),
+            live: BTreeSet::new(),
+            ended: BTreeSet::new(),
+            ended_regulars: 0,
+            newcomers: Newcomers::new(range.size()),
             next_fresh: u64::from(range.first),
             spared_until: SystemTime::UNIX_EPOCH,
         }
     }
 
-    /// How long a lease lasts.
-    pub fn lease_time(&self) -> Duration {
-        self.lease_time
+    /// Keeps `ip` for `mac`, which gets no other. To be told before [`Self::restore`].
+    pub fn reserve(&mut self, mac: Mac, ip: Ipv4Addr) {
+        self.fixed.insert(mac, ip);
+        self.fixed_for.insert(ip, mac);
+        self.list(mac);
+    }
+
+    /// Makes `mac` one of the nodes that are known without having been seen.
+    pub fn list(&mut self, mac: Mac) {
+        self.listed.insert(mac);
+    }
+
+    /// How long the lease lasts that `mac` would be given now.
+    pub fn lease_time(&self, mac: Mac) -> Duration {
+        if self.is_scarce() && self.is_newcomer(mac) {
+            self.lease_time.min(FIRST_LEASE)
+        } else {
+            self.lease_time
+        }
     }
 
     /// Addresses that are offered, leased or declined; no less than [`Self::records`] has.
@@ -158,19 +232,29 @@ impl LeaseBook {
         self.held.is_empty()
     }
 
-    /// Whether `ip` belongs to the range, given or not.
+    /// Whether `ip` is this book's to give, given or not.
     pub fn covers(&self, ip: Ipv4Addr) -> bool {
-        self.range.contains(ip)
+        self.range.contains(ip) || self.fixed_for.contains_key(&ip)
     }
 
-    /// Takes what the log kept. Later records win; addresses outside the range are dropped.
+    /// Whether an address is both this book's and another's.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (a, b) = (self.range, other.range);
+        (a.first <= b.last && b.first <= a.last)
+            || self.fixed_for.keys().any(|&ip| other.covers(ip))
+            || other.fixed_for.keys().any(|&ip| self.covers(ip))
+    }
+
+    /// Takes what the log kept. Later records win; addresses that this book does not cover are
+    /// dropped. One that became another node's fixed address stays until its lease ends.
     pub fn restore(&mut self, record: Record) {
+        let is_ours = |ip| self.covers(ip) && !self.reserved.contains(&ip);
         match record {
-            Record::Leased(lease) if self.may_give(lease.ip) => {
-                self.hold(lease.ip, Holder::Leased(lease.mac), lease.until);
+            Record::Leased(lease) if is_ours(lease.ip) => {
+                self.hold(lease.ip, Holder::Leased(lease.mac), lease.until, true);
             }
-            Record::Declined { ip, until } if self.may_give(ip) => {
-                self.hold(ip, Holder::Declined, until);
+            Record::Declined { ip, until } if is_ours(ip) => {
+                self.hold(ip, Holder::Declined, until, false);
             }
             Record::Leased(_) | Record::Declined { .. } => {}
         }
@@ -192,14 +276,16 @@ impl LeaseBook {
                 Holder::Offered(_) => None,
             })
             .collect();
+        // Of two leases of one node, that which ends last is restored last, and so wins.
         records.sort_by_key(|record| match record {
-            Record::Leased(lease) => lease.ip,
-            Record::Declined { ip, .. } => *ip,
+            Record::Leased(lease) => (lease.until, lease.ip),
+            Record::Declined { ip, until } => (*until, *ip),
         });
         records
     }
 
-    /// Chooses the address to offer to `mac`, and holds it for [`OFFER_HOLD`]. `None`: all are in use.
+    /// Chooses the address to offer to `mac`, and holds it for [`OFFER_HOLD`]. `None`: all are in
+    /// use, or there are too many newcomers, or see [`Self::blocked`].
     ///
     /// In the order of RFC 2131 §4.3.1: its current address, its old one, the one it wishes for,
     /// any other, the longest unused last.
@@ -209,29 +295,37 @@ impl LeaseBook {
         wanted: Option<Ipv4Addr>,
         now: SystemTime,
     ) -> Option<Ipv4Addr> {
-        if let Some(&ip) = self.by_mac.get(&mac) {
-            let held = self.held.get(&ip).copied();
-            let is_leased = held.is_some_and(|h| h.holder == Holder::Leased(mac) && h.until > now);
-            if !is_leased {
-                self.hold(ip, Holder::Offered(mac), now + OFFER_HOLD);
-            }
-            return Some(ip);
+        self.sort_out(now);
+        if !self.admits(mac, now) {
+            return None;
         }
-        let ip = wanted
-            .filter(|&ip| self.may_give(ip) && self.is_free(ip, now))
-            .or_else(|| self.fresh())
-            .or_else(|| self.recycled(now))?;
-        self.hold(ip, Holder::Offered(mac), now + OFFER_HOLD);
+        let own = self.by_mac.get(&mac).copied().filter(|&ip| self.may_give(ip, mac));
+        let ip = match (own, self.fixed.get(&mac).copied()) {
+            (Some(ip), _) => ip,
+            (None, Some(ip)) => Some(ip).filter(|&ip| self.is_free(ip, now))?,
+            (None, None) => wanted
+                .filter(|&ip| self.may_give(ip, mac) && self.is_free(ip, now))
+                .or_else(|| self.fresh(mac))
+                .or_else(|| self.recycled(mac, now))?,
+        };
+        let held = self.held.get(&ip).copied();
+        if !held.is_some_and(|held| held.holder == Holder::Leased(mac) && held.until > now) {
+            let is_regular = own.is_some() && held.is_some_and(|held| held.is_regular);
+            self.hold(ip, Holder::Offered(mac), now + OFFER_HOLD, is_regular);
+        }
         Some(ip)
     }
 
     /// Gives `ip` to `mac`, or says why not (RFC 2131 §4.3.2).
     pub fn claim(&mut self, mac: Mac, ip: Ipv4Addr, kind: ClaimKind, now: SystemTime) -> Claim {
-        if !self.may_give(ip) {
-            return Claim::Refused;
-        }
+        self.sort_out(now);
         let own = self.by_mac.get(&mac).copied();
         let is_own = own == Some(ip);
+        // A host whose fixed address is not free yet goes on with the one that it has.
+        let waits = is_own && !self.fixed_for.contains_key(&ip) && self.blocked(mac, now).is_some();
+        if !self.may_give(ip, mac) && !waits {
+            return Claim::Refused;
+        }
         if !is_own && !self.is_free(ip, now) {
             return Claim::Refused;
         }
@@ -239,19 +333,32 @@ impl LeaseBook {
             // It remembers another address than we do, or we know nothing of it.
             return if own.is_some() { Claim::Refused } else { Claim::Unknown };
         }
+        if !self.admits(mac, now) {
+            return Claim::Unknown;
+        }
         // Else it is free: an offer that a restart of ours forgot, or a lease that our disk lost
         // while its owner kept on using it. To grant it is the only way to no second owner.
         let before = self.lease_of(mac);
-        let until = now + self.lease_time;
-        self.hold(ip, Holder::Leased(mac), until);
+        let until = now + self.lease_time(mac);
+        let was_regular = self.held.get(&ip).is_some_and(|held| is_own && held.is_regular);
+        let came_back = before.is_some_and(|before| before.ip == ip);
+        self.hold(ip, Holder::Leased(mac), until, was_regular || came_back);
         Claim::Granted { lease: Lease { mac, ip, until }, before }
     }
 
-    /// Takes back a grant whose record could not be kept.
+    /// Takes back a grant whose record could not be kept. An address that was declined since, or is
+    /// another node's, stays so.
     pub fn undo(&mut self, granted: Lease, before: Option<Lease>) {
-        self.free(granted.ip);
-        if let Some(lease) = before {
-            self.hold(lease.ip, Holder::Leased(lease.mac), lease.until);
+        let holder = |book: &Self, ip| book.held.get(&ip).map(|held: &Held| held.holder);
+        if holder(self, granted.ip) == Some(Holder::Leased(granted.mac)) {
+            self.free(granted.ip);
+        }
+        let Some(lease) = before else { return };
+        match holder(self, lease.ip) {
+            Some(Holder::Declined) => {}
+            Some(Holder::Leased(mac)) if mac != lease.mac => {}
+            // A mere offer to another gives way: the node may be using its old address.
+            _ => self.hold(lease.ip, Holder::Leased(lease.mac), lease.until, true),
         }
     }
 
@@ -266,7 +373,8 @@ impl LeaseBook {
     /// The node gives `ip` back (RFC 2131 §4.3.4); it stays known as the node's old address.
     pub fn release(&mut self, mac: Mac, ip: Ipv4Addr, now: SystemTime) -> Option<Record> {
         let lease = self.lease_of(mac).filter(|lease| lease.ip == ip && lease.until > now)?;
-        self.hold(ip, Holder::Leased(mac), now);
+        let is_regular = self.held.get(&ip).is_some_and(|held| held.is_regular);
+        self.hold(ip, Holder::Leased(mac), now, is_regular);
         Some(Record::Leased(Lease { until: now, ..lease }))
     }
 
@@ -279,7 +387,7 @@ impl LeaseBook {
             return None;
         }
         let until = now + DECLINE_HOLD;
-        self.hold(ip, Holder::Declined, until);
+        self.hold(ip, Holder::Declined, until, false);
         Some(Record::Declined { ip, until })
     }
 
@@ -290,8 +398,28 @@ impl LeaseBook {
         matches!(held.holder, Holder::Leased(_)).then_some(Lease { mac, ip, until: held.until })
     }
 
-    fn may_give(&self, ip: Ipv4Addr) -> bool {
-        self.range.contains(ip) && !self.reserved.contains(&ip)
+    /// Why `mac` cannot have its fixed address now; `None` when it can, or has none.
+    pub fn blocked(&self, mac: Mac, now: SystemTime) -> Option<Blocked> {
+        let ip = *self.fixed.get(&mac)?;
+        let held = self.held.get(&ip)?;
+        let by = held.holder.mac();
+        let is_blocked = by != Some(mac) && !self.is_free(ip, now);
+        is_blocked.then(|| Blocked { ip, by, until: held.until.max(self.spared_until) })
+    }
+
+    /// Whether so many addresses are in use that newcomers get theirs a few at a time only.
+    pub fn is_scarce(&self) -> bool {
+        self.live.len() > self.range.size() as usize / 2
+    }
+
+    fn may_give(&self, ip: Ipv4Addr, mac: Mac) -> bool {
+        if self.reserved.contains(&ip) {
+            return false;
+        }
+        match self.fixed.get(&mac) {
+            Some(fixed) => *fixed == ip,
+            None => self.range.contains(ip) && !self.fixed_for.contains_key(&ip),
+        }
     }
 
     fn is_free(&self, ip: Ipv4Addr, now: SystemTime) -> bool {
@@ -301,66 +429,121 @@ impl LeaseBook {
         })
     }
 
+    /// Whether nothing is known of `mac`, neither a lease nor the supervisor's word.
+    fn is_newcomer(&self, mac: Mac) -> bool {
+        !self.listed.contains(&mac) && self.lease_of(mac).is_none()
+    }
+
+    /// Whether `mac` may have an address, if there is one: known nodes always.
+    fn admits(&mut self, mac: Mac, now: SystemTime) -> bool {
+        if !self.is_scarce() || !self.is_newcomer(mac) {
+            return true;
+        }
+        let offer = self.by_mac.get(&mac).and_then(|ip| self.held.get(ip));
+        offer.is_some_and(|offer| offer.until > now || offer.is_regular)
+            || self.newcomers.admit(now)
+    }
+
     /// The next address that was never held.
-    fn fresh(&mut self) -> Option<Ipv4Addr> {
+    fn fresh(&mut self, mac: Mac) -> Option<Ipv4Addr> {
         while self.next_fresh <= u64::from(self.range.last) {
             let bits = u32::try_from(self.next_fresh).expect("range.last fits, and bounds it");
             self.next_fresh += 1;
             let ip = Ipv4Addr::from_bits(bits);
-            if self.may_give(ip) && !self.held.contains_key(&ip) {
+            if self.may_give(ip, mac) && !self.held.contains_key(&ip) {
                 return Some(ip);
             }
         }
         None
     }
 
-    /// The held address that ended longest ago.
-    fn recycled(&self, now: SystemTime) -> Option<Ipv4Addr> {
-        let soonest = |rank: u8| {
-            let from = (rank, SystemTime::UNIX_EPOCH, Ipv4Addr::UNSPECIFIED);
-            let first = self.ends.range(from..).next().filter(|(of, ..)| *of == rank)?;
-            (first.1 <= now).then_some(first.2)
+    /// The first of the ended addresses that may go to another node. A quarter of the range stays
+    /// with regular nodes that are away.
+    fn recycled(&self, mac: Mac, now: SystemTime) -> Option<Ipv4Addr> {
+        let is_for_all = |ip| !self.fixed_for.contains_key(&ip);
+        let (rank, _, ip) = *self.ended.iter().find(|(_, _, ip)| is_for_all(*ip))?;
+        let kept = self.range.size() as usize / KEPT_SHARE;
+        let may_go = match rank {
+            Rank::Offer => true,
+            Rank::Newcomer => self.spared_until <= now,
+            Rank::Regular => {
+                let is_spare = !self.is_scarce() || self.ended_regulars > kept;
+                self.spared_until <= now && (is_spare || self.listed.contains(&mac))
+            }
         };
-        soonest(RANK_OFFER)
-            .or_else(|| if self.spared_until <= now { soonest(RANK_LEASE) } else { None })
+        may_go.then_some(ip)
+    }
+
+    /// Moves what has ended by `now` to where it waits for other nodes.
+    fn sort_out(&mut self, now: SystemTime) {
+        while let Some((until, ip)) = self.live.first().copied().filter(|(until, _)| *until <= now)
+        {
+            let held = *self.held.get(&ip).expect("what is listed is held");
+            if self.fixed_for.contains_key(&ip) && self.spared_until <= now {
+                // Its host waits for it, and nobody else can get it.
+                self.forget(ip);
+                continue;
+            }
+            self.live.remove(&(until, ip));
+            self.ended.insert((rank(held), until, ip));
+            self.ended_regulars += usize::from(rank(held) == Rank::Regular);
+        }
     }
 
     /// Puts `ip` into the hands of `holder`; whoever had it, and whatever that node had, is undone.
-    fn hold(&mut self, ip: Ipv4Addr, holder: Holder, until: SystemTime) {
+    /// A mere offer leaves a node what it had: it may still be using it.
+    fn hold(&mut self, ip: Ipv4Addr, holder: Holder, until: SystemTime, is_regular: bool) {
         self.forget(ip);
-        if let Holder::Offered(mac) | Holder::Leased(mac) = holder {
-            if let Some(old) = self.by_mac.get(&mac).copied() {
+        if let Some(mac) = holder.mac()
+            && let Some(old) = self.by_mac.insert(mac, ip)
+        {
+            let had = self.held.get(&old).map(|held| held.holder);
+            let is_still_its = holder == Holder::Offered(mac) && had == Some(Holder::Leased(mac));
+            if !is_still_its {
                 self.free(old);
             }
-            self.by_mac.insert(mac, ip);
         }
-        self.held.insert(ip, Held { holder, until });
-        self.ends.insert((rank(holder), until, ip));
+        self.held.insert(ip, Held { holder, until, is_regular });
+        if self.is_listed(ip, holder) {
+            self.live.insert((until, ip));
+        }
     }
 
     /// Nobody holds `ip` any more, and [`Self::fresh`] may find it again.
     fn free(&mut self, ip: Ipv4Addr) {
         self.forget(ip);
-        self.next_fresh = self.next_fresh.min(u64::from(ip.to_bits()));
+        if self.range.contains(ip) {
+            self.next_fresh = self.next_fresh.min(u64::from(ip.to_bits()));
+        }
     }
 
     fn forget(&mut self, ip: Ipv4Addr) {
         let Some(held) = self.held.remove(&ip) else { return };
-        let was_listed = self.ends.remove(&(rank(held.holder), held.until, ip));
-        assert!(was_listed, "every held address is listed under its end");
-        if let Holder::Offered(mac) | Holder::Leased(mac) = held.holder {
+        if self.is_listed(ip, held.holder) && !self.live.remove(&(held.until, ip)) {
+            let was_there = self.ended.remove(&(rank(held), held.until, ip));
+            assert!(was_there, "every held address is listed under its end");
+            self.ended_regulars -= usize::from(rank(held) == Rank::Regular);
+        }
+        if let Some(mac) = held.holder.mac()
+            && self.by_mac.get(&mac) == Some(&ip)
+        {
             self.by_mac.remove(&mac);
         }
     }
+
+    fn is_listed(&self, ip: Ipv4Addr, holder: Holder) -> bool {
+        holder.mac().is_none() || self.fixed_for.get(&ip).copied() != holder.mac()
+    }
 }
 
-const RANK_OFFER: u8 = 0;
-const RANK_LEASE: u8 = 1;
+/// The part of a range that [`LeaseBook::recycled`] leaves to known nodes.
+const KEPT_SHARE: usize = 4;
 
-fn rank(holder: Holder) -> u8 {
-    match holder {
-        Holder::Offered(_) => RANK_OFFER,
-        Holder::Leased(_) | Holder::Declined => RANK_LEASE,
+fn rank(held: Held) -> Rank {
+    match held.holder {
+        Holder::Offered(_) => Rank::Offer,
+        Holder::Leased(_) if held.is_regular => Rank::Regular,
+        Holder::Leased(_) | Holder::Declined => Rank::Newcomer,
     }
 }
 
@@ -417,8 +600,10 @@ mod tests {
     #[test]
     fn a_full_range_offers_nothing_until_a_lease_ends() {
         let mut book = book(50, 51);
-        give(&mut book, 1, at(0));
-        give(&mut book, 2, at(1));
+        // Twice: a first lease in a range this small is short.
+        for (node, now) in [(1, 0), (2, 1), (1, 0), (2, 1)] {
+            give(&mut book, node, at(now));
+        }
         assert_eq!(book.propose(mac(3), None, at(2)), None);
         assert_eq!(give(&mut book, 3, at(3600)), Some(ip(50)));
         assert_eq!(book.lease_of(mac(1)), None);
@@ -496,6 +681,7 @@ mod tests {
         assert_eq!(book.decline(mac(2), ip(50), at(1)), None);
         assert!(book.decline(mac(1), ip(50), at(1)).is_some());
         assert_eq!(give(&mut book, 1, at(2)), Some(ip(51)));
+        assert_eq!(give(&mut book, 1, at(2)), Some(ip(51)));
         assert_eq!(book.propose(mac(2), None, at(3)), None);
         assert_eq!(book.propose(mac(2), None, at(601)), Some(ip(50)));
     }
@@ -537,6 +723,126 @@ mod tests {
         assert_eq!(give(&mut new, 1, at(2)), Some(ip(50)));
     }
 
+    #[test]
+    fn a_fixed_address_is_its_hosts_alone() {
+        let mut book = book(50, 52);
+        book.reserve(mac(9), ip(51));
+        book.reserve(mac(8), ip(9));
+        assert_eq!(give(&mut book, 1, at(0)), Some(ip(50)));
+        assert_eq!(book.propose(mac(2), Some(ip(51)), at(0)), Some(ip(52)));
+        assert_eq!(book.claim(mac(2), ip(51), ClaimKind::Renewing, at(0)), Claim::Refused);
+        assert_eq!(book.propose(mac(3), None, at(1)), None, "the last one is kept");
+        assert_eq!(give(&mut book, 9, at(2)), Some(ip(51)));
+        assert_eq!(give(&mut book, 8, at(2)), Some(ip(9)), "outside the range");
+        assert_eq!(book.claim(mac(9), ip(50), ClaimKind::Renewing, at(90_000)), Claim::Refused);
+        assert_eq!(give(&mut book, 4, at(90_000)), Some(ip(52)), "never that of a host");
+        assert_eq!(give(&mut book, 5, at(90_000)), Some(ip(50)));
+        assert_eq!(give(&mut book, 6, at(90_000)), None);
+        assert_eq!(give(&mut book, 9, at(90_000)), Some(ip(51)));
+    }
+
+    #[test]
+    fn a_host_waits_for_its_address_until_the_lease_of_another_ends() {
+        let leased = Record::Leased(Lease { mac: mac(1), ip: ip(51), until: at(3600) });
+        let mut book = book(50, 60);
+        book.reserve(mac(9), ip(51));
+        book.restore(leased);
+        assert_eq!(book.propose(mac(9), None, at(10)), None);
+        let expected = Blocked { ip: ip(51), by: Some(mac(1)), until: at(3600) };
+        assert_eq!(book.blocked(mac(9), at(10)), Some(expected));
+        // The other one may not renew, gets a new address, and keeps the old one until then.
+        assert_eq!(book.claim(mac(1), ip(51), ClaimKind::Renewing, at(20)), Claim::Refused);
+        assert_eq!(book.propose(mac(1), None, at(21)), Some(ip(50)));
+        assert_eq!(book.propose(mac(9), None, at(22)), None, "a mere offer frees nothing");
+        assert_eq!(give(&mut book, 1, at(23)), Some(ip(50)));
+        assert_eq!(book.blocked(mac(9), at(3599)), Some(expected));
+        assert_eq!(give(&mut book, 9, at(3600)), Some(ip(51)));
+        assert_eq!(book.blocked(mac(9), at(3601)), None);
+    }
+
+    #[test]
+    fn a_host_that_got_a_fixed_address_moves_to_it() {
+        let mut book = book(50, 60);
+        book.reserve(mac(9), ip(55));
+        book.restore(Record::Leased(Lease { mac: mac(9), ip: ip(50), until: at(3600) }));
+        assert_eq!(book.claim(mac(9), ip(50), ClaimKind::Rebooting, at(1)), Claim::Refused);
+        assert_eq!(book.propose(mac(9), None, at(2)), Some(ip(55)));
+        assert_eq!(book.propose(mac(2), Some(ip(50)), at(3)), Some(ip(51)), "it may be in use");
+        assert_eq!(give(&mut book, 9, at(4)), Some(ip(55)));
+        assert_eq!(book.propose(mac(3), Some(ip(50)), at(3600)), Some(ip(50)));
+    }
+
+    /// Invented nodes: each claims what it is offered, and never comes back.
+    fn flood(book: &mut LeaseBook, from: u64, secs: u64, per_sec: u64) -> usize {
+        let mut given = 0;
+        for n in 0..secs * per_sec {
+            let [.., a, b, c] = n.to_be_bytes();
+            let mac = Mac([6, 6, 6, a, b, c]);
+            let now = at(from) + Duration::from_millis(n * 1000 / per_sec);
+            if let Some(ip) = book.propose(mac, None, now) {
+                let claim = book.claim(mac, ip, ClaimKind::Selecting, now);
+                given += usize::from(matches!(claim, Claim::Granted { .. }));
+            }
+        }
+        given
+    }
+
+    #[test]
+    fn a_flood_of_invented_nodes_takes_no_address_from_those_that_are_known() {
+        let mut book = book(100, 149);
+        for node in 1..=20 {
+            give(&mut book, node, at(0));
+        }
+        book.list(mac(90));
+        let given = flood(&mut book, 10, 20, 500);
+        assert!(given <= 30, "{given} of 10,000");
+        for node in 1..=20 {
+            assert_eq!(give(&mut book, node, at(29)), Some(ip(99 + node)), "{node} is known");
+        }
+        assert!(give(&mut book, 90, at(29)).is_some(), "the supervisor wrote it down");
+        let new = (31..=35).filter(|&node| give(&mut book, node, at(60)).is_some()).count();
+        assert_eq!(new, 5, "30 s later new nodes get theirs");
+    }
+
+    #[test]
+    fn a_quarter_stays_with_known_nodes_that_are_away() {
+        let mut book = book(100, 139);
+        for node in 1..=40 {
+            give(&mut book, node, at(0));
+            give(&mut book, node, at(1));
+        }
+        flood(&mut book, 5000, 600, 50);
+        let kept = (1..=40).filter(|&node| book.lease_of(mac(node)).is_some()).count();
+        assert!(kept >= 10, "{kept} of 40");
+    }
+
+    #[test]
+    fn while_addresses_are_scarce_a_first_lease_is_short_and_the_second_whole() {
+        let mut book = book(50, 53);
+        for node in 1..=3 {
+            give(&mut book, node, at(0));
+        }
+        assert_eq!(book.lease_of(mac(2)).map(|lease| lease.until), Some(at(3600)));
+        assert_eq!(give(&mut book, 4, at(1)), Some(ip(53)));
+        assert_eq!(book.lease_of(mac(4)).map(|lease| lease.until), Some(at(31)));
+        let renewed = book.claim(mac(4), ip(53), ClaimKind::Renewing, at(16));
+        assert!(matches!(renewed, Claim::Granted { lease, .. } if lease.until == at(3616)));
+    }
+
+    #[test]
+    fn a_room_that_is_switched_on_for_the_first_time_gets_its_addresses() {
+        let mut book = book(100, 139);
+        let mut waiting: Vec<u8> = (1..=40).collect();
+        // As firmware does: at once, then after 4, 8, 16 and 32 s.
+        for secs in [0, 4, 12, 28, 60] {
+            waiting.retain(|&node| give(&mut book, node, at(secs)).is_none());
+            if secs == 0 {
+                assert!(waiting.len() <= 10, "{waiting:?}");
+            }
+        }
+        assert_eq!(waiting, [0; 0]);
+    }
+
     #[derive(Debug, Clone)]
     enum Step {
         Propose(u8, Option<u8>),
@@ -567,18 +873,26 @@ mod tests {
         #[test]
         fn no_two_nodes_ever_hold_one_address(steps in prop::collection::vec(step(), 1..200)) {
             let mut book = book(0, 6);
+            book.reserve(mac(3), ip(4));
+            book.reserve(mac(5), ip(8));
+            let is_allowed = |node: Mac, given: Ipv4Addr| {
+                let wanted = [(mac(3), ip(4)), (mac(5), ip(8))];
+                wanted.iter().all(|pair| (pair.0 == node) == (pair.1 == given))
+            };
             let mut now = at(0);
             let mut granted: HashMap<Ipv4Addr, Lease> = HashMap::new();
             for step in steps {
                 match step {
                     Step::Propose(m, wanted) => {
                         if let Some(ip) = book.propose(mac(m), wanted.map(ip), now) {
+                            prop_assert!(is_allowed(mac(m), ip));
                             let other = granted.get(&ip).filter(|l| l.until > now);
                             prop_assert!(other.is_none_or(|l| l.mac == mac(m)));
                         }
                     }
                     Step::Claim(m, i, kind) => {
                         if let Claim::Granted { lease, .. } = book.claim(mac(m), ip(i), kind, now) {
+                            prop_assert!(is_allowed(lease.mac, lease.ip));
                             let other = granted.get(&lease.ip).filter(|l| l.until > now);
                             prop_assert!(other.is_none_or(|l| l.mac == mac(m)));
                             granted.retain(|_, l| l.mac != lease.mac);

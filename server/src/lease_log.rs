@@ -27,12 +27,9 @@ use crate::lease::{Lease, Mac, Record};
 use crate::status::{parse_mac, unix};
 
 pub use disk::{Disk, RealDisk, Which};
-pub use ledger::{Change, Kept, Ledger};
+pub use ledger::{Change, Kept, Ledger, Work};
 
 const HEADER: &str = "boottorrent-leases 1\n";
-/// The log is written anew when it has this many lines more than four times what is needed: often
-/// enough to stay small, rarely enough not to matter.
-const COMPACT_SLACK: usize = 1000;
 
 /// Why the leases cannot be read or kept.
 #[derive(Debug, thiserror::Error)]
@@ -140,9 +137,9 @@ impl<D: Disk> LeaseLog<D> {
         Ok(())
     }
 
-    /// Whether most lines are outdated, given that `needed` would do; then call [`Self::compact`].
-    pub fn is_wasteful(&self, needed: usize) -> bool {
-        self.lines > 4 * needed + COMPACT_SLACK
+    /// How many records the log has, outdated ones too.
+    pub fn lines(&self) -> usize {
+        self.lines
     }
 
     /// Replaces the log by one that holds `records` only.
@@ -394,9 +391,9 @@ mod tests {
         let (mut log, _) = LeaseLog::open(&path).expect("opens");
         let many: Vec<_> = (0..1010).map(|secs| lease(1, secs)).collect();
         log.append(&many).expect("appends");
-        assert!(log.is_wasteful(1));
+        assert_eq!(log.lines(), 1010);
         log.compact(&[lease(1, 1009)]).expect("compacts");
-        assert!(!log.is_wasteful(1));
+        assert_eq!(log.lines(), 1);
         log.append(&[lease(2, 3)]).expect("appends after compaction");
         drop(log);
         assert_eq!(reopen(&path).records, [lease(1, 1009), lease(2, 3)]);

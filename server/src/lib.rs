@@ -19,6 +19,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod descriptors;
 pub mod dhcp;
 pub mod doctor;
 pub mod follow;
@@ -173,7 +174,8 @@ const MAX_INVITATIONS: usize = 64;
 pub fn prepare(instance: &Instance) -> Result<Prepared, RunError> {
     let lab = &instance.lab;
     let config = lab.read_config().map_err(|finding| RunError::Mistakes(vec![finding]))?;
-    let (ip, netmask) = interfaces::address_of(&config.interface)?;
+    let cards = interfaces::cards(config.interfaces())?;
+    let ip = cards[0].ip;
     let mistakes = check::network(&config);
     if !mistakes.is_empty() {
         return Err(RunError::Mistakes(mistakes));
@@ -183,7 +185,7 @@ pub fn prepare(instance: &Instance) -> Result<Prepared, RunError> {
     }
     let book = StatusBook::new(&config.name, std::process::id(), SystemTime::now());
     let status: SharedStatus = Arc::new(Mutex::new(book));
-    let site = Site { instance: instance.clone(), config, ip, netmask, status };
+    let site = Site { instance: instance.clone(), config, cards, ip, status };
     let current = Current::default();
     let (invite, invitations) = mpsc::channel(MAX_INVITATIONS);
     let bound = site.bind(&current, invite)?;
@@ -223,7 +225,7 @@ async fn serve(
     let Prepared { site, bound, current, invitations } = prepared;
     let mut notes = Vec::new();
     let seed = match site.plays(ServerRole::Seed) {
-        true => Some(LabSeed::start(site.ip, site.config.seed_port).await?),
+        true => Some(LabSeed::start(site.seed_ip(), site.config.seed_port).await?),
         false => None,
     };
     let (roles, catalog) = if site.plays(ServerRole::Http) {
@@ -267,12 +269,14 @@ async fn serve(
 
 /// What `start` prints when all works.
 fn welcome(site: &Site, catalog: Option<&str>, notes: &[String]) -> String {
-    let Site { instance, config, ip, .. } = site;
+    let Site { instance, config, cards, .. } = site;
     let what = match instance.roles {
         RoleSet::ALL => config.name.clone(),
         roles => format!("{} ({roles})", config.name),
     };
-    let mut lines = vec![format!("{what} is ready on {} ({ip})", config.interface)];
+    let cards: Vec<String> =
+        cards.iter().map(|card| format!("{} ({})", card.name, card.ip)).collect();
+    let mut lines = vec![format!("{what} is ready on {}", cards.join(", "))];
     lines.extend(catalog.map(|catalog| format!("  {catalog}")));
     if site.plays(ServerRole::Http) {
         lines.push(format!("  supervisor's page: {}/", http::base_url(site.http_address())));

@@ -3,7 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
-use bt_server::cli::Cli;
+use bt_server::cli::{Cli, tell};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -12,7 +12,7 @@ fn main() -> ExitCode {
         // Whoever read our output has seen enough (`bt-server status | head`).
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("bt-server: {error:#}");
+            tell(format_args!("bt-server: {error:#}"));
             ExitCode::FAILURE
         }
     }

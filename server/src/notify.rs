@@ -57,8 +57,9 @@ impl Manager {
         self.tell("STOPPING=1");
     }
 
-    /// Gives signs of life until `shutdown`. They come from the runtime that does all the work, so
-    /// they end when it hangs.
+    /// Gives signs of life until `shutdown`. They come from the runtime that HTTP, the seed and
+    /// proxyDHCP run on, and end when it or the whole process hangs. DHCP and TFTP have threads of
+    /// their own: one of those that ends is told as a role that stopped, one that hangs is not noticed.
     pub async fn live(&self, shutdown: CancellationToken) {
         let Some(patience) = self.patience else { return };
         let mut pause = tokio::time::interval(patience / SIGNS_PER_PATIENCE);

@@ -31,9 +31,10 @@ const CAPABILITY_VERSION: u32 = 0x2008_0522;
 pub enum Capability {
     /// Ports below 1024.
     NetBindService = 10,
-    /// Sockets bound to one network card, raw packets.
-    NetRaw = 13,
 }
+
+/// All that any role keeps, as the bits of proc(5)'s `CapEff`.
+pub const NEEDED: u64 = 1 << Capability::NetBindService as u64;
 
 /// Why the rights could not be reduced.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +88,7 @@ pub fn reduce(instance: &Instance, keep: &[Capability]) -> Result<String, Rights
     keep_only(keep).map_err(system("give up capabilities"))?;
     check_access(instance)?;
     let kept = if keep.is_empty() { "no capability".to_owned() } else { format!("{keep:?}") };
-    Ok(format!("runs as {} with {kept}", user_name(geteuid())))
+    Ok(format!("runs as {} with {kept}", user_name(geteuid().as_raw())))
 }
 
 /// Sets the permitted and effective capabilities of this thread to `keep`, as far as it has them.
@@ -161,15 +162,19 @@ fn check_access(instance: &Instance) -> Result<(), RightsError> {
     for (verb, path) in needed {
         let wish = if verb == "read" { AccessFlags::R_OK } else { AccessFlags::W_OK };
         if let Err(Errno::EACCES) = access(&path, wish) {
-            let (user, lab) = (user_name(geteuid()), lab.root().to_owned());
+            let (user, lab) = (user_name(geteuid().as_raw()), lab.root().to_owned());
             return Err(RightsError::Closed { user, verb, path, lab });
         }
     }
     Ok(())
 }
 
-fn user_name(uid: Uid) -> String {
-    User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
+/// The name of a user, or the number where there is none.
+pub fn user_name(uid: u32) -> String {
+    User::from_uid(Uid::from_raw(uid))
+        .ok()
+        .flatten()
+        .map_or_else(|| uid.to_string(), |user| user.name)
 }
 
 #[cfg(test)]
@@ -190,13 +195,13 @@ mod tests {
         // Capabilities are each thread's own, so the other tests keep theirs.
         let left = thread::spawn(|| {
             let had = effective();
-            keep_only(&[Capability::NetRaw]).expect("rights can always be given up");
+            keep_only(&[Capability::NetBindService]).expect("rights can always be given up");
             let kept = effective();
             keep_only(&[]).expect("rights can always be given up");
             (had, kept, effective())
         });
         let (had, kept, nothing) = left.join().expect("no panic");
-        assert_eq!(kept, had & 1 << Capability::NetRaw as u64);
+        assert_eq!(kept, had & NEEDED);
         assert_eq!(nothing, 0);
     }
 

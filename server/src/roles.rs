@@ -19,6 +19,7 @@ use crate::dhcp::probe::Part;
 use crate::dhcp::{self, Dhcp, Network, Proxy, ProxySettings, foreign};
 use crate::http::{self, Http, Invitation, Scripts};
 use crate::instance::{Instance, ServerRole};
+use crate::interfaces::Card;
 use crate::publish::Current;
 use crate::rights::Capability;
 use crate::status::{SharedStatus, StatusEvent};
@@ -34,10 +35,10 @@ pub struct Site {
     pub instance: Instance,
     /// Its settings.
     pub config: Config,
-    /// The interface's address.
+    /// The network cards that PCs are reached through; at least one.
+    pub cards: Vec<Card>,
+    /// The first card's address.
     pub ip: Ipv4Addr,
-    /// The interface's netmask.
-    pub netmask: Ipv4Addr,
     /// The table.
     pub status: SharedStatus,
 }
@@ -46,10 +47,11 @@ pub struct Site {
 #[derive(Debug)]
 pub struct Bound {
     dhcp: Option<Dhcp>,
-    proxy: Option<Proxy>,
+    /// One for each card; so are the next two.
+    proxy: Vec<Proxy>,
     /// Where answers to our search for other DHCP servers come in.
-    lookout: Option<UdpSocket>,
-    tftp: Option<Tftp>,
+    lookout: Vec<(Card, UdpSocket)>,
+    tftp: Vec<Tftp>,
     http: Option<Http>,
 }
 
@@ -57,6 +59,11 @@ impl Site {
     /// Where HTTP listens: on the lab's interface only.
     pub fn http_address(&self) -> SocketAddr {
         SocketAddr::from((self.ip, self.config.http_port))
+    }
+
+    /// Where the seed listens: its engine has one listener, which several cards share.
+    pub fn seed_ip(&self) -> Ipv4Addr {
+        if self.cards.len() == 1 { self.ip } else { Ipv4Addr::UNSPECIFIED }
     }
 
     /// The tracker's URL.
@@ -85,48 +92,52 @@ impl Site {
         };
         let http = if self.plays(ServerRole::Http) {
             let settings = self.http_settings(loaders.clone(), invitations);
-            Some(Http::bind(settings, Arc::clone(current), Arc::clone(&self.status))?)
+            let mut http = Http::bind(settings, Arc::clone(current), Arc::clone(&self.status))?;
+            for card in &self.cards[1..] {
+                http.listen_also(SocketAddr::from((card.ip, self.config.http_port)))?;
+            }
+            Some(http)
         } else {
             None
         };
-        let tftp = if self.plays(ServerRole::Tftp) {
-            Some(Tftp::bind(self.tftp_settings(loaders), Arc::clone(&self.status))?)
-        } else {
-            None
-        };
-        let proxy = match self.config.dhcp {
-            DhcpMode::Proxy if self.plays(ServerRole::Dhcp) => {
+        let (mut tftp, mut proxy, mut lookout) = (Vec::new(), Vec::new(), Vec::new());
+        for card in &self.cards {
+            if self.plays(ServerRole::Tftp) {
+                let settings = self.tftp_settings(card, loaders.clone());
+                tftp.push(Tftp::bind(settings, Arc::clone(&self.status))?);
+            }
+            if self.plays(ServerRole::Dhcp) && self.config.dhcp == DhcpMode::Proxy {
                 let settings = ProxySettings {
-                    server: self.ip,
+                    server: card.ip,
                     http_port: self.config.http_port,
                     nodes: Arc::clone(&self.config.nodes),
                 };
-                Some(Proxy::bind(&self.config.interface, settings, Arc::clone(&self.status))?)
+                proxy.push(Proxy::bind(&card.name, settings, Arc::clone(&self.status))?);
             }
-            _ => None,
-        };
+        }
         let dhcp = match self.dhcp_settings().filter(|_| self.plays(ServerRole::Dhcp)) {
             Some(settings) => Some(Dhcp::bind(settings, Arc::clone(&self.status))?),
             None => None,
         };
-        let lookout = if dhcp.is_some() || proxy.is_some() {
-            foreign::client_socket(&self.config.interface)
-                .map_err(|error| {
-                    warn!(%error, "other DHCP servers cannot be noticed: port 68 is not to be had");
-                })
-                .ok()
-        } else {
-            None
-        };
+        if dhcp.is_some() || !proxy.is_empty() {
+            for card in &self.cards {
+                match foreign::client_socket(&card.name) {
+                    Ok(socket) => lookout.push((card.clone(), socket)),
+                    Err(error) => warn!(
+                        interface = card.name,
+                        %error,
+                        "other DHCP servers cannot be noticed: port 68 is not to be had"
+                    ),
+                }
+            }
+        }
         Ok(Bound { dhcp, proxy, lookout, tftp, http })
     }
 
-    /// What must be kept after the sockets are open. DHCP opens a client's socket on port 68 now and
-    /// then, to look for other servers; a seed on a low port opens its own a moment later.
+    /// What must be kept after the sockets are open: a seed on a low port opens its own a moment
+    /// later. All others are open by then, those that look for other DHCP servers too.
     pub fn rights_to_keep(&self) -> Vec<Capability> {
-        if self.plays(ServerRole::Dhcp) && self.config.dhcp != DhcpMode::Off {
-            vec![Capability::NetBindService, Capability::NetRaw]
-        } else if self.plays(ServerRole::Seed) && self.config.seed_port < 1024 {
+        if self.plays(ServerRole::Seed) && self.config.seed_port < 1024 {
             vec![Capability::NetBindService]
         } else {
             Vec::new()
@@ -141,21 +152,26 @@ impl Site {
         shutdown: &CancellationToken,
     ) -> Roles {
         let mut roles = Roles { set: JoinSet::new(), status: Arc::clone(&self.status) };
+        let names = self.config.interfaces().collect::<Vec<_>>().join(", ");
         if let (Some(dhcp), DhcpMode::Full(pool)) = (bound.dhcp, &self.config.dhcp) {
             let (first, last) = pool.range;
-            let detail = format!("{} gives {first} - {last}", self.config.interface);
+            let more = match self.config.subnets.len() {
+                0 => String::new(),
+                count => format!(" and {count} more ranges"),
+            };
+            let detail = format!("{names} gives {first} - {last}{more}");
             roles.start("dhcp", detail, dhcp.run(shutdown.clone()));
         }
-        if let Some(proxy) = bound.proxy {
-            let detail = format!("{} names boot files, gives no addresses", self.config.interface);
+        for (proxy, card) in bound.proxy.into_iter().zip(&self.cards) {
+            let detail = format!("{} names boot files, gives no addresses", card.name);
             roles.start("dhcp", detail, proxy.run(shutdown.clone()));
         }
-        if let Some(socket) = bound.lookout {
+        for (card, socket) in bound.lookout {
             let part = if self.config.dhcp == DhcpMode::Proxy { Part::Proxy } else { Part::Gives };
-            roles.watch(self, socket, part, shutdown);
+            roles.watch(card, socket, part, shutdown);
         }
-        if let Some(tftp) = bound.tftp {
-            let detail = format!("{}/udp", self.tftp_address());
+        for (tftp, card) in bound.tftp.into_iter().zip(&self.cards) {
+            let detail = format!("{}:{TFTP_PORT}/udp", card.ip);
             roles.start("tftp", detail, tftp.run(shutdown.clone()));
         }
         if let Some(http) = bound.http {
@@ -196,24 +212,20 @@ impl Site {
         }
     }
 
-    fn tftp_settings(&self, loaders: Loaders) -> tftp::Settings {
-        let subnets = self.config.subnets.iter().map(|subnet| (subnet.network, subnet.netmask));
+    fn tftp_settings(&self, card: &Card, loaders: Loaders) -> tftp::Settings {
+        let behind_relays = self.config.nodes.networks.iter().copied();
         tftp::Settings {
-            listen: self.tftp_address(),
-            networks: std::iter::once((self.ip, self.netmask)).chain(subnets).collect(),
+            listen: SocketAddr::from((card.ip, TFTP_PORT)),
+            networks: std::iter::once((card.ip, card.netmask)).chain(behind_relays).collect(),
             loaders,
             boot_dir: self.instance.lab.boot(),
             scripts: self.scripts(),
-            http: self.http_address(),
+            http: SocketAddr::from((card.ip, self.config.http_port)),
         }
     }
 
     fn scripts(&self) -> Scripts {
         Scripts::new(&self.config.name, Arc::clone(&self.config.nodes))
-    }
-
-    fn tftp_address(&self) -> SocketAddr {
-        SocketAddr::from((self.ip, TFTP_PORT))
     }
 
     /// Without loaders nothing boots from our own DHCP; where another one names other files, it can.
@@ -228,15 +240,10 @@ impl Site {
     }
 
     fn dhcp_settings(&self) -> Option<dhcp::Settings> {
-        let networks = Network::all(&self.config, self.ip, self.netmask);
-        let (network, pool) = networks.into_iter().next()?;
-        Some(dhcp::Settings {
-            interface: self.config.interface.clone(),
-            server: self.ip,
-            network,
-            pool,
-            leases: self.instance.lab.leases(),
-        })
+        let networks = Network::all(&self.config, &self.cards);
+        let leases = self.instance.lab.leases();
+        let cards = self.cards.clone();
+        (!networks.is_empty()).then_some(dhcp::Settings { cards, networks, leases })
     }
 }
 
@@ -260,10 +267,9 @@ impl Roles {
     }
 
     /// Looks for other DHCP servers beside ours.
-    fn watch(&mut self, site: &Site, socket: UdpSocket, part: Part, shutdown: &CancellationToken) {
-        let (interface, ip) = (site.config.interface.clone(), site.ip);
+    fn watch(&mut self, card: Card, socket: UdpSocket, part: Part, shutdown: &CancellationToken) {
         let status = Arc::clone(&self.status);
-        let watch = foreign::watch(socket, interface, ip, part, status, shutdown.clone());
+        let watch = foreign::watch(socket, card.name, card.ip, part, status, shutdown.clone());
         self.set.spawn(async move { ("the search for other DHCP servers", watch.await) });
     }
 

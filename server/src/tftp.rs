@@ -28,15 +28,20 @@ use tracing::{debug, info, warn};
 
 pub use self::loaders::{DEBIAN_IPXE, GRUB, Loaders, LoadersError, SHIM};
 use self::packet::{ErrorCode, Packet, ReadRequest, printable};
+use self::session::Sent;
 use self::sessions::{Refusal, Seat, Sessions};
 pub use self::shelf::AUTOEXEC;
 use self::shelf::Wanted;
 use crate::bind::{self, BindError};
+use crate::descriptors;
 use crate::http::{BootFiles, Scripts};
 use crate::status::{SharedStatus, StatusEvent};
 
 /// After an error of the port itself (the interface is down): errors come one per call.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
+/// Open files that are asked for: the transfers, four times over; each has a socket. Where the system
+/// gives fewer, requests beyond it wait for the transfers before them.
+const MOST_FILES: u64 = 4096;
 /// Longer than any request that is read.
 const MAX_PACKET: usize = 2048;
 
@@ -81,6 +86,7 @@ impl Tftp {
     /// When it cannot be opened; the error says why.
     pub fn bind(settings: Settings, status: SharedStatus) -> Result<Self, BindError> {
         let socket = bind::udp("TFTP", settings.listen)?;
+        descriptors::raise_to(MOST_FILES);
         let boot_files = BootFiles::new(settings.boot_dir.clone());
         let role = Role { settings, boot_files, status, sessions: Arc::default() };
         Ok(Self { socket, role: Arc::new(role) })
@@ -96,9 +102,20 @@ impl Tftp {
 
     /// Serves until `shutdown`; transfers that run then are cut short.
     ///
+    /// All transfers share one thread: each is a packet of work between two waits, and to wake
+    /// another thread for it costs more than the work does.
+    ///
     /// # Errors
-    /// When the socket cannot be handed to the runtime; not for anything that a client does.
+    /// When the socket cannot be handed to a runtime; not for anything that a client does.
     pub async fn run(self, shutdown: CancellationToken) -> io::Result<()> {
+        let serving = tokio::task::spawn_blocking(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(self.serve(shutdown))
+        });
+        serving.await.map_err(io::Error::other)?
+    }
+
+    async fn serve(self, shutdown: CancellationToken) -> io::Result<()> {
         self.socket.set_nonblocking(true)?;
         let socket = UdpSocket::from_std(self.socket)?;
         let mut buffer = [0; MAX_PACKET];
@@ -193,7 +210,7 @@ impl Role {
     fn find(&self, wanted: &Wanted, ip: Ipv4Addr) -> Option<Found> {
         let Settings { loaders, scripts, http, .. } = &self.settings;
         match wanted {
-            Wanted::Script => Some(Found::here(AUTOEXEC, scripts.ipxe(*http, None, ip))),
+            Wanted::Script => Some(Found::here(AUTOEXEC, scripts.autoexec(*http))),
             Wanted::GrubMenu(name) => {
                 Some(Found::here("grub/grub.cfg", scripts.grub(*http, name, ip)?))
             }
@@ -214,10 +231,16 @@ impl Role {
         };
         let local = self.settings.listen.ip();
         let ip = client.ip();
+        let bytes = file.len() as u64;
         let outcome = session::run(local, client, &request, file, &seat).await;
         match outcome {
-            Ok(bytes) => {
-                info!(%ip, path = name, bytes, "TFTP");
+            Ok(sent) => {
+                match sent {
+                    Sent::Acknowledged => info!(%ip, path = name, bytes, "TFTP"),
+                    Sent::Probably => {
+                        info!(%ip, path = name, bytes, "TFTP; the last ACK was not heard");
+                    }
+                }
                 let event = StatusEvent::Tftp { ip, name, bytes };
                 self.status.lock().apply(event, SystemTime::now());
             }

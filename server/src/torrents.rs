@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 use tracing::{info, warn};
 
+use crate::cli::tell;
 use crate::lab::{Lab, SourceFile, Stamp, write_durably};
 use crate::words;
 
@@ -276,7 +277,7 @@ fn bar(id: &SystemId, total: u64, progress: Progress) -> ProgressBar {
     }
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
     if bar.is_hidden() {
-        eprintln!("hashing {id}, {}", words::size(total));
+        tell(format_args!("hashing {id}, {}", words::size(total)));
     }
     let style =
         "hashing {prefix}  [{wide_bar}] {bytes}/{total_bytes}, {binary_bytes_per_sec}, {eta} left";

@@ -156,6 +156,20 @@ fn a_foreground_server_ends_cleanly_on_a_signal() {
     assert!(log.contains("A1 is ready on lo") && log.contains("stopped"), "{log}");
 }
 
+/// As on a full disk: what cannot be logged is lost, and nothing else.
+#[test]
+fn a_log_that_cannot_be_written_stops_nothing() {
+    let bench = Bench::new();
+    let script = "export RUST_LOG=debug; $BT start --foreground 2>/dev/full & sleep 0.2; \
+        for i in $(seq 100); do $BT status | grep -q '^Catalog' && break; sleep 0.1; done; \
+        for i in $(seq 50); do \
+        curl -sf -m 5 -o /dev/null http://127.0.0.1:6969/keys.toml && echo answered; done; \
+        kill -TERM $!; wait $!";
+    let output = bench.in_own_network(script);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(text(&output.stdout).matches("answered").count(), 50, "{output:?}");
+}
+
 #[test]
 fn a_taken_port_is_told_with_its_holder() {
     let (first, second) = (Bench::new(), Bench::new());

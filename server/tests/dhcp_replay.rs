@@ -8,6 +8,7 @@ use bt_server::dhcp::{
     Answer, Destination, Door, Kind, Network, ProxySettings, Reply, ReplyKind, Request, respond,
     respond_proxy,
 };
+use bt_server::interfaces::Card;
 use bt_server::lease::{LeaseBook, Range};
 use dhcproto::v4::{Decodable, Decoder, DhcpOption, Message, OptionCode};
 
@@ -18,7 +19,8 @@ fn network() -> Network {
     let text = "interface = \"eth0\"\n[dhcp]\nmode = \"full\"\nrange = \"10.77.0.50-10.77.0.150\"\n\
                 router = \"10.77.0.1\"\ndns = [\"10.77.0.1\"]\ndomain = \"lab.example\"\n";
     let config = Config::parse(text).expect("valid");
-    let all = Network::all(&config, SERVER, Ipv4Addr::new(255, 255, 255, 0));
+    let card = Card { name: "eth0".into(), ip: SERVER, netmask: [255, 255, 255, 0].into() };
+    let all = Network::all(&config, &[card]);
     all.into_iter().next().expect("full mode has a network").0
 }
 

@@ -9,20 +9,30 @@ use bt_server::lease_log::{Change, Kept, LeaseLog, Ledger, LogError};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-fn ledger(path: &Path, now: SystemTime) -> Ledger {
+/// A server's leases, without the threads between books and log.
+struct Server {
+    ledger: Ledger,
+    log: LeaseLog,
+}
+
+fn server(path: &Path, now: SystemTime) -> Server {
     let range = Range::new(Ipv4Addr::new(10, 77, 0, 1), Ipv4Addr::new(10, 77, 3, 250));
     let book = LeaseBook::new(range.expect("not empty"), vec![], Duration::from_hours(1));
     let (log, found) = LeaseLog::open(path).expect("opens");
-    Ledger::new(book, log, &found.records, now)
+    Server { ledger: Ledger::new(vec![book], &found.records, now), log }
 }
 
-fn give(ledger: &mut Ledger, node: u16, now: SystemTime) -> Kept {
+fn give(server: &mut Server, node: u16, now: SystemTime) -> Kept {
+    let Server { ledger, log } = server;
     let [high, low] = node.to_be_bytes();
     let mac = Mac([2, 0, 0, 0, high, low]);
-    let ip = ledger.book().propose(mac, None, now).expect("there are enough");
-    match ledger.book().claim(mac, ip, ClaimKind::Selecting, now) {
+    let ip = ledger.book(0).propose(mac, None, now).expect("there are enough");
+    match ledger.book(0).claim(mac, ip, ClaimKind::Selecting, now) {
         Claim::Granted { lease, before } => {
-            ledger.commit(&[Change::Granted { lease, before }], now).0[0]
+            ledger.change(Change::Granted { lease, before });
+            let work = ledger.begin().expect("there is a change");
+            let outcome = work.append_to(log);
+            ledger.settle(&outcome, now)[0]
         }
         claim => panic!("{claim:?}"),
     }
@@ -42,20 +52,20 @@ fn a_full_file_system_stops_newcomers_only_until_there_is_space() {
     mount(Some("tmpfs"), folder.path(), Some("tmpfs"), MsFlags::empty(), options).expect("mounts");
     let path = folder.path().join("leases");
     let now = SystemTime::now();
-    let mut ledger = ledger(&path, now);
-    let kept = (0..1000).take_while(|&node| give(&mut ledger, node, now) == Kept::Durable).count();
+    let mut server = server(&path, now);
+    let kept = (0..1000).take_while(|&node| give(&mut server, node, now) == Kept::Durable).count();
     assert!((50..600).contains(&kept), "16 KiB hold {kept} leases");
-    assert!(matches!(give(&mut ledger, 3, now), Kept::Until(_)), "a renewal goes on");
-    assert_eq!(give(&mut ledger, 999, now), Kept::Lost, "a newcomer does not");
+    assert!(matches!(give(&mut server, 3, now), Kept::Until(_)), "a renewal goes on");
+    assert_eq!(give(&mut server, 999, now), Kept::Lost, "a newcomer does not");
 
     // It also starts again on the full disk, with all its leases.
-    drop(ledger);
-    let mut ledger = self::ledger(&path, now);
-    assert_eq!(ledger.book().len(), kept);
+    drop(server);
+    let mut server = self::server(&path, now);
+    assert_eq!(server.ledger.book(0).len(), kept);
 
     let larger = Some("size=256k,nr_inodes=16");
     mount(none, folder.path(), none, MsFlags::MS_REMOUNT, larger).expect("makes space");
-    assert_eq!(give(&mut ledger, 999, now), Kept::Durable);
+    assert_eq!(give(&mut server, 999, now), Kept::Durable);
     nix::mount::umount2(folder.path(), nix::mount::MntFlags::MNT_DETACH).expect("unmounts");
 }
 

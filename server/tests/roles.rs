@@ -185,7 +185,8 @@ fn grub_finds_its_menu_and_the_small_linux_by_tftp() {
     assert_eq!(tftp_get(roles.tftp, "/initrd.img"), Err(1), "it is missing on disk");
     assert_eq!(tftp_get(roles.tftp, "/grub/x86_64-efi/fs.lst"), Err(1));
     let script = tftp_get(roles.tftp, "autoexec.ipxe").expect("is rendered");
-    assert!(script.starts_with(b"#!ipxe\n"), "{}", script.escape_ascii());
+    let script = String::from_utf8(script).expect("text");
+    assert!(script.contains("\nchain --autofree http://127.0.0.1:6969/boot.ipxe?"), "{script}");
 }
 
 #[test]
@@ -242,12 +243,15 @@ fn head_range_and_keep_alive_are_as_firmware_needs_them() {
 #[test]
 fn the_script_names_the_address_that_the_node_reached() {
     let roles = Roles::start();
-    for path in ["/boot.ipxe", "/autoexec.ipxe"] {
-        let (_, body) = roles.get(path);
-        let script = String::from_utf8(body).expect("text");
-        assert!(script.contains(&format!("bt.server=http://{} ", roles.http)), "{script}");
-        assert!(script.contains(" console=ttyS0 "), "{script}");
-    }
+    let get = |path: &str| String::from_utf8(roles.get(path).1).expect("text");
+    let script = get("/boot.ipxe");
+    assert!(script.contains(&format!("bt.server=http://{} ", roles.http)), "{script}");
+    assert!(script.contains(" console=ttyS0 "), "{script}");
+    let script = get("/autoexec.ipxe");
+    assert!(
+        script.contains(&format!("chain --autofree http://{}/boot.ipxe?", roles.http)),
+        "{script}"
+    );
 }
 
 #[test]

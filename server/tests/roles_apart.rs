@@ -117,10 +117,14 @@ fn a_pc_gets_through_four_processes() {
     assert_eq!(output.status.code(), Some(0), "{words}\n{}", text(&output.stdout));
     assert!(words.contains("A1 (tftp) is ready on bt0 (10.77.0.1)"), "{words}");
     let diagnosis: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    for (part, count) in [("dhcp", 4), ("tftp", 2), ("script", 1), ("http", 2), ("seed", 1)] {
+    for part in ["dhcp", "BIOS", "UEFI", "HTTP Boot", "iPXE", "catalog", "system"] {
         let seen = of_part(&diagnosis, part);
-        assert_eq!(seen.len(), count, "{seen:?}");
-        assert!(seen.iter().all(|(verdict, _)| verdict == "ok"), "{seen:?}");
+        assert_eq!(seen.len(), 1, "{part}: {diagnosis}");
+        assert_eq!(seen[0].0, "ok", "{part}: {seen:?}");
+    }
+    let way = &of_part(&diagnosis, "UEFI")[0].1;
+    for file in ["10.77.0.5", "snponly.efi", "by TFTP, boot.ipxe, vmlinuz", "initrd.img"] {
+        assert!(way.contains(file), "{way}");
     }
     let running = bench.run(&["status", "--json"]);
     let running: Value = serde_json::from_slice(&running.stdout).expect("JSON");
@@ -158,7 +162,7 @@ fn a_seed_of_its_own_follows_what_is_published() {
 }
 
 #[test]
-fn what_root_starts_becomes_the_labs_owner_and_keeps_what_it_needs() {
+fn what_root_starts_becomes_the_labs_owner_and_keeps_no_right() {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("only root can give a lab to somebody else");
         return;
@@ -166,22 +170,23 @@ fn what_root_starts_becomes_the_labs_owner_and_keeps_what_it_needs() {
     let bench = Bench::new();
     bench.give_to(NOBODY);
     let script = format!(
-        "cd {}\n$BT start --roles dhcp >&2; $BT start --roles http,tftp,seed >&2\n\
-         cat /proc/$(cat run/dhcp.pid)/task/*/status; echo ---\n\
-         cat /proc/$(cat run/tftp-http-seed.pid)/task/*/status; $BT doctor >&2",
+        "cd {}\nfor role in http tftp seed dhcp; do $BT start --roles $role >&2\n\
+         cat /proc/$(cat run/$role.pid)/task/*/status; echo ---; done; $BT doctor >&2",
         bench.path("state").display()
     );
     let output = bench.in_own_network(&script);
     let (status, words) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{words}");
-    let (dhcp, others) = status.split_once("---").expect("both were shown");
-    // Bits 10 and 13: to look for other DHCP servers.
-    for (status, rights) in [(dhcp, "0000000000002400"), (others, "0000000000000000")] {
+    let shown: Vec<&str> = status.split_terminator("---").collect();
+    assert_eq!(shown.len(), 4, "{status}");
+    for status in shown {
         let of = |key: &str| -> Vec<&str> {
             status.lines().filter_map(|line| line.strip_prefix(key)).map(str::trim).collect()
         };
-        assert!(of("CapPrm:").len() > 2, "{status}");
-        assert!(of("CapPrm:").iter().all(|bits| *bits == rights), "{status}");
+        for set in ["CapPrm:", "CapEff:"] {
+            assert!(of(set).len() > 2, "{status}");
+            assert!(of(set).iter().all(|bits| *bits == "0000000000000000"), "{status}");
+        }
         assert!(of("NoNewPrivs:").iter().all(|is| *is == "1"), "{status}");
         let four = [NOBODY; 4].map(|uid| uid.to_string()).join("\t");
         assert!(of("Uid:").iter().all(|ids| *ids == four), "{status}");
@@ -196,6 +201,37 @@ fn what_root_starts_becomes_the_labs_owner_and_keeps_what_it_needs() {
         let owner = fs::symlink_metadata(bench.path(name)).expect("is there").uid();
         assert_eq!(owner, NOBODY, "{name}");
     }
+}
+
+/// Another DHCP server at the other end of the cable.
+const STRANGER: &str = "unshare --net sleep 60 & stranger=$!; sleep 0.5
+    ip link set bt1 netns $stranger
+    nsenter --target $stranger --net sh -c 'ip addr add 10.77.0.2/24 dev bt1; ip link set bt1 up
+        exec dnsmasq --conf-file=/dev/null --port=0 --interface=bt1 --bind-interfaces --no-ping \
+        --dhcp-range=10.77.0.200,10.77.0.220 --dhcp-leasefile=/dev/null --user=root \
+        --no-daemon >/dev/null 2>&1' & dhcp=$!";
+
+#[test]
+fn a_foreign_server_that_comes_later_is_told_of_without_any_right() {
+    let bench = Bench::new();
+    if nix::unistd::geteuid().is_root() {
+        bench.give_to(NOBODY);
+    }
+    // The first round of 8 s sees nobody; a round after it does.
+    let script = format!(
+        "$BT start --roles dhcp >&2; sleep 9; $BT status --json; echo ---\n{STRANGER}\n\
+         set +e; for i in $(seq 50); do $BT status --json | grep -q 'another DHCP server' && break
+         sleep 1; done; grep CapEff /proc/$(cat $PID)/status; $BT status --json\n\
+         kill $dhcp $stranger; exit 0"
+    );
+    let script = format!("export PID={}\n{script}", bench.path("state/run/dhcp.pid").display());
+    let output = bench.in_own_network(&script);
+    let (shown, words) = (text(&output.stdout), text(&output.stderr));
+    let (before, after) = shown.split_once("---").expect(&words);
+    let told = "another DHCP server, 10.77.0.2, gives addresses here";
+    assert!(!before.contains("another DHCP server"), "{before}");
+    assert!(after.contains(told), "{after} {words}");
+    assert!(after.contains("CapEff:\t0000000000000000"), "{after}");
 }
 
 #[test]
@@ -244,6 +280,31 @@ fn a_service_manager_hears_of_the_start_and_of_the_end() {
 }
 
 #[test]
+fn connections_without_end_take_nothing_from_dhcp_and_tftp() {
+    let bench = Bench::new();
+    let host = "[[host]]\nmac = \"52:54:00:00:00:99\"\nname = \"s\"\nuefi_loader = \"shim-grub\"\n";
+    bench.write("server.toml", format!("{SERVER}{host}").as_bytes());
+    // More than its limit of open files; none of them says a word.
+    let script = "prlimit --nofile=96 $BT start >&2; ulimit -n 4096
+        exec bash -c 'for i in $(seq 2000); do exec {fd}<>/dev/tcp/10.77.0.1/6969; done
+            set +e; $BT doctor --json; code=$?; ls /proc/$(cat $PID)/fd | wc -l >&2
+            exit $code'";
+    let script = format!("export PID={}\n{script}", bench.path("state/pid").display());
+    let output = bench.in_own_network(&script);
+    let words = text(&output.stderr);
+    let diagnosis: Value = serde_json::from_slice(&output.stdout).expect(&words);
+    assert_eq!(output.status.code(), Some(1), "HTTP is full: {diagnosis} {words}");
+    // It needs DHCP and TFTP, up to the last byte of the initramfs.
+    let way = of_part(&diagnosis, "Secure Boot");
+    assert_eq!(way[0].0, "ok", "{way:?} {words}");
+    // Half of the 96 for HTTP, the rest not used up: or accept(2) fails again and again.
+    let open: usize = words.lines().last().and_then(|it| it.parse().ok()).expect(&words);
+    assert!((48..90).contains(&open), "{words}");
+    let log = fs::read_to_string(bench.path("state/log")).expect("it ran in the background");
+    assert!(log.contains("ready") && !log.contains("cannot accept"), "{log}");
+}
+
+#[test]
 fn the_doctor_names_what_is_wrong_and_what_helps() {
     let bench = Bench::new();
     let output = bench.in_own_network("$BT doctor --json");
@@ -263,14 +324,10 @@ fn the_doctor_names_what_is_wrong_and_what_helps() {
         assert!(words.contains(part), "{part} is missing:\n{words}");
     }
 
-    let stranger = "unshare --net sleep 60 & stranger=$!; sleep 0.5
-        ip link set bt1 netns $stranger
-        nsenter --target $stranger --net sh -c 'ip addr add 10.77.0.2/24 dev bt1; ip link set bt1 up
-            exec dnsmasq --conf-file=/dev/null --port=0 --interface=bt1 --bind-interfaces --no-ping \
-            --dhcp-range=10.77.0.200,10.77.0.220 --dhcp-leasefile=/dev/null --user=root \
-            --no-daemon >/dev/null 2>&1' & dhcp=$!
-        sleep 1; set +e; $BT doctor; code=$?; kill $dhcp $stranger; exit $code";
-    let output = bench.in_own_network(stranger);
+    let script = format!(
+        "{STRANGER}\nsleep 1; set +e; $BT doctor; code=$?; kill $dhcp $stranger; exit $code"
+    );
+    let output = bench.in_own_network(&script);
     let words = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{words}{}", text(&output.stderr));
     assert!(words.contains("another DHCP server gives addresses here: 10.77.0.2"), "{words}");

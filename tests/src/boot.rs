@@ -22,6 +22,8 @@ use crate::wire::{Sighting, Wire};
 pub const MENU_LIMIT: Duration = Duration::from_secs(300);
 /// From the choice to the started system.
 pub const START_LIMIT: Duration = Duration::from_secs(180);
+/// How long a film stays at the menu and at the started system, so that they are on it.
+const FILM_STAYS: Duration = Duration::from_secs(5);
 /// The longest bar of the table, in characters.
 const BAR: f64 = 40.0;
 
@@ -93,6 +95,10 @@ pub struct Options {
     /// Add an IPv6 router to the network, which spares iPXE a wait of 16 to 20 s
     #[arg(long)]
     ipv6_router: bool,
+    /// Take a picture of the screen every two seconds, keep those that differ, and stay a moment at
+    /// the menu: then the seconds are no measurement
+    #[arg(long)]
+    film: bool,
     /// Install missing Debian packages without asking
     #[arg(long)]
     yes: bool,
@@ -109,15 +115,14 @@ pub fn run(options: &Options) -> Result<Report> {
         Lan::advertise_router()?;
     }
     let wire = Wire::watch()?;
-    let addresses = if options.proxy { Addresses::Others } else { Addresses::Ours };
-    let route = Route { firmware: options.firmware, addresses };
+    let route = options.route();
     let lab = route.lab(&bench)?;
     let _others = route.other_server(&mut bench)?;
     let server = bench.serve(&lab, &route.name())?;
     let name = route.name();
     let mut runs = Vec::new();
     for run in 1..=options.runs {
-        let moments = one_boot(&mut bench, &lab, &wire, route, run);
+        let moments = one_boot(&mut bench, &lab, &wire, options, run);
         let moments = server.explain(moments)?;
         println!("\n{name}, run {run} of {}, seconds since power-on:", options.runs);
         print!("{}", table(&moments));
@@ -135,6 +140,13 @@ pub fn run(options: &Options) -> Result<Report> {
         .with("firmware", options.firmware.name())
         .with("proxy", options.proxy)
         .with("runs", json!(steps)))
+}
+
+impl Options {
+    fn route(&self) -> Route {
+        let addresses = if self.proxy { Addresses::Others } else { Addresses::Ours };
+        Route { firmware: self.firmware, addresses }
+    }
 }
 
 /// The words of a kernel (Debian's) that was started under Secure Boot.
@@ -160,14 +172,14 @@ impl Route {
     }
 
     /// A lab for it.
-    fn lab(self, bench: &Bench) -> Result<SampleLab> {
+    pub fn lab(self, bench: &Bench) -> Result<SampleLab> {
         let lab = bench.sample_lab(&format!("lab-{}", self.name()))?;
         lab.write_settings(self.addresses, &self.firmware.node_settings())?;
         Ok(lab)
     }
 
     /// The other DHCP server, where there is one; it ends with what is returned.
-    fn other_server(self, bench: &mut Bench) -> Result<Option<Dnsmasq>> {
+    pub fn other_server(self, bench: &mut Bench) -> Result<Option<Dnsmasq>> {
         match self.addresses {
             Addresses::Ours => Ok(None),
             Addresses::Others => {
@@ -177,15 +189,10 @@ impl Route {
     }
 }
 
-/// One whole boot over `route`, for the tests; says what was seen.
-pub fn check(bench: &mut Bench, route: Route) -> Result<String> {
-    let wire = Wire::watch()?;
-    let lab = route.lab(bench)?;
-    let _others = route.other_server(bench)?;
-    let server = bench.serve(&lab, &format!("boot-{}", route.name()))?;
-    let moments = server.explain(one_boot(bench, &lab, &wire, route, 1))?;
-    let secs = moments.last().map_or(0.0, |last| last.secs);
-    Ok(format!("the chosen system runs after {secs:.0} s"))
+/// Fails unless the kernel that `student`'s PC booted was started under Secure Boot.
+pub fn check_secure_boot(student: &Student) -> Result<()> {
+    ensure!(student.console().contains(LOCKED_DOWN), "the PC booted without Secure Boot");
+    Ok(())
 }
 
 /// A step of a boot and when it was reached.
@@ -199,21 +206,30 @@ fn one_boot(
     bench: &mut Bench,
     lab: &SampleLab,
     wire: &Wire,
-    route: Route,
+    options: &Options,
     run: u32,
 ) -> Result<Vec<Moment>> {
+    let route = options.route();
     let name = format!("{}-{run}", route.name());
     let machine = Machine::new(route.firmware.firmware(), 1);
     let mut student = Student::switch_on(&name, &machine, &mut bench.lan, &bench.out)?;
+    if options.film {
+        student.film();
+    }
     student.wait_step("menu", MENU_LIMIT)?;
-    student.picture(&format!("{name}-menu"))?;
+    if options.film {
+        student.watch(FILM_STAYS)?;
+    }
     student.press(&["ret"])?;
     let chosen = student.wait_step("chosen", Duration::from_secs(20))?;
     let cmdline = student.wait_started(START_LIMIT)?;
     let expected = lab.cmdline(chosen.field("system"))?;
     ensure!(cmdline == expected, "the system got `{cmdline}`, its entry says `{expected}`");
     if route.firmware == FirmwareKind::UefiSecure {
-        ensure!(student.console().contains(LOCKED_DOWN), "the PC booted without Secure Boot");
+        check_secure_boot(&student)?;
+    }
+    if options.film {
+        student.watch(FILM_STAYS)?;
     }
     let moments = moments(&student, wire);
     student.switch_off()?;

@@ -36,6 +36,11 @@ impl Dnsmasq {
         Ok(Self { process: Running::start("dnsmasq", dnsmasq, log)?, place })
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> nix::unistd::Pid {
+        self.process.pid()
+    }
+
     /// Its network.
     pub fn place(&self) -> &Place {
         &self.place

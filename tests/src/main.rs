@@ -13,6 +13,7 @@ mod demo;
 mod dhcp_load;
 mod dnsmasq;
 mod fuzz;
+mod handover;
 mod http;
 mod image;
 mod net;
@@ -20,6 +21,7 @@ mod process;
 mod proxy;
 mod qemu;
 mod qmp;
+mod relay;
 mod report;
 mod sample;
 mod scenario;
@@ -62,6 +64,7 @@ enum Action {
     Test(test::Options),
     Boot(boot::Options),
     Image(image::Options),
+    Handover(handover::Options),
     Fuzz(fuzz::Options),
     DhcpLoad(dhcp_load::Options),
     TftpLoad(tftp_load::Options),
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         Action::Test(options) => test::run(options),
         Action::Boot(options) => boot::run(options),
         Action::Image(options) => image::run_command(options),
+        Action::Handover(options) => handover::run(options),
         Action::Fuzz(options) => fuzz::run(options),
         Action::DhcpLoad(options) => dhcp_load::run(options),
         Action::TftpLoad(options) => tftp_load::run(options),

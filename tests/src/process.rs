@@ -178,6 +178,29 @@ impl Drop for Running {
     }
 }
 
+/// What the kernel has charged to a process and all its threads (proc_pid_stat(5), 14 and 15), in
+/// steps of 10 ms.
+pub fn cpu(process: Pid) -> Result<Duration> {
+    clock::check_interrupted()?;
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))
+        .context("the server is gone; its log says why")?;
+    // The name in brackets may hold spaces; the fields after it begin with the third.
+    let (_, fields) = stat.rsplit_once(") ").context("/proc/PID/stat is not understood")?;
+    let ticks: u64 = fields
+        .split(' ')
+        .skip(11)
+        .take(2)
+        .map(|field| field.parse::<u64>().context("/proc/PID/stat is not understood"))
+        .sum::<Result<u64>>()?;
+    Ok(Duration::from_millis(ticks * 10))
+}
+
+/// The machine's load average of the last minute; NaN where it cannot be read.
+pub fn load() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(f64::NAN)
+}
+
 /// The last `count` lines of a text.
 pub fn tail(text: &str, count: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();

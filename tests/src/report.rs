@@ -38,9 +38,38 @@ impl Report {
     }
 }
 
+/// The middle one of an odd number of figures; NaN of none.
+pub fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// A number of runs as a word of the command line. Of an even number, no figure would be the median.
+pub fn odd_runs(word: &str) -> Result<u32, String> {
+    match word.parse() {
+        Ok(runs @ 1..=99) if runs % 2 == 1 => Ok(runs),
+        _ => Err("an odd number from 1 to 99, so that one run is the median".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_figure() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![7.0]), 7.0);
+        assert!(median(vec![]).is_nan());
+    }
+
+    #[test]
+    fn only_an_odd_number_of_runs_has_a_median() {
+        assert_eq!(odd_runs("3"), Ok(3));
+        for word in ["0", "2", "-1", "100", "three"] {
+            assert!(odd_runs(word).is_err(), "{word}");
+        }
+    }
 
     #[test]
     fn a_report_as_json_holds_verdict_figures_load_and_cpu() {

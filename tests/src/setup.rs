@@ -45,11 +45,18 @@ const DHCP_LOAD: &[Package] = &[
     package("kea-admin", "ISC's load generator perfdhcp"),
     package("kea-common", "the libraries of ISC's server Kea"),
 ];
+/// What only the fuzzer needs.
+const FUZZING: &[Package] = &[package("g++", "the compiler of libFuzzer")];
 /// What only the tests need.
 const TESTING: &[Package] = &[
     package("aria2", "a stock BitTorrent client that must get along with bt-server"),
+    package("atftp", "a stock TFTP client that knows windows"),
+    package("curl", "another stock TFTP client"),
+    package("isc-dhcp-client", "a stock DHCP client"),
     package("minisign", "the stock tool that must accept the signed catalog"),
+    package("nftables", "a firewall that the doctor must find"),
     package("squashfs-tools", "root file systems that bt-server add looks into"),
+    package("tftp-hpa", "the usual TFTP client"),
 ];
 /// What only the making of test systems needs.
 const IMAGES: &[Package] = &[
@@ -69,6 +76,8 @@ pub enum Extra {
     Load,
     /// The measurements of DHCP.
     DhcpLoad,
+    /// The fuzzer.
+    Fuzzing,
     /// The tests.
     Testing,
     /// Test systems of Debian packages.
@@ -83,6 +92,7 @@ pub fn ensure_packages(extra: Extra, yes: bool) -> Result<()> {
         Extra::Window => WINDOW,
         Extra::Load => LOAD,
         Extra::DhcpLoad => DHCP_LOAD,
+        Extra::Fuzzing => FUZZING,
         Extra::Testing => TESTING,
         Extra::Images => IMAGES,
     };

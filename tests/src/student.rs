@@ -17,6 +17,16 @@ use crate::qemu::{self, Machine};
 use crate::qmp::Qmp;
 use crate::steps::{Step, parse_started};
 
+/// Between two pictures of a film.
+const FILM_EVERY: Duration = Duration::from_secs(2);
+
+/// Pictures that are taken while something is waited for.
+#[derive(Default)]
+struct Film {
+    due: Duration,
+    last: RgbImage,
+}
+
 /// A PC that is on, and the student before it.
 pub struct Student {
     name: String,
@@ -28,6 +38,7 @@ pub struct Student {
     read: usize,
     unfinished: String,
     waiting: VecDeque<Step>,
+    film: Option<Film>,
     /// Every step that was seen, in order.
     pub steps: Vec<Step>,
     /// The kernel command line that the started system reported, and when.
@@ -64,6 +75,7 @@ impl Student {
             read: 0,
             unfinished: String::new(),
             waiting: VecDeque::new(),
+            film: None,
             steps: Vec::new(),
             started: None,
             _folder: folder,
@@ -73,6 +85,36 @@ impl Student {
     /// When the PC was switched on.
     pub fn power_on(&self) -> Instant {
         self.power_on
+    }
+
+    /// From now on takes a picture every two seconds, and keeps those on which something changed;
+    /// their names tell the seconds since power-on.
+    pub fn film(&mut self) {
+        self.film = Some(Film::default());
+    }
+
+    /// Waits so long, with an eye on the PC.
+    pub fn watch(&mut self, length: Duration) -> Result<()> {
+        let end = self.elapsed() + length;
+        let look = || {
+            self.look()?;
+            Ok((self.elapsed() >= end).then_some(()))
+        };
+        clock::wait_for("time to pass", length * 2, look)
+    }
+
+    fn next_of_film(&mut self) -> Result<()> {
+        let now = self.elapsed();
+        let Some(film) = self.film.as_mut().filter(|film| now >= film.due) else { return Ok(()) };
+        film.due = now + FILM_EVERY;
+        let name = format!("{}-{:05.1}s", self.name, now.as_secs_f64());
+        let (file, picture) = self.picture(&name)?;
+        match &mut self.film {
+            Some(film) if film.last != picture => film.last = picture,
+            _ => std::fs::remove_file(&file)
+                .with_context(|| format!("cannot remove {}", file.display()))?,
+        }
+        Ok(())
     }
 
     /// Since power-on.
@@ -131,6 +173,15 @@ impl Student {
         found.or_else(|error| self.explain(error))
     }
 
+    /// Waits until `words` stand on the serial console, where firmware tells what it does.
+    pub fn wait_console(&mut self, words: &str, limit: Duration) -> Result<()> {
+        let found = clock::wait_for(&format!("\"{words}\" on the console"), limit, || {
+            self.look()?;
+            Ok(self.console().contains(words).then_some(()))
+        });
+        found.or_else(|error| self.explain(error))
+    }
+
     /// Presses keys one after the other, by their QEMU names.
     pub fn press(&mut self, keys: &[&str]) -> Result<()> {
         keys.iter().try_for_each(|key| self.qmp.press(key))
@@ -164,6 +215,7 @@ impl Student {
     /// Fails when the PC went off; else reads what came on the serial console.
     pub fn look(&mut self) -> Result<()> {
         self.qemu.check_running()?;
+        self.next_of_film()?;
         let bytes = std::fs::read(&self.serial).unwrap_or_default();
         let fresh = String::from_utf8_lossy(&bytes[self.read.min(bytes.len())..]).into_owned();
         self.read = bytes.len();

@@ -23,7 +23,7 @@ const MBIT: u32 = 200;
 /// Run all tests: formatting, lints, unit tests, and whole boots in virtual PCs
 ///
 /// Installs the Debian packages it needs (it asks first), builds everything, and works for a while:
-/// count on 20 minutes, the first time more. The last line is `N passed, N failed`.
+/// count on half an hour, the first time more. The last line is `N passed, N failed`.
 #[derive(Args)]
 pub struct Options {
     /// Only what has this in its name: `format`, `lints`, `unit`, or a part of a scenario's name

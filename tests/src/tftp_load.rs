@@ -1,8 +1,12 @@
 //! Shell: `cargo lab tftp-load`: a room of TFTP clients at once, and some on a network that loses
 //! packets, against bt-server and dnsmasq in one run.
 //!
-//! The clients are curl, in a network of their own, each with an address of its own. Packets are
-//! lost by nftables, `numgen random`, on their way in at both ends; its counters prove it.
+//! The clients are in a network of their own, each with an address of its own, and ask for what real
+//! firmware asks for: as iPXE (curl: one block for each ACK) and as UEFI (a client of the lab's own,
+//! since curl has no windows). Packets are lost by nftables, `numgen random`, on their way in at both
+//! ends; its counters prove it. CPU is what the kernel charged to the server.
+
+mod client;
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -10,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::bench::Bench;
@@ -17,16 +22,16 @@ use crate::cargo;
 use crate::clock;
 use crate::dnsmasq::Dnsmasq;
 use crate::net::{Place, SERVER};
-use crate::process::{command, command_in, output, run as run_command};
-use crate::report::Report;
+use crate::process::{command, command_in, cpu, load, output, run as run_command};
+use crate::report::{self, Report};
+use crate::server::Server;
 use crate::setup::Extra;
+use client::Wish;
 
 /// A loader of a usual size.
 const FILE_BYTES: usize = 1 << 20;
 /// Its name, in the operator's own folder.
 const FILE: &str = "load.bin";
-/// What fits in an Ethernet frame with room to spare, as iPXE asks for.
-const BLOCK: u16 = 1400;
 /// A room of PCs.
 const CLIENTS: u8 = 32;
 /// Clients on a network that loses packets.
@@ -38,13 +43,13 @@ const LIMIT: Duration = Duration::from_secs(40);
 
 /// Measure TFTP: 32 clients at once, and 8 on networks that lose packets
 ///
-/// bt-server and dnsmasq serve the same file to the same clients, in turns. All 32 must get it,
-/// no slower than from dnsmasq, and all 8 must get it from bt-server with 1 % and 5 % of the
-/// packets lost each way.
+/// bt-server and dnsmasq serve the same file to the same clients, in turns: as iPXE asks, and as
+/// UEFI asks. All 32 must get it, in the median no slower than from dnsmasq, and all 8 must get it
+/// from bt-server with 1 % and 5 % of the packets lost each way.
 #[derive(Args)]
 pub struct Options {
-    /// Rounds without loss; the median counts
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    /// Rounds without loss; the medians count, so it must be odd
+    #[arg(long, default_value_t = 5, value_parser = report::odd_runs)]
     runs: u32,
     /// Install missing Debian packages without asking
     #[arg(long)]
@@ -58,38 +63,75 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<Report> {
     let out = options.out.clone().unwrap_or_else(|| cargo::results_folder().join("tftp-load"));
     let mut bench = Bench::prepare(Extra::Load, options.yes, &out, None)?;
-    let crowd = Crowd::prepare(&mut bench)?;
-    let lab = bench.sample_lab("tftp-load")?;
-    let loaders = lab.folder().join("ipxe");
-    std::fs::create_dir_all(&loaders).context("cannot make the folder for loaders")?;
-    std::fs::write(loaders.join(FILE), &crowd.file).context("cannot write the file")?;
-    let server = bench.serve(&lab, "tftp-load")?;
-    let mut dnsmasq = Dnsmasq::serve_tftp(bench.lan.place()?, &loaders, &out)?;
-    clock::pause(Duration::from_secs(1))?;
-    dnsmasq.check_running()?;
-
-    let mut rounds = Rounds::default();
+    let (crowd, server, dnsmasq) = prepare(&mut bench, "tftp-load")?;
+    let mut rounds = Vec::new();
     for run in 1..=options.runs {
-        // In turns, so that neither always has the warmer caches.
-        let (ours, theirs) = if run % 2 == 1 {
-            let ours = server.explain(crowd.fetch(SERVER, CLIENTS))?;
-            (ours, crowd.fetch(dnsmasq.address(), CLIENTS)?)
-        } else {
-            let theirs = crowd.fetch(dnsmasq.address(), CLIENTS)?;
-            (server.explain(crowd.fetch(SERVER, CLIENTS))?, theirs)
-        };
-        println!("round {run}: bt-server {ours}, dnsmasq {theirs}");
-        rounds.add(ours, theirs);
+        for kind in [AS_IPXE, AS_UEFI] {
+            let ours = || server.explain(crowd.fetch(kind, SERVER, server.pid(), CLIENTS));
+            let theirs = || crowd.fetch(kind, dnsmasq.address(), dnsmasq.pid(), CLIENTS);
+            // In turns, so that neither always has the warmer caches.
+            let (ours, theirs) = if run % 2 == 1 {
+                let ours = ours()?;
+                (ours, theirs()?)
+            } else {
+                let theirs = theirs()?;
+                (ours()?, theirs)
+            };
+            println!("round {run}, {}: bt-server {ours}, dnsmasq {theirs}", kind.name);
+            rounds.push(Round { kind, ours, theirs });
+        }
     }
     let mut lossy = Vec::new();
     for permille in LOSSES {
-        let ours = crowd.fetch_with_loss(None, SERVER, permille)?;
-        let theirs = crowd.fetch_with_loss(Some(dnsmasq.place()), dnsmasq.address(), permille)?;
+        let ours = crowd.fetch_with_loss(None, SERVER, server.pid(), permille)?;
+        let place = Some(dnsmasq.place());
+        let theirs = crowd.fetch_with_loss(place, dnsmasq.address(), dnsmasq.pid(), permille)?;
         println!("{} % lost each way: bt-server {ours}, dnsmasq {theirs}", permille / 10);
         lossy.push(Lossy { permille, ours, theirs });
     }
     Ok(report(&rounds, &lossy))
 }
+
+/// For the tests: on a network that loses 5 % each way, every client gets the file.
+pub fn survive_loss(bench: &mut Bench) -> Result<String> {
+    let permille = LOSSES[1];
+    let (crowd, server, _dnsmasq) = prepare(bench, "tftp-loss")?;
+    let fetched = server.explain(crowd.fetch_with_loss(None, SERVER, server.pid(), permille))?;
+    server.explain(match fetched.is_all() {
+        true => Ok(()),
+        false => Err(anyhow::anyhow!("only {fetched}")),
+    })?;
+    Ok(format!(
+        "{} of {} clients got the file while nftables lost {} packets",
+        fetched.whole, fetched.clients, fetched.dropped
+    ))
+}
+
+/// The clients and both servers, all with the same file.
+fn prepare(bench: &mut Bench, name: &str) -> Result<(Crowd, Server, Dnsmasq)> {
+    let crowd = Crowd::prepare(bench)?;
+    let lab = bench.sample_lab(name)?;
+    let loaders = lab.folder().join("ipxe");
+    std::fs::create_dir_all(&loaders).context("cannot make the folder for loaders")?;
+    std::fs::write(loaders.join(FILE), &crowd.file).context("cannot write the file")?;
+    let server = bench.serve(&lab, name)?;
+    let mut dnsmasq = Dnsmasq::serve_tftp(bench.lan.place()?, &loaders, &bench.out)?;
+    clock::pause(Duration::from_secs(1))?;
+    dnsmasq.check_running()?;
+    Ok((crowd, server, dnsmasq))
+}
+
+/// What a kind of client asks for.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    name: &'static str,
+    block: u16,
+    /// More than 1: by the lab's own client, else by curl.
+    window: u16,
+}
+
+const AS_IPXE: Kind = Kind { name: "as iPXE: 1432, no window", block: 1432, window: 1 };
+const AS_UEFI: Kind = Kind { name: "as UEFI: 1468, window 4", block: 1468, window: 4 };
 
 /// How one crowd of clients fared.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -97,12 +139,14 @@ struct Fetched {
     clients: u8,
     whole: u8,
     secs: f64,
+    cpu_secs: f64,
     dropped: u64,
 }
 
 impl std::fmt::Display for Fetched {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{} in {:.2} s", self.whole, self.clients, self.secs)
+        let Self { whole, clients, secs, cpu_secs, .. } = self;
+        write!(f, "{whole}/{clients} in {secs:.2} s ({cpu_secs:.2} s CPU)")
     }
 }
 
@@ -112,23 +156,17 @@ impl Fetched {
     }
 
     fn to_json(self) -> Value {
-        let Self { clients, whole, secs, dropped } = self;
-        json!({"clients": clients, "finished": whole, "secs": secs, "packets_lost": dropped})
+        let Self { clients, whole, secs, cpu_secs, dropped } = self;
+        json!({"clients": clients, "finished": whole, "secs": secs, "cpu_secs": cpu_secs,
+               "packets_lost": dropped})
     }
 }
 
-/// The rounds without loss.
-#[derive(Default)]
-struct Rounds {
-    ours: Vec<Fetched>,
-    theirs: Vec<Fetched>,
-}
-
-impl Rounds {
-    fn add(&mut self, ours: Fetched, theirs: Fetched) {
-        self.ours.push(ours);
-        self.theirs.push(theirs);
-    }
+/// One round without loss.
+struct Round {
+    kind: Kind,
+    ours: Fetched,
+    theirs: Fetched,
 }
 
 /// One rate of loss.
@@ -138,34 +176,62 @@ struct Lossy {
     theirs: Fetched,
 }
 
-/// The median; of an even count the upper one.
-fn median(fetched: &[Fetched]) -> f64 {
-    let mut secs: Vec<f64> = fetched.iter().map(|one| one.secs).collect();
-    secs.sort_by(f64::total_cmp);
-    secs.get(secs.len() / 2).copied().unwrap_or(f64::INFINITY)
+/// The medians of one kind of client.
+struct Medians {
+    kind: Kind,
+    ours: (f64, f64),
+    theirs: (f64, f64),
 }
 
-fn report(rounds: &Rounds, lossy: &[Lossy]) -> Report {
-    let (ours, theirs) = (median(&rounds.ours), median(&rounds.theirs));
-    let all_arrived = rounds.ours.iter().all(Fetched::is_all);
-    let all_survived = lossy.iter().all(|one| one.ours.is_all());
-    let is_good = all_arrived && all_survived && ours <= theirs;
-    println!("\n  {:34} {:>18} {:>18}", "", "bt-server", "dnsmasq");
-    let row = |name: &str, ours: String, theirs: String| {
-        println!("  {name:34} {ours:>18} {theirs:>18}");
-    };
-    let name = format!("{CLIENTS} clients x 1 MiB, median");
-    row(&name, format!("{ours:.2} s"), format!("{theirs:.2} s"));
-    for one in lossy {
-        let name = format!("{LOSSY_CLIENTS} clients, {} % lost each way", one.permille / 10);
-        row(&name, one.ours.to_string(), one.theirs.to_string());
+impl Medians {
+    fn of(rounds: &[Round], kind: Kind) -> Self {
+        let of = |pick: fn(&Round) -> f64| {
+            let same = rounds.iter().filter(|round| round.kind.window == kind.window);
+            report::median(same.map(pick).collect())
+        };
+        let ours = (of(|it| it.ours.secs), of(|it| it.ours.cpu_secs));
+        Self { kind, ours, theirs: (of(|it| it.theirs.secs), of(|it| it.theirs.cpu_secs)) }
     }
+
+    fn to_json(&self) -> Value {
+        json!({"clients": self.kind.name, "bt_server_secs": self.ours.0, "dnsmasq_secs":
+               self.theirs.0, "bt_server_cpu_secs": self.ours.1, "dnsmasq_cpu_secs": self.theirs.1})
+    }
+}
+
+fn report(rounds: &[Round], lossy: &[Lossy]) -> Report {
+    let medians = [AS_IPXE, AS_UEFI].map(|kind| Medians::of(rounds, kind));
+    let all_arrived = rounds.iter().all(|round| round.ours.is_all());
+    let all_survived = lossy.iter().all(|one| one.ours.is_all());
+    let no_slower = medians.iter().all(|it| it.ours.0 <= it.theirs.0);
+    println!("\n| load {:.1} | bt-server | dnsmasq |\n|---|---|---|", load());
+    for Medians { kind, ours, theirs } in &medians {
+        let shown = |(secs, cpu): (f64, f64)| format!("{secs:.2} s ({cpu:.2} s CPU)");
+        let name = kind.name;
+        println!("| {CLIENTS} x 1 MiB, {name} | {} | {} |", shown(*ours), shown(*theirs));
+    }
+    for Lossy { permille, ours, theirs } in lossy {
+        let percent = permille / 10;
+        println!("| {LOSSY_CLIENTS} x 1 MiB, {percent} % lost each way | {ours} | {theirs} |");
+    }
+    println!();
+    let [ipxe, uefi] = &medians;
     let line = format!(
-        "{CLIENTS} clients took {ours:.2} s with bt-server, {theirs:.2} s with dnsmasq; with loss \
-         {} finished",
+        "{CLIENTS} clients took {:.2} s and {:.2} s with bt-server, {:.2} s and {:.2} s with \
+         dnsmasq (as iPXE and as UEFI ask); with loss {} finished",
+        ipxe.ours.0,
+        uefi.ours.0,
+        ipxe.theirs.0,
+        uefi.theirs.0,
         if all_survived { "all" } else { "not all" }
     );
-    let all = |fetched: &[Fetched]| fetched.iter().map(|one| one.to_json()).collect::<Vec<_>>();
+    let rounds: Vec<Value> = rounds
+        .iter()
+        .map(|it| {
+            json!({"clients": it.kind.name, "bt_server": it.ours.to_json(),
+                   "dnsmasq": it.theirs.to_json()})
+        })
+        .collect();
     let lossy: Vec<Value> = lossy
         .iter()
         .map(|one| {
@@ -173,11 +239,9 @@ fn report(rounds: &Rounds, lossy: &[Lossy]) -> Report {
                    "dnsmasq": one.theirs.to_json()})
         })
         .collect();
-    Report::new(is_good, line)
-        .with("bt_server_secs", ours)
-        .with("dnsmasq_secs", theirs)
-        .with("bt_server_rounds", all(&rounds.ours))
-        .with("dnsmasq_rounds", all(&rounds.theirs))
+    Report::new(all_arrived && all_survived && no_slower, line)
+        .with("medians", medians.iter().map(Medians::to_json).collect::<Vec<_>>())
+        .with("rounds", rounds)
         .with("lossy", lossy)
 }
 
@@ -198,21 +262,38 @@ impl Crowd {
         Ok(Self { place, folder: bench.scratch("tftp-load-files")?, file })
     }
 
-    /// Lets `clients` fetch the file at once.
-    fn fetch(&self, server: Ipv4Addr, clients: u8) -> Result<Fetched> {
+    /// Lets `clients` fetch the file from `server` at once.
+    fn fetch(&self, kind: Kind, server: Ipv4Addr, pid: Pid, clients: u8) -> Result<Fetched> {
+        let (used, start) = (cpu(pid)?, clock::now());
+        let got = if kind.window == 1 {
+            self.fetch_with_curl(kind, server, clients)?
+        } else {
+            let addresses: Vec<_> = (0..clients).map(address).collect();
+            let Kind { block, window, .. } = kind;
+            let wish = Wish { server, file: FILE, block, window, limit: LIMIT };
+            let got = client::fetch_all(&self.place, &addresses, wish);
+            got.into_iter().map(Result::ok).collect()
+        };
+        let secs = (clock::now() - start).as_secs_f64();
+        let cpu_secs = cpu(pid)?.saturating_sub(used).as_secs_f64();
+        let whole = got.iter().flatten().filter(|bytes| **bytes == self.file).count();
+        Ok(Fetched { clients, whole: u8::try_from(whole)?, secs, cpu_secs, dropped: 0 })
+    }
+
+    /// What each curl left; `None` when there is nothing.
+    fn fetch_with_curl(
+        &self,
+        kind: Kind,
+        server: Ipv4Addr,
+        clients: u8,
+    ) -> Result<Vec<Option<Vec<u8>>>> {
         for number in 0..clients {
             std::fs::remove_file(self.fetched_file(number)).ok();
         }
         let mut crowd = command_in(&self.place, "sh");
-        crowd.arg("-c").arg(self.script(server, clients));
-        let start = clock::now();
+        crowd.arg("-c").arg(self.script(kind, server, clients));
         output(&mut crowd)?;
-        let secs = (clock::now() - start).as_secs_f64();
-        let is_whole = |number: &u8| {
-            std::fs::read(self.fetched_file(*number)).is_ok_and(|bytes| bytes == self.file)
-        };
-        let whole = (0..clients).filter(is_whole).count() as u8;
-        Ok(Fetched { clients, whole, secs, dropped: 0 })
+        Ok((0..clients).map(|number| std::fs::read(self.fetched_file(number)).ok()).collect())
     }
 
     /// The same for few, while packets are lost at both ends. `server_place`: where the server is,
@@ -221,6 +302,7 @@ impl Crowd {
         &self,
         server_place: Option<&Place>,
         server: Ipv4Addr,
+        pid: Pid,
         permille: u32,
     ) -> Result<Fetched> {
         let nft = |place: Option<&Place>| match place {
@@ -235,7 +317,7 @@ impl Crowd {
             load.arg("-f").arg(&rules);
             run_command(load)?;
         }
-        let fetched = self.fetch(server, LOSSY_CLIENTS);
+        let fetched = self.fetch(AS_IPXE, server, pid, LOSSY_CLIENTS);
         let mut dropped = 0;
         for end in ends {
             let mut list = nft(end);
@@ -255,18 +337,18 @@ impl Crowd {
     }
 
     /// All clients in one shell, which ends when the last has.
-    fn script(&self, server: Ipv4Addr, clients: u8) -> String {
+    fn script(&self, kind: Kind, server: Ipv4Addr, clients: u8) -> String {
         let lines = (0..clients).map(|number| {
             let to = self.fetched_file(number);
-            client_line(server, address(number), &to)
+            client_line(kind.block, server, address(number), &to)
         });
         lines.collect::<String>() + "wait\n"
     }
 }
 
-fn client_line(server: Ipv4Addr, from: Ipv4Addr, to: &Path) -> String {
+fn client_line(block: u16, server: Ipv4Addr, from: Ipv4Addr, to: &Path) -> String {
     format!(
-        "curl -s -m {} --interface {from} --tftp-blksize {BLOCK} -o {} tftp://{server}/{FILE} &\n",
+        "curl -s -m {} --interface {from} --tftp-blksize {block} -o {} tftp://{server}/{FILE} &\n",
         LIMIT.as_secs(),
         to.display()
     )
@@ -303,13 +385,6 @@ mod tests {
                       packets 37 bytes 52000 drop\n\t}\n}\n";
         assert_eq!(dropped_packets(listed).expect("a counter"), 37);
         assert!(dropped_packets("table inet loss {}").is_err());
-    }
-
-    #[test]
-    fn the_median_is_the_middle_round() {
-        let round = |secs| Fetched { clients: 1, whole: 1, secs, dropped: 0 };
-        assert_eq!(median(&[round(3.0), round(1.0), round(2.0)]), 2.0);
-        assert_eq!(median(&[]), f64::INFINITY);
     }
 
     #[test]

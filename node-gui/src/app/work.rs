@@ -149,9 +149,10 @@ async fn try_connect(shared: &Arc<Shared>, say: &Say) -> Result<Ready, Problem> 
     let machine = spawn_blocking(move || machine::look(this.keeper.runs())).await;
     let machine = machine.map_err(|error| Problem::internal(format!("memory: {error}")))?;
     let obstacle = |system: &System| fit::plan(system, &machine).err();
-    let menu = catalog::menu(&http, &catalog, who, obstacle).await;
+    let menu = catalog::menu(&http, &catalog, who, &shared.line, obstacle).await;
     let reporter = Arc::new(Reporter::start(http.clone()));
-    let timeout = (catalog.timeout_secs > 0).then_some(catalog.timeout_secs);
+    let timeout =
+        Some(shared.line.timeout.unwrap_or(catalog.timeout_secs)).filter(|secs| *secs > 0);
     *shared.lab.lock() = Some(Lab { http, catalog, reporter, mac, name });
     Ok(Ready { menu, preset: shared.line.preset.clone(), timeout })
 }
@@ -272,7 +273,7 @@ impl Drop for StopOnDrop {
 pub(super) async fn verify(shared: Arc<Shared>, say: Say, id: SystemId) {
     let stop = StopOnDrop::default();
     match try_verify(&shared, &say, &id, Arc::clone(&stop.0)).await {
-        Ok(proof) => say.event(Event::Verified(proof)),
+        Ok(proof) => say.event(Event::Verified(Box::new(proof))),
         Err(Refused::Cancelled) => {}
         Err(Refused::Problem(problem)) => {
             // Wrong bytes are neither kept nor shared; trying again fetches all of them.
@@ -315,12 +316,12 @@ async fn try_verify(
 }
 
 /// Loads the kernel, lets go of everything and starts it. Comes back only with a problem.
-pub(super) async fn hand_over(shared: Arc<Shared>, say: Say, proof: VerifiedSystem) {
+pub(super) async fn hand_over(shared: Arc<Shared>, say: Say, proof: Box<VerifiedSystem>) {
     let id = proof.id().clone();
     // Nobody may write into what is being started; the server learns that we leave.
     shared.drop_payload().await;
     shared.last_report().await;
-    let loaded = spawn_blocking(move || kexec::load(proof)).await;
+    let loaded = spawn_blocking(move || kexec::load(*proof)).await;
     let problem = match loaded {
         Ok(Ok(loaded)) => execute(&shared, &say, loaded).await,
         Ok(Err(problem)) => problem,

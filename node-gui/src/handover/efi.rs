@@ -1,4 +1,4 @@
-//! What a kernel that was started by UEFI passes on to the next one.
+//! Shell: what a kernel that was started by UEFI passes on to the next one.
 //!
 //! Core: [`Facts::tables`]. Shell: [`Facts::read`]. UEFI lets its runtime services be mapped only once, so the next kernel must
 //! use this one's mapping: the kernel shows it in `/sys/firmware/efi/runtime-map`, and `kexec_file_load` passes the same.

@@ -1,4 +1,4 @@
-//! Our own loader: `kexec_load(2)` of a kernel whose initrd and medium lie in memory already.
+//! Shell: our own loader: `kexec_load(2)` of a kernel whose initrd and medium lie in memory already.
 //!
 //! ```text
 //! hole        [ kernel, with room to unpack itself | boot page, command line, trampoline, UEFI's tables ]

@@ -164,7 +164,7 @@ fn check_medium(bench: &Bench, squashfs: &[u8]) {
     assert!(squashfs.starts_with(squashfs::MAGIC));
     assert!(medium.read("live/filesystem.squashfs", 1 << 24).expect("on it") == squashfs);
     let part = fs::read(place.join(HANDOVER)).expect("there");
-    assert!(part.starts_with(b"070701") && part.len() % 512 == 0);
+    assert!(part.starts_with(b"070701") && part.len().is_multiple_of(512));
     let entry = bench.entry("debian");
     assert_eq!(
         (entry.family, entry.way, entry.cmdline.as_str()),

@@ -49,7 +49,10 @@ pub struct Pool {
     pub options: Vec<ExtraOption>,
 }
 
-/// A network behind a relay.
+/// The address of a network and its mask.
+pub type NetworkOf = (Ipv4Addr, Ipv4Addr);
+
+/// A network behind a relay, or that of a further network card, and its addresses to give.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subnet {
     /// Its address.
@@ -63,8 +66,22 @@ pub struct Subnet {
 impl Subnet {
     /// Whether `ip` belongs to it.
     pub fn contains(&self, ip: Ipv4Addr) -> bool {
-        (ip.to_bits() ^ self.network.to_bits()) & self.netmask.to_bits() == 0
+        is_in((self.network, self.netmask), ip)
     }
+}
+
+/// Whether `ip` belongs to this network.
+pub(super) fn is_in((network, netmask): NetworkOf, ip: Ipv4Addr) -> bool {
+    (ip.to_bits() ^ network.to_bits()) & netmask.to_bits() == 0
+}
+
+/// What `[dhcp]` says.
+pub(super) struct Dhcp {
+    pub(super) mode: DhcpMode,
+    /// Those with addresses to give: all of them in full mode.
+    pub(super) subnets: Vec<Subnet>,
+    /// Every `[[dhcp.subnet]]`. Beside another server its network is all that it needs.
+    pub(super) networks: Vec<NetworkOf>,
 }
 
 type RawOptions = BTreeMap<Spanned<String>, Spanned<toml::Value>>;
@@ -89,7 +106,7 @@ pub(super) struct RawDhcp {
 #[serde(deny_unknown_fields)]
 struct RawSubnet {
     network: Spanned<String>,
-    range: Spanned<String>,
+    range: Option<Spanned<String>>,
     router: Option<Spanned<String>>,
     lease: Option<Spanned<String>>,
     dns: Option<Vec<Spanned<String>>>,
@@ -104,8 +121,9 @@ const NO_RANGE: &str = "the addresses to give are missing: write `range = \"10.7
 
 /// Checks the whole section. Everything in it is checked in every mode, so that a mistake is found
 /// now and not on the day when the mode is changed.
-pub(super) fn dhcp(raw: Option<Spanned<RawDhcp>>) -> At<(DhcpMode, Vec<Subnet>)> {
-    let Some(raw) = raw else { return Ok((DhcpMode::Proxy, Vec::new())) };
+pub(super) fn dhcp(raw: Option<Spanned<RawDhcp>>, has_more_cards: bool) -> At<Dhcp> {
+    let mut found = Dhcp { mode: DhcpMode::Proxy, subnets: Vec::new(), networks: Vec::new() };
+    let Some(raw) = raw else { return Ok(found) };
     let at = raw.span().start;
     let raw = raw.into_inner();
     let common = Common {
@@ -117,11 +135,14 @@ pub(super) fn dhcp(raw: Option<Spanned<RawDhcp>>) -> At<(DhcpMode, Vec<Subnet>)>
     };
     let router = raw.router.as_ref().map(address).transpose()?;
     let pool = raw.range.as_ref().map(range).transpose()?.map(|range| common.pool(range, router));
-    let mut subnets = Vec::new();
+    let is_full = raw.mode.as_ref().is_some_and(|mode| mode.as_ref() == "full");
     for subnet in raw.subnet {
-        add_subnet(&mut subnets, subnet, &common)?;
+        if is_full && subnet.as_ref().range.is_none() {
+            return Err((subnet.span().start, NO_SUBNET_RANGE.to_owned()));
+        }
+        add_subnet(&mut found, subnet, &common, has_more_cards)?;
     }
-    let mode = match raw.mode.as_ref().map(|mode| (mode.as_ref().as_str(), mode.span().start)) {
+    found.mode = match raw.mode.as_ref().map(|mode| (mode.as_ref().as_str(), mode.span().start)) {
         Some(("full", _)) => DhcpMode::Full(pool.ok_or((at, NO_RANGE.to_owned()))?),
         Some(("proxy", _)) => DhcpMode::Proxy,
         Some(("off", _)) => DhcpMode::Off,
@@ -137,8 +158,12 @@ pub(super) fn dhcp(raw: Option<Spanned<RawDhcp>>) -> At<(DhcpMode, Vec<Subnet>)>
             Some(at) => return Err((at, NO_MODE.to_owned())),
         },
     };
-    Ok((mode, subnets))
+    Ok(found)
 }
+
+const NO_SUBNET_RANGE: &str = "the addresses to give are missing: write \
+                               `range = \"10.78.0.50-10.78.0.150\"`; only outside mode \"full\" does a \
+                               network need none";
 
 /// Giving addresses on somebody else's network takes all its PCs away: it must be asked for.
 const NO_MODE: &str = "there are addresses to give, but no `mode`: write `mode = \"full\"` where this \
@@ -165,54 +190,69 @@ impl Common {
             options: self.options.clone(),
         }
     }
+
+    /// The same with what a network says of itself.
+    fn changed_by(&self, raw: &RawSubnet) -> At<Self> {
+        let mut options = self.options.clone();
+        for option in extra_options(&raw.options)? {
+            options.retain(|other| other.code != option.code);
+            options.push(option);
+        }
+        options.sort_by_key(|option| option.code);
+        Ok(Self {
+            lease: lease(&raw.lease)?.unwrap_or(self.lease),
+            dns: if raw.dns.is_some() { addresses(&raw.dns)? } else { self.dns.clone() },
+            domain: domain(&raw.domain)?.or_else(|| self.domain.clone()),
+            ntp: if raw.ntp.is_some() { addresses(&raw.ntp)? } else { self.ntp.clone() },
+            options,
+        })
+    }
 }
 
-fn add_subnet(subnets: &mut Vec<Subnet>, raw: Spanned<RawSubnet>, common: &Common) -> At<()> {
+fn add_subnet(
+    found: &mut Dhcp,
+    raw: Spanned<RawSubnet>,
+    common: &Common,
+    has_more_cards: bool,
+) -> At<()> {
     let at = raw.span().start;
     let raw = raw.into_inner();
-    if subnets.len() >= MOST_SUBNETS {
+    if found.networks.len() >= MOST_SUBNETS {
         return Err((at, format!("{MOST_SUBNETS} subnets are the most")));
     }
     let (address_of, netmask) = network(&raw.network)?;
-    let Some(router_text) = &raw.router else {
+    // It may be the network of the second card, which needs none; which it is, only the cards tell.
+    if raw.range.is_some() && raw.router.is_none() && !has_more_cards {
         let cause = "the router is missing: PCs behind a relay reach this server only through one; \
                      write its address in their network, such as `router = \"10.78.0.1\"`";
         return Err((at, cause.into()));
-    };
-    let router = address(router_text)?;
-    let mut pool = common.pool(range(&raw.range)?, Some(router));
-    pool.lease = lease(&raw.lease)?.unwrap_or(pool.lease);
-    if raw.dns.is_some() {
-        pool.dns = addresses(&raw.dns)?;
     }
-    if raw.ntp.is_some() {
-        pool.ntp = addresses(&raw.ntp)?;
-    }
-    pool.domain = domain(&raw.domain)?.or(pool.domain);
-    for option in extra_options(&raw.options)? {
-        pool.options.retain(|other| other.code != option.code);
-        pool.options.push(option);
-    }
-    pool.options.sort_by_key(|option| option.code);
-    let subnet = Subnet { network: address_of, netmask, pool };
+    let router = raw.router.as_ref().map(address).transpose()?;
+    let own = common.changed_by(&raw)?;
+    let range = raw.range.as_ref().map(|text| Ok((range(text)?, text.span().start))).transpose()?;
     let broadcast = Ipv4Addr::from_bits(address_of.to_bits() | !netmask.to_bits());
     let is_inside = |ip: Ipv4Addr| ip > address_of && ip < broadcast;
-    let (first, last) = subnet.pool.range;
-    if !is_inside(first) || !is_inside(last) {
-        let cause = format!("the range {first}-{last} is not inside {}", raw.network.as_ref());
-        return Err((raw.range.span().start, cause));
-    }
-    if !is_inside(router) {
-        let cause = format!("the router {router} is not inside {}", raw.network.as_ref());
-        return Err((router_text.span().start, cause));
-    }
-    if let Some(other) =
-        subnets.iter().find(|s| s.contains(address_of) || subnet.contains(s.network))
+    if let Some(((first, last), at)) = range
+        && !(is_inside(first) && is_inside(last))
     {
-        let cause = format!("the networks {} and {address_of} overlap", other.network);
+        let cause = format!("the range {first}-{last} is not inside {}", raw.network.as_ref());
+        return Err((at, cause));
+    }
+    if let (Some(ip), Some(text)) = (router, &raw.router)
+        && !is_inside(ip)
+    {
+        let cause = format!("the router {ip} is not inside {}", raw.network.as_ref());
+        return Err((text.span().start, cause));
+    }
+    let this = (address_of, netmask);
+    let overlaps = |other: &&NetworkOf| is_in(**other, address_of) || is_in(this, other.0);
+    if let Some((other, _)) = found.networks.iter().find(overlaps) {
+        let cause = format!("the networks {other} and {address_of} overlap");
         return Err((raw.network.span().start, cause));
     }
-    subnets.push(subnet);
+    found.networks.push(this);
+    let pool = range.map(|(range, _)| own.pool(range, router));
+    found.subnets.extend(pool.map(|pool| Subnet { network: address_of, netmask, pool }));
     Ok(())
 }
 
@@ -276,6 +316,18 @@ mod tests {
         assert_eq!(pool.ntp, [Ipv4Addr::new(10, 77, 0, 2)]);
         assert_eq!(pool.options.len(), 2);
         assert_eq!(pool.options[0], ExtraOption { code: 26, data: vec![5, 20] });
+    }
+
+    #[test]
+    fn beside_another_server_a_network_alone_is_enough() {
+        let network = "[[dhcp.subnet]]\nnetwork = \"10.78.0.0/24\"\n";
+        for mode in ["", "[dhcp]\nmode = \"proxy\"\n", "[dhcp]\nmode = \"off\"\n"] {
+            let text = format!("interface = \"eth0\"\n{mode}{network}");
+            let config = Config::parse(&text).expect("valid");
+            let network = ([10, 78, 0, 0].into(), [255, 255, 255, 0].into());
+            assert_eq!((&config.nodes.networks, config.subnets.len()), (&vec![network], 0));
+        }
+        refused(network, 8, "`range = ");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use bt_catalog::{SystemId, position};
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::dhcp::{NetworkOf, is_in};
 use super::values::{At, address, addresses, cmdline, duration, line_of_text};
 use super::values::{mac, mac_bytes};
 use super::{LONGEST_TIMEOUT, NamedSystem, Place, SHORTEST_TIMEOUT};
@@ -20,6 +21,9 @@ use crate::lease::Mac;
 const MOST_HOSTS: usize = 4096;
 /// See [`MOST_HOSTS`].
 const MOST_ROOMS: usize = 256;
+/// Bytes of all words for one PC. The kernel takes 2047 (x86's COMMAND_LINE_SIZE) and cuts the rest
+/// off; the loader's own words (server, card, screen) need up to 200 of them.
+const LONGEST_WORDS: usize = 1800;
 
 /// The loader that UEFI firmware is given.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -181,6 +185,8 @@ pub struct Nodes {
     pub rooms: Vec<Room>,
     /// `[node]`.
     pub defaults: Overrides,
+    /// The network and mask of each `[[dhcp.subnet]]`: who has an address there is behind its relay.
+    pub networks: Vec<NetworkOf>,
 }
 
 impl Nodes {
@@ -200,34 +206,94 @@ impl Nodes {
         let named = self.host(who).and_then(|host| host.room.as_deref());
         match named {
             Some(name) => self.rooms.iter().find(|room| room.name == name),
-            None => self.rooms.iter().find(|room| room.has(who)),
+            None => self.rooms.iter().find(|room| room.has(who) || self.is_behind(room, who)),
         }
+    }
+
+    /// Whether a PC that names no relay has an address in the network of one of the room's relays:
+    /// DHCP alone sees relays, and a boot script must be for the same room as the loader before it.
+    fn is_behind(&self, room: &Room, who: &Identity) -> bool {
+        let Some(ip) = who.ip.filter(|_| who.relay.is_none()) else { return false };
+        let network = self.networks.iter().find(|network| is_in(**network, ip));
+        network.is_some_and(|network| room.relays.iter().any(|relay| is_in(*network, *relay)))
     }
 
     /// What this PC is told: host before room before defaults.
     pub fn settings(&self, who: &Identity) -> NodeSettings {
-        let (host, room) = (self.host(who), self.room(who));
+        self.told(self.room(who), self.host(who))
+    }
+
+    fn told(&self, room: Option<&Room>, host: Option<&Host>) -> NodeSettings {
         let mut settings = NodeSettings {
             room: room.map(|room| room.name.clone()),
             name: host.and_then(|host| host.name.clone()),
             ..NodeSettings::default()
         };
-        let layers = [Some(&self.defaults), room.map(|r| &r.overrides), host.map(|h| &h.overrides)];
-        layers.into_iter().flatten().for_each(|layer| layer.apply(&mut settings));
+        self.layers(room, host).for_each(|layer| layer.apply(&mut settings));
         settings
+    }
+
+    /// What counts for a PC, the closest last.
+    fn layers<'a>(
+        &'a self,
+        room: Option<&'a Room>,
+        host: Option<&'a Host>,
+    ) -> impl DoubleEndedIterator<Item = &'a Overrides> {
+        let layers = [Some(&self.defaults), room.map(|r| &r.overrides), host.map(|h| &h.overrides)];
+        layers.into_iter().flatten()
+    }
+
+    /// Each `preset` and `default` that counts, with the room that its PCs tell the node; `None`:
+    /// no room. A host that gets its room only with its address is left out.
+    pub fn systems_by_room(&self) -> Vec<(&NamedSystem, Option<String>)> {
+        let nobody = self.rooms.is_empty().then_some((None, None));
+        let rooms = self.rooms.iter().map(|room| (Some(room), None));
+        let is_open = self.rooms.iter().any(|r| !(r.addresses.is_empty() && r.relays.is_empty()));
+        let hosts = self.hosts.iter().filter_map(|host| {
+            let (mac, uuid, ip) = (host.mac, host.uuid, host.address);
+            let room = self.room(&Identity { mac, uuid, ip, relay: None });
+            (room.is_some() || !is_open).then_some((room, Some(host)))
+        });
+        let mut found = Vec::new();
+        for (room, host) in nobody.into_iter().chain(rooms).chain(hosts) {
+            let words = self.told(room, host).words();
+            let named =
+                words.split(' ').filter_map(|word| word.strip_prefix("bt.room=")).next_back();
+            let last = |of: fn(&Overrides) -> Option<&NamedSystem>,
+                        is_said: fn(&Overrides) -> bool| {
+                self.layers(room, host).rfind(|layer| is_said(layer)).and_then(of)
+            };
+            let preset = last(Overrides::preset_system, |layer| layer.preset.is_some());
+            let default = last(|layer| layer.default.as_ref(), |layer| layer.default.is_some());
+            for system in preset.into_iter().chain(default) {
+                let pair = (system, named.map(str::to_owned));
+                if !found.contains(&pair) {
+                    found.push(pair);
+                }
+            }
+        }
+        found
+    }
+
+    /// The kernel cuts a line that is too long, and the preset is its last word.
+    fn fits(&self, room: Option<&Room>, host: Option<&Host>) -> Result<(), String> {
+        let length = self.told(room, host).words().len();
+        if length <= LONGEST_WORDS {
+            return Ok(());
+        }
+        let whose = room.map_or(String::new(), |room| format!(" in room `{}`", room.name));
+        Err(format!(
+            "the kernel words of [node], room and host together have {length} characters{whose}, \
+             {LONGEST_WORDS} are the most; the kernel would cut off the last ones, so shorten a `cmdline`"
+        ))
     }
 
     /// Every system that is named somewhere, to be looked up in the catalog.
     pub fn systems(&self) -> impl Iterator<Item = &NamedSystem> {
         let rooms = self.rooms.iter().map(|room| &room.overrides);
         let hosts = self.hosts.iter().map(|host| &host.overrides);
-        std::iter::once(&self.defaults).chain(rooms).chain(hosts).flat_map(|overrides| {
-            let preset = match &overrides.preset {
-                Some(Preset::System(system)) => Some(system),
-                Some(Preset::Menu) | None => None,
-            };
-            preset.into_iter().chain(&overrides.default)
-        })
+        let all = std::iter::once(&self.defaults).chain(rooms).chain(hosts);
+        all.flat_map(|layer| layer.preset_system().into_iter().chain(&layer.default))
     }
 }
 
@@ -244,6 +310,13 @@ impl Room {
 }
 
 impl Overrides {
+    fn preset_system(&self) -> Option<&NamedSystem> {
+        match &self.preset {
+            Some(Preset::System(system)) => Some(system),
+            Some(Preset::Menu) | None => None,
+        }
+    }
+
     fn apply(&self, settings: &mut NodeSettings) {
         settings.loader = self.loader.unwrap_or(settings.loader);
         match &self.preset {
@@ -305,6 +378,7 @@ pub(super) fn nodes(
     node: Option<RawNode>,
     rooms: Vec<Spanned<RawRoom>>,
     hosts: Vec<Spanned<RawHost>>,
+    networks: Vec<NetworkOf>,
     text: &str,
 ) -> At<Nodes> {
     let node = node.unwrap_or_default();
@@ -315,12 +389,23 @@ pub(super) fn nodes(
         timeout: None,
         cmdline: node.cmdline,
     };
-    let mut nodes = Nodes { defaults: defaults.check(text)?, ..Nodes::default() };
+    let mut nodes = Nodes { defaults: defaults.check(text)?, networks, ..Nodes::default() };
     for raw in rooms {
+        let at = raw.span().start;
         add_room(&mut nodes.rooms, raw, text)?;
+        nodes.fits(nodes.rooms.last(), None).map_err(|cause| (at, cause))?;
     }
     for raw in hosts {
+        let at = raw.span().start;
         add_host(&mut nodes, raw, text)?;
+        let host = nodes.hosts.last();
+        // Where the host names no room, any room's lists may have it.
+        let named = host.and_then(|host| host.room.as_deref());
+        let rooms = nodes.rooms.iter().filter(|room| named.is_none_or(|name| room.name == name));
+        std::iter::once(None)
+            .chain(rooms.map(Some))
+            .try_for_each(|room| nodes.fits(room, host))
+            .map_err(|cause| (at, cause))?;
     }
     Ok(nodes)
 }
@@ -558,6 +643,30 @@ mod tests {
             let found = settings(Identity { uuid, ..by_mac(2) });
             assert_eq!((found.loader, found.room.as_deref()), (Loader::Ipxe, Some("B2")));
         }
+    }
+
+    #[test]
+    fn a_room_of_relays_has_whoever_has_an_address_behind_them() {
+        let text = "interface = \"eth0\"\n[[dhcp.subnet]]\nnetwork = \"10.78.0.0/24\"\n\
+            [[room]]\nname = \"B2\"\nrelays = [\"10.78.0.1\"]\n";
+        let config = Config::parse(text).expect("valid");
+        let room = |who: Identity| config.node(&who).room;
+        let ip = |last| Identity { ip: Some([10, 78, last, 9].into()), ..Identity::default() };
+        assert_eq!(room(ip(0)).as_deref(), Some("B2"));
+        assert_eq!(room(ip(1)), None, "another network");
+        let relay = Some([10, 78, 0, 2].into());
+        assert_eq!(room(Identity { relay, ..ip(0) }), None, "a known relay counts itself");
+    }
+
+    #[test]
+    fn words_that_the_kernel_would_cut_off_are_refused() {
+        let words = |length: usize| format!("cmdline = \"{}\"\n", "x".repeat(length));
+        let node = format!("[node]\n{}[[room]]\nname = \"A1\"\n", words(900));
+        let host = "[[host]]\nmac = \"52:54:00:00:00:01\"\n";
+        refused(4, &format!("{node}{}", words(900)), "room `A1`, 1800 are the most");
+        refused(7, &format!("{node}{}{host}{}", words(400), words(600)), "1800 are the most");
+        let fits = format!("interface = \"eth0\"\n{node}{}{host}{}", words(400), words(300));
+        assert!(Config::parse(&fits).is_ok());
     }
 
     #[test]

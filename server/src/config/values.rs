@@ -46,8 +46,15 @@ pub(super) fn address(text: &Spanned<String>) -> At<Ipv4Addr> {
     text.as_ref().trim().parse().map_err(wrong)
 }
 
-pub(super) fn port(raw: Option<RawPort>, default: u16) -> At<u16> {
-    let Some(port) = raw.and_then(|raw| raw.port) else { return Ok(default) };
+impl RawPort {
+    /// Where the number stands.
+    pub(super) fn at(&self) -> Option<usize> {
+        self.port.as_ref().map(|port| port.span().start)
+    }
+}
+
+pub(super) fn port(raw: &Option<RawPort>, default: u16) -> At<u16> {
+    let Some(port) = raw.as_ref().and_then(|raw| raw.port.as_ref()) else { return Ok(default) };
     match u16::try_from(*port.as_ref()) {
         Ok(number) if number > 0 => Ok(number),
         _ => Err((port.span().start, format!("`{}` is no port: 1 to 65535", port.as_ref()))),

@@ -17,9 +17,12 @@
 //!
 //! `request.rs` reads packets and `respond.rs` answers them, both without IO; `serve.rs` is the
 //! socket. `proxy.rs` answers the same [`Request`]s beside another server, without leases;
+//! `agent.rs` is its way round a loader that heeds no such answer;
 //! `network.rs` says where a request comes from, `options.rs` what the supervisor may add to the
-//! answers. `probe.rs` and its shell `foreign.rs` look for other servers.
+//! answers, `told.rs` keeps messages from repeating. `probe.rs` and its shell `foreign.rs` look for other servers; `client.rs` speaks as a PC.
 
+pub(crate) mod agent;
+pub mod client;
 pub mod foreign;
 mod network;
 pub mod options;
@@ -29,6 +32,7 @@ mod proxy_serve;
 mod request;
 mod respond;
 mod serve;
+mod told;
 
 pub use network::{Network, identity};
 pub use proxy::{Door, ProxySettings, respond_proxy};

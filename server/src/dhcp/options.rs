@@ -10,6 +10,7 @@ use toml::Value;
 
 /// What one option can hold (RFC 2132 §2).
 const MOST_BYTES: usize = 255;
+const INTERFACE_MTU: u8 = 26;
 
 /// One further option of `[dhcp.options]`, ready to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +80,7 @@ const TABLE: &[(u8, &str, Format)] = &[
     (23, "default-ip-ttl", U8),
     (24, "path-mtu-aging-timeout", U32),
     (25, "path-mtu-plateau-table", U16s),
-    (26, "interface-mtu", U16),
+    (INTERFACE_MTU, "interface-mtu", U16),
     (27, "all-subnets-are-local", Flag),
     (29, "perform-mask-discovery", Flag),
     (30, "mask-supplier", Flag),
@@ -207,6 +208,10 @@ pub fn encode(code: u8, value: &Value) -> Result<ExtraOption, String> {
             all.concat()
         }
         Format::U8 => number(value, 0, 0xff)?.to_be_bytes()[7..].to_vec(),
+        // RFC 2132 §5.1, and what IPv4 needs at least (RFC 791).
+        Format::U16 if code == INTERFACE_MTU => {
+            number(value, 68, 0xffff)?.to_be_bytes()[6..].to_vec()
+        }
         Format::U16 => number(value, 0, 0xffff)?.to_be_bytes()[6..].to_vec(),
         Format::U16s => {
             let all = list(value).iter().map(|value| number(value, 0, 0xffff));
@@ -370,6 +375,20 @@ mod tests {
     }
 
     #[test]
+    fn every_option_of_rfc_2132_has_a_name() {
+        let named = |code| {
+            TABLE.iter().any(|(known, ..)| *known == code)
+                || OWN.iter().any(|(known, ..)| *known == code)
+        };
+        let nameless: Vec<u8> = (0..=76).chain([255]).filter(|code| !named(*code)).collect();
+        assert_eq!(nameless, [0; 0]);
+        let names = TABLE.iter().map(|(_, name, _)| name).chain(OWN.iter().map(|(_, n, _)| n));
+        assert!(
+            names.clone().all(|name| names.clone().filter(|other| *other == name).count() == 1)
+        );
+    }
+
+    #[test]
     fn an_option_of_no_table_is_text_addresses_or_bytes() {
         check("209 = \"conf\"", 209, b"conf");
         check("209 = [\"10.0.0.1\"]", 209, &[10, 0, 0, 1]);
@@ -386,7 +405,8 @@ mod tests {
         refused("67 = \"x\"", "cannot be set here");
         refused("53 = 5", "cannot be set here");
         refused("interface-mtu = \"1400\"", "without quotes");
-        refused("interface-mtu = 70000", "between 0 and 65535");
+        refused("interface-mtu = 70000", "between 68 and 65535");
+        refused("interface-mtu = 10", "between 68 and 65535");
         refused("default-ip-ttl = 256", "between 0 and 255");
         refused("log-servers = [\"10.0.0\"]", "no IPv4 address");
         refused("log-servers = []", "empty");

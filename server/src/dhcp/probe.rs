@@ -7,11 +7,8 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
 
-use dhcproto::v4::borrowed::Message as Borrowed;
-use dhcproto::v4::{
-    Architecture, DhcpOption, Encodable, Flags, Message, MessageType, Opcode, OptionCode,
-};
-
+use super::client::Client;
+pub use super::client::Firmware;
 use crate::lease::Mac;
 
 /// How our own server knows its probes; its address follows, so that others' are told apart.
@@ -21,17 +18,8 @@ const MARK: &[u8] = b"\0boottorrent-probe";
 const FORGET: Duration = Duration::from_mins(3);
 /// Servers remembered at once; answers can be invented.
 const MOST_SERVERS: usize = 16;
-/// Boot names are shown to the supervisor.
-const LONGEST_NAME: usize = 128;
-
-/// The firmware that a probe plays; some servers answer only one of them with a boot file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Firmware {
-    /// Architecture 0.
-    Bios,
-    /// Architecture 7.
-    Uefi,
-}
+/// Option 53 (RFC 2132 §9.6).
+const OFFER: u8 = 2;
 
 /// A probe that was sent, to know its answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,74 +42,32 @@ pub struct Offer {
 }
 
 impl Probe {
-    /// Makes a probe of random bytes: a locally administered address of a single node.
+    /// Makes a probe of random bytes.
     pub fn new(random: [u8; 8]) -> Self {
-        let [a, b, c, d, e, f, g, h] = random;
-        let mac = Mac([(a & 0xfc) | 2, b, c, d, e, f]);
-        Self { mac, xid: u32::from_be_bytes([g, h, c, d]) }
+        let Client { mac, xid, .. } = Client::new(Firmware::Uefi, random);
+        Self { mac, xid }
     }
 
-    /// The packet; `own` is the address of this server.
+    /// The packet; `own` is the address of this server. Some servers name a boot file to one
+    /// firmware only.
     pub fn packet(&self, firmware: Firmware, own: Ipv4Addr) -> Vec<u8> {
-        let none = Ipv4Addr::UNSPECIFIED;
-        let mut message = Message::new_with_id(self.xid, none, none, none, none, &self.mac.0);
-        // Broadcast: an answer to the offered address would reach nobody.
-        message.set_opcode(Opcode::BootRequest).set_flags(Flags::default().set_broadcast());
-        let (arch, class) = match firmware {
-            Firmware::Bios => (Architecture::X86_Bios, "PXEClient:Arch:00000:UNDI:002001"),
-            Firmware::Uefi => (Architecture::BC, "PXEClient:Arch:00007:UNDI:003000"),
-        };
-        let wishes = [1, 3, 6, 43, 51, 54, 60, 66, 67].map(OptionCode::from).to_vec();
-        let options = message.opts_mut();
-        options.insert(DhcpOption::MessageType(MessageType::Discover));
-        options.insert(DhcpOption::MaxMessageSize(1472));
-        options.insert(DhcpOption::ParameterRequestList(wishes));
-        options.insert(DhcpOption::ClassIdentifier(class.as_bytes().to_vec()));
-        options.insert(DhcpOption::ClientIdentifier([MARK, &own.octets()].concat()));
-        options.insert(DhcpOption::ClientSystemArchitecture(arch));
-        options.insert(DhcpOption::ClientNetworkInterface(1, 2, 1));
-        options.insert(DhcpOption::ClientMachineIdentifier(vec![0; 17]));
-        let mut bytes = message.to_vec().expect("a message in memory has room for every option");
-        bytes.resize(bytes.len().max(300), 0);
-        bytes
+        self.client(firmware).discover(Some(&[MARK, &own.octets()].concat()))
     }
 
     /// Reads an answer to this probe; `None` for everything else.
     pub fn read(&self, packet: &[u8]) -> Option<Offer> {
-        let message = Borrowed::new(packet).ok()?;
-        let is_ours = message.opcode() == Opcode::BootReply
-            && message.xid() == self.xid
-            && packet.get(28..34) == Some(&self.mac.0);
-        if !is_ours {
-            return None;
-        }
-        let (mut kind, mut server, mut file) = (None, None, None);
-        message.opts().for_each(|option| match u8::from(option.code()) {
-            53 => kind = option.data().first().copied(),
-            54 => server = <[u8; 4]>::try_from(option.data()).ok().map(Ipv4Addr::from),
-            67 => file = boot_name(option.data()),
-            _ => {}
-        });
-        if kind != Some(2) {
-            return None;
-        }
-        let address = Some(message.yiaddr()).filter(|ip| !ip.is_unspecified());
-        let boot = file.or_else(|| packet.get(108..236).and_then(boot_name));
-        Some(Offer { server: server?, address, boot })
+        let heard = self.client(Firmware::Uefi).read(packet).filter(|heard| heard.kind == OFFER)?;
+        Some(Offer { server: heard.server?, address: heard.address, boot: heard.boot })
+    }
+
+    fn client(&self, firmware: Firmware) -> Client {
+        Client { firmware, mac: self.mac, xid: self.xid }
     }
 }
 
 /// Whether a client identifier is that of a probe of the server with address `own`.
 pub fn is_own_probe(client_id: &[u8], own: Ipv4Addr) -> bool {
     client_id.strip_prefix(MARK) == Some(&own.octets())
-}
-
-/// A boot file's name, up to its NUL; `None` when it is empty or nothing that can be shown.
-fn boot_name(bytes: &[u8]) -> Option<String> {
-    let name = bytes.split(|&byte| byte == 0 || byte == 0xff).next()?;
-    let name = name.get(..name.len().min(LONGEST_NAME))?;
-    let is_fit = !name.is_empty() && name.iter().all(u8::is_ascii_graphic);
-    is_fit.then(|| String::from_utf8_lossy(name).into_owned())
 }
 
 /// What this server does about addresses, as far as it matters for others.
@@ -221,6 +167,7 @@ impl Lookout {
 
 #[cfg(test)]
 mod tests {
+    use dhcproto::v4::{DhcpOption, Encodable, Message, MessageType, Opcode};
     use proptest::prelude::*;
 
     use super::*;

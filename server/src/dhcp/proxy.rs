@@ -16,7 +16,7 @@ use crate::arch::BootFile;
 use crate::config::Nodes;
 
 /// PXE_DISCOVERY_CONTROL (6) with bit 3, "the boot file name is in this offer", and the end.
-const USE_THIS_FILE: [u8; 4] = [6, 1, 8, 255];
+pub(super) const USE_THIS_FILE: [u8; 4] = [6, 1, 8, 255];
 
 /// What proxy mode needs to know.
 #[derive(Debug, Clone)]
@@ -64,11 +64,20 @@ pub fn respond_proxy(request: &Request, settings: &ProxySettings, door: Door) ->
     Some(Reply { kind, to, bytes, ip: request.ciaddr, boot: Some(boot), grant: None })
 }
 
+/// Whether this is the REQUEST by which a PC takes another server's address, about to load the
+/// first loader of its boot from us.
+pub fn loads_first_hop(request: &Request, settings: &ProxySettings) -> bool {
+    matches!(request.kind, Kind::Request { .. })
+        && respond::boot_file(request, &settings.network(), None)
+            .is_some_and(|boot| boot.is_first_hop())
+}
+
 impl ProxySettings {
     /// A network of which nothing is known but our own address.
-    fn network(&self) -> Network {
+    pub(super) fn network(&self) -> Network {
         Network {
             server: self.server,
+            is_remote: false,
             address: self.server,
             netmask: Ipv4Addr::BROADCAST,
             router: None,
@@ -157,6 +166,16 @@ mod tests {
         let no_boot = Request { boot: None, ..request(DISCOVER, 7, None) };
         assert_eq!(file(&no_boot, Door::Dhcp), None);
         assert_eq!(file(&request(DISCOVER, 11, None), Door::Dhcp), None, "arm64");
+    }
+
+    #[test]
+    fn only_the_request_of_firmware_counts_as_a_first_hop() {
+        let counts = |request: &Request| loads_first_hop(request, &settings(""));
+        assert!(counts(&request(REQUEST, 7, None)));
+        assert!(!counts(&request(DISCOVER, 7, None)), "nobody may have given it an address");
+        assert!(!counts(&request(REQUEST, 0, Some(IpxeFeatures::COMPLETE))), "it got further");
+        assert!(!counts(&request(REQUEST, 11, None)));
+        assert!(!counts(&Request { boot: None, ..request(REQUEST, 7, None) }));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::options::ExtraOption;
 use super::{Kind, Network, Request};
 use crate::arch::{Arch, BootFile};
 use crate::config::Loader;
-use crate::lease::{Claim, ClaimKind, Lease, LeaseBook, Record};
+use crate::lease::{Blocked, Claim, ClaimKind, Lease, LeaseBook, Record};
 
 /// Relays and some firmware drop shorter replies (RFC 951 §3).
 const MIN_REPLY: usize = 300;
@@ -101,9 +101,12 @@ pub struct Reply {
 /// Why a request gets no reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Silence {
-    /// Every address of the range is in use.
-    #[error("every address of the range is in use")]
+    /// Every address of the range is in use, or kept for known nodes.
+    #[error("every address of the range is in use or kept for a known PC")]
     Full,
+    /// The node's fixed address is still another's.
+    #[error("its fixed address {} is still in use", .0.ip)]
+    Blocked(Blocked),
     /// The node took the offer of another server.
     #[error("the node took the offer of another server")]
     OtherServer,
@@ -148,13 +151,14 @@ pub fn respond(
     if !network.serves(request) {
         return Answer::Silent(Silence::OtherNetwork);
     }
-    if is_http_boot(request) && network.settings(request, None).loader == Loader::ShimGrub {
-        return Answer::Silent(Silence::HttpBoot);
-    }
     match request.kind {
         Kind::Discover { wanted } => match book.propose(request.mac, wanted, now) {
-            Some(ip) => Answer::Send(offer(request, ip, book.lease_time(), network)),
-            None => Answer::Silent(Silence::Full),
+            // The hold stays: the same PC asks by PXE next.
+            Some(ip) if is_left_to_pxe(request, ip, network) => Answer::Silent(Silence::HttpBoot),
+            Some(ip) => Answer::Send(offer(request, ip, book.lease_time(request.mac), network)),
+            None => Answer::Silent(
+                book.blocked(request.mac, now).map_or(Silence::Full, Silence::Blocked),
+            ),
         },
         Kind::Request { server: Some(chosen), .. } if chosen != network.server => {
             book.withdraw_offer(request.mac);
@@ -172,11 +176,17 @@ pub fn respond(
                 _ => None,
             };
             let Some((ip, kind)) = claimed else { return Answer::Silent(Silence::NoAddress) };
+            if is_left_to_pxe(request, ip, network) {
+                return Answer::Silent(Silence::HttpBoot);
+            }
             claim(request, ip, kind, book, network, now)
         }
         Kind::Decline { ip } => keep(book.decline(request.mac, ip, now)),
         Kind::Release => keep(book.release(request.mac, request.ciaddr, now)),
         Kind::Inform if request.ciaddr.is_unspecified() => Answer::Silent(Silence::NoAddress),
+        Kind::Inform if is_left_to_pxe(request, request.ciaddr, network) => {
+            Answer::Silent(Silence::HttpBoot)
+        }
         Kind::Inform => Answer::Send(informed(request, network)),
     }
 }
@@ -200,16 +210,20 @@ fn claim(
     match book.claim(request.mac, ip, kind, now) {
         Claim::Granted { lease, before } => {
             let grant = Grant { lease, before };
-            Answer::Send(ack(request, grant, book.lease_time(), network))
+            let lease_time = lease.until.duration_since(now).unwrap_or_default();
+            Answer::Send(ack(request, grant, lease_time, network))
         }
         Claim::Refused => Answer::Send(nak(request, ip, network)),
         Claim::Unknown => Answer::Silent(Silence::UnknownNode),
     }
 }
 
-/// Whether firmware asks by HTTP Boot.
-fn is_http_boot(request: &Request) -> bool {
-    request.boot.is_some_and(|boot| boot.ipxe.is_none() && boot.arch == Arch::UefiX64Http)
+/// Whether firmware asks by HTTP Boot where shim and GRUB could not go on; a room may be known by
+/// `ip`, the address that the PC has or gets.
+fn is_left_to_pxe(request: &Request, ip: Ipv4Addr, network: &Network) -> bool {
+    let is_http =
+        request.boot.is_some_and(|boot| boot.ipxe.is_none() && boot.arch == Arch::UefiX64Http);
+    is_http && network.settings(request, Some(ip)).loader == Loader::ShimGrub
 }
 
 fn offer(request: &Request, ip: Ipv4Addr, lease_time: Duration, network: &Network) -> Reply {
@@ -354,10 +368,6 @@ pub(super) fn encode(mut message: Message, request: &Request, extra: &[ExtraOpti
         let option = UnknownOption::new(OptionCode::Unknown(option.code), option.data.clone());
         message.opts_mut().insert(DhcpOption::Unknown(option));
     }
-    if let Some(info) = &request.relay_info {
-        let option = UnknownOption::new(OptionCode::Unknown(82), info.clone());
-        message.opts_mut().insert(DhcpOption::Unknown(option));
-    }
     let limit = usize::from(request.max_message - HEADERS);
     // What a node can do without, least important first.
     let droppable = [
@@ -373,20 +383,31 @@ pub(super) fn encode(mut message: Message, request: &Request, extra: &[ExtraOpti
     let (wished, others): (Vec<_>, Vec<_>) =
         extra.iter().rev().partition(|option| request.wishes.contains(&option.code));
     let extra = others.into_iter().chain(wished).map(code);
-    let mut bytes = to_bytes(&message);
+    let relay_info = request.relay_info.as_deref();
+    let mut bytes = to_bytes(&message, relay_info);
     for code in extra.chain(droppable) {
         if bytes.len() <= limit {
             break;
         }
         message.opts_mut().remove(code);
-        bytes = to_bytes(&message);
+        bytes = to_bytes(&message, relay_info);
     }
     bytes.resize(bytes.len().max(MIN_REPLY), 0);
     bytes
 }
 
-fn to_bytes(message: &Message) -> Vec<u8> {
-    message.to_vec().expect("a message in memory has room for every option")
+/// The message, and as its last option the relay's information as it came (RFC 3046 §2.1).
+///
+/// Put in by hand: dhcproto would write a raw option 82 twice.
+fn to_bytes(message: &Message, relay_info: Option<&[u8]>) -> Vec<u8> {
+    let mut bytes = message.to_vec().expect("a message in memory has room for every option");
+    if let Some(info) = relay_info {
+        let end = bytes.pop().expect("a message ends with the option End");
+        bytes.extend([82, u8::try_from(info.len()).expect("longer ones are not read")]);
+        bytes.extend_from_slice(info);
+        bytes.push(end);
+    }
+    bytes
 }
 
 #[cfg(test)]
@@ -397,6 +418,7 @@ mod tests {
     use super::*;
     use crate::arch::{Arch, BootClient};
     use crate::config::Config;
+    use crate::interfaces::Card;
     use crate::lease::{Mac, Range};
 
     const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -417,7 +439,8 @@ mod tests {
              dns = [\"10.77.0.2\", \"10.77.0.3\"]\n{more}"
         );
         let config = Config::parse(&text).expect("valid");
-        let all = Network::all(&config, SERVER, Ipv4Addr::new(255, 255, 255, 0));
+        let netmask = Ipv4Addr::new(255, 255, 255, 0);
+        let all = Network::all(&config, &[Card { name: "eth0".into(), ip: SERVER, netmask }]);
         all.into_iter().next().expect("full mode has a network").0
     }
 
@@ -428,6 +451,17 @@ mod tests {
 
     fn request(node: u8, kind: Kind) -> Request {
         Request { xid: 7, ..Request::of(Mac([2, 0, 0, 0, 0, node]), kind) }
+    }
+
+    #[test]
+    fn http_boot_is_left_to_pxe_in_a_room_that_only_the_address_tells() {
+        let room = "[[room]]\nname = \"A1\"\naddresses = [\"10.77.0.50-10.77.0.51\"]\n\
+                    uefi_loader = \"shim-grub\"\n";
+        let boot = Some(BootClient { arch: Arch::UefiX64Http, ipxe: None });
+        let discover = Request { boot, ..request(1, Kind::Discover { wanted: None }) };
+        let answer = |more: &str| respond(&discover, &mut book(), &network_of(more), at(0));
+        assert_eq!(answer(room), Answer::Silent(Silence::HttpBoot));
+        assert!(matches!(answer(""), Answer::Send(_)));
     }
 
     fn at(secs: u64) -> SystemTime {
@@ -526,6 +560,8 @@ mod tests {
         assert_eq!(reply.to.socket_address().port(), 67);
         let end = reply.bytes.iter().rposition(|&byte| byte == 255).expect("an end");
         assert_eq!(reply.bytes[end - 7..end], [82, 5, 1, 3, b'a', b'b', b'c']);
+        let count = reply.bytes.windows(7).filter(|it| it.starts_with(&[82, 5, 1, 3])).count();
+        assert_eq!(count, 1, "a relay that finds two may drop the packet");
     }
 
     #[test]

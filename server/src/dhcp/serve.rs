@@ -1,52 +1,61 @@
 //! Shell: receives requests, answers them, keeps the leases, sends.
 //!
-//! Requests that are waiting already are answered together, and their leases are synced to disk
-//! together before any of their ACKs leaves: while the disk works, the kernel collects the next.
-//! One thread takes packets from the kernel, another answers them and waits for the disk.
+//! ```text
+//! one thread for each card: receive --packets--> answering --OFFER, NAK--> sent at once
+//!                                                | work     ^ outcome --ACK--> sent
+//!                                                v          |
+//!                                                committer: append, sync
+//! ```
+//! Only ACKs wait for the disk. While it works on some leases, requests go on to be answered; what
+//! they changed is then synced together. `lease_log/ledger.rs` says what may be told when.
 
+mod committer;
 mod mmsg;
 
+use std::collections::VecDeque;
 use std::error::Error as _;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::mmsg::Inbox;
+use super::told::Told;
 use super::{Answer, Kind, Network, Reply, ReplyKind, Request, Silence, respond};
-use crate::arch::LoopGuard;
+use crate::arch::{self, LoopGuard};
 use crate::bind::{self, BindError};
 use crate::config::Pool;
-use crate::lease::{LeaseBook, Range};
-use crate::lease_log::{Change, Kept, LeaseLog, Ledger, LogError};
+use crate::interfaces::Card;
+use crate::lease::{Blocked, LeaseBook, Mac, Range};
+use crate::lease_log::{Change, Kept, LeaseLog, Ledger, LogError, Work};
 use crate::status::{SharedStatus, StatusEvent};
 
 /// How often the thread looks whether it should end.
 const LOOK_UP: Duration = Duration::from_millis(250);
-/// Packets that share one sync of the disk: the slower the disk, the more have come meanwhile.
-const MAX_BATCH: usize = 1024;
-/// Packets that wait for the batch before theirs: two seconds of a large building's power-on.
+/// Packets that are answered before any of the answers is sent: with one call instead of many, and
+/// soon enough for the first.
+const MAX_BATCH: usize = 64;
+/// Packets that wait for their answer: two seconds of a large building's power-on.
 const MAX_WAITING: usize = 8192;
 /// After an error of the socket (the interface is down, say).
 const RECEIVE_PAUSE: Duration = Duration::from_millis(500);
 /// The same warning is told at most this often.
 const WARN_INTERVAL: Duration = Duration::from_mins(1);
+/// A PC that cannot be booted is told of at most this often: it asks again and again.
+const UNSUPPORTED_INTERVAL: Duration = Duration::from_mins(10);
 
 /// What DHCP needs to know.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The interface to serve, and no other.
-    pub interface: String,
-    /// Our address on it.
-    pub server: Ipv4Addr,
-    /// What the replies say of its network.
-    pub network: Network,
-    /// The addresses to give there.
-    pub pool: Pool,
+    /// The network cards to serve, and no others.
+    pub cards: Vec<Card>,
+    /// Every network that addresses are given on; see [`Network::all`].
+    pub networks: Vec<(Network, Pool)>,
     /// The lease log.
     pub leases: PathBuf,
 }
@@ -68,83 +77,177 @@ pub enum DhcpError {
 /// The DHCP role, ready to run.
 #[derive(Debug)]
 pub struct Dhcp {
-    socket: UdpSocket,
+    /// One for each card.
+    sockets: Vec<UdpSocket>,
     server: Server,
+    log: LeaseLog,
 }
 
-/// Everything but the socket.
+/// Everything but the sockets.
 #[derive(Debug)]
 struct Server {
     ledger: Ledger,
-    network: Network,
+    /// For each change that waits for the disk, oldest first, the reply that announces it.
+    announced: VecDeque<Option<Outgoing>>,
+    /// For each card, every network as it is seen from there, in the order of the ledger's books.
+    views: Vec<View>,
     loops: LoopGuard,
     status: SharedStatus,
     clock: Clock,
-    full_told: Option<SystemTime>,
-    disk_told: Option<SystemTime>,
+    told: Told<Topic>,
+    told_unsupported: Told<Mac>,
+}
+
+#[derive(Debug)]
+struct View {
+    own: Ipv4Addr,
+    networks: Vec<Network>,
+}
+
+/// What a warning is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Topic {
+    Full(usize),
+    Blocked(Mac),
+    Disk,
+}
+
+/// What the answering thread waits for.
+#[derive(Debug)]
+enum Event {
+    /// A packet, and the index of the card that it came in by.
+    Packet(usize, Vec<u8>),
+    /// The disk's answer; the log's lines.
+    Kept(Result<usize, LogError>),
+    /// The log could not be written anew; nothing is lost.
+    NotCompacted(LogError),
+    /// The server ends.
+    End,
 }
 
 impl Dhcp {
-    /// Opens the socket and reads the leases.
+    /// Opens the sockets and reads the leases.
     ///
     /// # Errors
-    /// When the port, the interface or the lease log cannot be used; the error says why.
+    /// When the port, an interface or the lease log cannot be used; the error says why.
     pub fn bind(settings: Settings, status: SharedStatus) -> Result<Self, DhcpError> {
-        let (first, last) = settings.pool.range;
-        let range = Range::new(first, last).ok_or(DhcpError::EmptyRange(first, last))?;
+        let Settings { cards, networks, leases } = settings;
+        let books = networks.iter().map(|(network, pool)| book(network, pool, &cards));
+        let books = books.collect::<Result<Vec<_>, _>>()?;
         let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 67));
-        let socket = bind::broadcast_udp("DHCP", &settings.interface, any)?;
-        let (log, found) = LeaseLog::open(&settings.leases)?;
-        let reserved =
-            [Some(settings.server), settings.network.router].into_iter().flatten().collect();
-        let book = LeaseBook::new(range, reserved, settings.pool.lease);
+        let sockets = cards.iter().map(|card| bind::broadcast_udp("DHCP", &card.name, any));
+        let sockets = sockets.collect::<Result<Vec<_>, _>>()?;
+        let (log, found) = LeaseLog::open(&leases)?;
         let clock = Clock::start();
-        let ledger = Ledger::new(book, log, &found.records, clock.now());
-        let count = found.records.len();
-        info!(interface = settings.interface, records = count, "DHCP is ready");
-        let network = settings.network;
-        let loops = LoopGuard::default();
-        let mut server =
-            Server { ledger, network, loops, status, clock, full_told: None, disk_told: None };
+        let ledger = Ledger::new(books, &found.records, clock.now());
+        info!(networks = networks.len(), records = found.records.len(), "DHCP is ready");
+        let view = |card: &Card| View {
+            own: card.ip,
+            networks: networks.iter().map(|(network, _)| network.seen_from(card.ip)).collect(),
+        };
+        let mut server = Server {
+            ledger,
+            announced: VecDeque::new(),
+            views: cards.iter().map(view).collect(),
+            loops: LoopGuard::default(),
+            status,
+            clock,
+            told: Told::new(WARN_INTERVAL),
+            told_unsupported: Told::new(UNSUPPORTED_INTERVAL),
+        };
         if found.damaged > 0 {
             server.warn(format!(
                 "{} damaged lines in {} were left out: nodes with those leases may get a new address",
                 found.damaged,
-                settings.leases.display()
+                leases.display()
             ));
         }
-        Ok(Self { socket, server })
+        Ok(Self { sockets, server, log })
     }
 
     /// Serves until `shutdown`.
     ///
     /// # Errors
-    /// When the socket cannot be made to wait; not for anything that a packet does.
+    /// When a socket cannot be made to wait, or a thread has ended of itself, which takes the others
+    /// along; not for anything that a packet does.
     pub async fn run(self, shutdown: CancellationToken) -> io::Result<()> {
-        let Self { socket, mut server } = self;
-        socket.set_nonblocking(false)?;
-        socket.set_read_timeout(Some(LOOK_UP))?;
-        let (sender, packets) = mpsc::sync_channel(MAX_WAITING);
-        let sending = socket.try_clone()?;
-        let answering = tokio::task::spawn_blocking(move || server.serve(&packets, &sending));
-        // Ends at the shutdown, and with it the sender's side, and with that the answering.
-        let receiving = tokio::task::spawn_blocking(move || receive(&socket, &sender, &shutdown));
-        answering.await.map_err(io::Error::other)?;
-        receiving.await.map_err(io::Error::other)
+        let Self { sockets, mut server, mut log } = self;
+        let (sender, events) = mpsc::sync_channel(MAX_WAITING);
+        // Cancelled by the shutdown, or when one thread has ended: none works without the others.
+        let stop = shutdown.child_token();
+        let mut threads = JoinSet::new();
+        for (card, socket) in sockets.iter().enumerate() {
+            socket.set_nonblocking(false)?;
+            socket.set_read_timeout(Some(LOOK_UP))?;
+            let (socket, sender, stop) = (socket.try_clone()?, sender.clone(), stop.clone());
+            threads.spawn_blocking(move || receive(card, &socket, &sender, &stop));
+        }
+        // One piece of work at a time: the next waits in the ledger.
+        let (orders, work) = mpsc::sync_channel(1);
+        let outcomes = sender.clone();
+        threads.spawn_blocking(move || committer::run(&mut log, &work, &outcomes));
+        threads.spawn_blocking(move || server.serve(&events, &orders, &sockets));
+        attend(threads, sender, &stop, &shutdown).await
     }
 }
 
+/// Waits for the shutdown, or for a thread that ends before; then ends all of them.
+async fn attend(
+    mut threads: JoinSet<()>,
+    sender: SyncSender<Event>,
+    stop: &CancellationToken,
+    shutdown: &CancellationToken,
+) -> io::Result<()> {
+    let early = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => None,
+        ended = threads.join_next() => ended,
+    };
+    stop.cancel();
+    // The answering thread ends by this, if it still can, and the committer by the end of its orders.
+    threads.spawn_blocking(move || drop(sender.send(Event::End)));
+    let mut outcome = match early {
+        None => Ok(()),
+        Some(Ok(())) => Err(io::Error::other("one of its threads ended by itself")),
+        Some(Err(panic)) => Err(io::Error::other(panic)),
+    };
+    while let Some(ended) = threads.join_next().await {
+        outcome = outcome.and(ended.map_err(io::Error::other));
+    }
+    outcome
+}
+
+/// The empty book of one network.
+fn book(network: &Network, pool: &Pool, cards: &[Card]) -> Result<LeaseBook, DhcpError> {
+    let (first, last) = pool.range;
+    let range = Range::new(first, last).ok_or(DhcpError::EmptyRange(first, last))?;
+    let own = cards.iter().map(|card| card.ip);
+    let mut book = LeaseBook::new(range, own.chain(network.router).collect(), pool.lease);
+    network.fixed().for_each(|(mac, ip)| book.reserve(mac, ip));
+    network.nodes.hosts.iter().filter_map(|host| host.mac).for_each(|mac| book.list(mac));
+    Ok(book)
+}
+
 /// Takes packets from the socket as they come: the kernel keeps only some hundred, fewer than a
-/// slow disk would let pile up.
-fn receive(socket: &UdpSocket, packets: &SyncSender<Vec<u8>>, shutdown: &CancellationToken) {
+/// slow disk would let pile up. Ends by `shutdown`, or when nobody answers any more.
+fn receive(
+    card: usize,
+    socket: &UdpSocket,
+    events: &SyncSender<Event>,
+    shutdown: &CancellationToken,
+) {
     let mut inbox = Inbox::new();
     while !shutdown.is_cancelled() {
         match inbox.receive(socket) {
             Ok(()) => {
                 for (packet, _) in inbox.packets() {
-                    // A full queue drops them as the kernel would: the nodes ask again.
-                    if packets.try_send(packet.to_vec()).is_err() {
-                        debug!("DHCP packet dropped: too many are waiting");
+                    match events.try_send(Event::Packet(card, packet.to_vec())) {
+                        Ok(()) => {}
+                        // As the kernel would: the nodes ask again.
+                        Err(TrySendError::Full(_)) => {
+                            debug!("DHCP packet dropped: too many are waiting");
+                        }
+                        Err(TrySendError::Disconnected(_)) => return,
                     }
                 }
             }
@@ -157,72 +260,108 @@ fn receive(socket: &UdpSocket, packets: &SyncSender<Vec<u8>>, shutdown: &Cancell
     }
 }
 
-/// Answers to packets that arrived together.
-#[derive(Default)]
-struct Batch {
-    /// Replies that promise nothing.
-    at_once: Vec<(Request, Reply)>,
-    /// Replies that wait for the sync.
-    replies: Vec<(Request, Reply)>,
-    changes: Vec<Change>,
-    /// For each change, the index of the reply that announces it.
-    announced_by: Vec<Option<usize>>,
-}
-
-impl Batch {
-    fn add(&mut self, request: Request, answer: Answer) {
-        match answer {
-            Answer::Send(reply) => {
-                let Some(grant) = reply.grant else {
-                    self.at_once.push((request, reply));
-                    return;
-                };
-                let (lease, before) = (grant.lease, grant.before);
-                self.changes.push(Change::Granted { lease, before });
-                self.announced_by.push(Some(self.replies.len()));
-                self.replies.push((request, reply));
-            }
-            Answer::Keep(record) => {
-                self.changes.push(Change::Noted(record));
-                self.announced_by.push(None);
-            }
-            Answer::Silent(_) => {}
-        }
-    }
+/// A reply, what it answers, and the index of the card that it leaves by.
+#[derive(Debug)]
+struct Outgoing {
+    card: usize,
+    request: Request,
+    reply: Reply,
 }
 
 impl Server {
-    /// Answers what `packets` brings, until nothing more can come.
-    fn serve(&mut self, packets: &Receiver<Vec<u8>>, socket: &UdpSocket) {
-        while let Ok(first) = packets.recv() {
-            let waiting = packets.try_iter().take(MAX_BATCH - 1);
-            let batch: Vec<Vec<u8>> = std::iter::once(first).chain(waiting).collect();
-            self.serve_batch(&batch, socket);
-        }
-    }
-
-    fn serve_batch(&mut self, packets: &[Vec<u8>], socket: &UdpSocket) {
-        let now = self.clock.now();
-        let mut batch = Batch::default();
-        for packet in packets {
-            if let Some((request, answer)) = self.answer(packet, now) {
-                batch.add(request, answer);
+    /// Answers what `events` brings, until the end.
+    fn serve(
+        &mut self,
+        events: &Receiver<Event>,
+        orders: &SyncSender<Work>,
+        sockets: &[UdpSocket],
+    ) {
+        while let Ok(first) = events.recv() {
+            let now = self.clock.now();
+            let mut replies = Vec::new();
+            for event in std::iter::once(first).chain(events.try_iter().take(MAX_BATCH - 1)) {
+                match event {
+                    Event::Packet(card, packet) => {
+                        replies.extend(self.take(card, &packet, now));
+                    }
+                    Event::Kept(outcome) => replies.extend(self.settle(&outcome, now)),
+                    Event::NotCompacted(error) => self.tell_disk(&error, now),
+                    Event::End => return,
+                }
             }
+            // First, so that the disk is not idle meanwhile. The committer takes one at a time, and
+            // is done with that: this never waits.
+            if let Some(work) = self.ledger.begin()
+                && orders.send(work).is_err()
+            {
+                return;
+            }
+            self.send(sockets, replies);
         }
-        // Only ACKs wait for the disk.
-        self.send(socket, std::mem::take(&mut batch.at_once));
-        let kept = self.keep(batch, now);
-        self.send(socket, kept);
     }
 
-    fn send(&mut self, socket: &UdpSocket, mut replies: Vec<(Request, Reply)>) {
+    /// Answers a packet. A reply that waits for the disk is put aside.
+    fn take(&mut self, card: usize, packet: &[u8], now: SystemTime) -> Option<Outgoing> {
+        if self.ledger.is_full() {
+            debug!("DHCP packet dropped: too much waits for the disk");
+            return None;
+        }
+        let (request, answer) = self.answer(card, packet, now)?;
+        match answer {
+            Answer::Send(reply) => {
+                let grant = reply.grant;
+                let outgoing = Outgoing { card, request, reply };
+                let Some(grant) = grant else { return Some(outgoing) };
+                let (lease, before) = (grant.lease, grant.before);
+                self.ledger.change(Change::Granted { lease, before });
+                self.announced.push_back(Some(outgoing));
+            }
+            Answer::Keep(record) => {
+                self.ledger.change(Change::Noted(record));
+                self.announced.push_back(None);
+            }
+            Answer::Silent(_) => {}
+        }
+        None
+    }
+
+    /// Takes the disk's answer; returns the replies that may be sent.
+    fn settle(&mut self, outcome: &Result<usize, LogError>, now: SystemTime) -> Vec<Outgoing> {
+        if let Err(error) = outcome {
+            self.tell_disk(error, now);
+        }
+        let kept = self.ledger.settle(outcome, now);
+        let announced = self.announced.drain(..kept.len());
+        let announce = |(kept, outgoing): (Kept, Option<Outgoing>)| {
+            let mut outgoing = outgoing?;
+            match kept {
+                Kept::Durable => {}
+                Kept::Until(until) => {
+                    let left = until.duration_since(now).unwrap_or_default();
+                    shorten(&mut outgoing.reply.bytes, left);
+                }
+                Kept::Lost => return None,
+            }
+            Some(outgoing)
+        };
+        kept.into_iter().zip(announced).filter_map(announce).collect()
+    }
+
+    fn send(&mut self, sockets: &[UdpSocket], mut replies: Vec<Outgoing>) {
+        for (card, socket) in sockets.iter().enumerate() {
+            let of_card: Vec<Outgoing> = replies.extract_if(.., |it| it.card == card).collect();
+            self.send_by(socket, of_card);
+        }
+    }
+
+    fn send_by(&mut self, socket: &UdpSocket, mut replies: Vec<Outgoing>) {
         let packets: Vec<_> = replies
             .iter()
-            .map(|(_, reply)| (reply.bytes.as_slice(), reply.to.socket_address()))
+            .map(|it| (it.reply.bytes.as_slice(), it.reply.to.socket_address()))
             .collect();
         let mut unsent = Vec::new();
         mmsg::send(socket, &packets, |index, error| {
-            let (request, reply) = &replies[index];
+            let Outgoing { request, reply, .. } = &replies[index];
             let to = reply.to.socket_address();
             warn!(mac = %request.mac, %to, %error, "DHCP reply not sent");
             unsent.push(index);
@@ -233,56 +372,40 @@ impl Server {
     }
 
     /// What to do about one packet; the lease book has changed already.
-    fn answer(&mut self, packet: &[u8], now: SystemTime) -> Option<(Request, Answer)> {
-        let request = match Request::parse(packet, self.network.server) {
+    fn answer(&mut self, card: usize, packet: &[u8], now: SystemTime) -> Option<(Request, Answer)> {
+        let View { own, networks } = &self.views[card];
+        let request = match Request::parse(packet, *own) {
             Ok(request) => request,
             Err(reason) => {
                 debug!(%reason, bytes = packet.len(), "DHCP packet ignored");
                 return None;
             }
         };
-        if matches!(request.kind, Kind::Discover { .. }) && !self.ledger.may_offer(request.mac, now)
-        {
+        let Some(index) = Network::of(networks, *own, &request) else {
+            debug!(mac = %request.mac, relay = %request.giaddr, reason = %Silence::OtherNetwork, "no DHCP reply");
+            return None;
+        };
+        let is_discover = matches!(request.kind, Kind::Discover { .. });
+        if is_discover && !self.ledger.may_offer(index, request.mac, now) {
             debug!(mac = %request.mac, "no DHCP reply: its lease could not be kept");
             return None;
         }
-        let answer = respond(&request, self.ledger.book(), &self.network, now);
+        let answer = respond(&request, self.ledger.book(index), &networks[index], now);
         if let Answer::Silent(reason) = &answer {
             debug!(mac = %request.mac, kind = ?request.kind, %reason, "no DHCP reply");
-            if *reason == Silence::Full {
-                self.tell_full();
+            match *reason {
+                Silence::Full => self.tell_full(index, now),
+                Silence::Blocked(blocked) => self.tell_blocked(request.mac, blocked, now),
+                _ => {}
             }
         }
         Some((request, answer))
     }
 
-    /// Puts the batch's changes on disk; returns the replies that may be sent.
-    fn keep(&mut self, batch: Batch, now: SystemTime) -> Vec<(Request, Reply)> {
-        let Batch { mut replies, changes, announced_by, .. } = batch;
-        let (kept, outcome) = self.ledger.commit(&changes, now);
-        if let Err(error) = outcome {
-            self.tell_disk(&error);
-        }
-        let mut lost = Vec::new();
-        for (kept, index) in kept.into_iter().zip(announced_by) {
-            let Some(index) = index else { continue };
-            match kept {
-                Kept::Durable => {}
-                Kept::Until(until) => {
-                    let left = until.duration_since(now).unwrap_or_default();
-                    shorten(&mut replies[index].1.bytes, left);
-                }
-                Kept::Lost => lost.push(index),
-            }
-        }
-        lost.into_iter().rev().for_each(|index| drop(replies.remove(index)));
-        replies
-    }
-
     /// Tells log and supervisor of the replies that left; the table is locked once for all.
-    fn tell(&mut self, replies: &[(Request, Reply)]) {
+    fn tell(&mut self, replies: &[Outgoing]) {
         let mut events = Vec::new();
-        for (request, reply) in replies {
+        for Outgoing { request, reply, .. } in replies {
             let boot = reply.boot.as_ref().map_or("", |boot| boot.name());
             let (mac, ip) = (request.mac, reply.ip);
             match reply.kind {
@@ -320,36 +443,56 @@ impl Server {
     fn look_for_trouble(&mut self, request: &Request, reply: &Reply) {
         let now = self.clock.now();
         let is_first_hop = reply.boot.as_ref().is_some_and(|boot| boot.is_first_hop());
-        if is_first_hop && self.loops.is_looping(request.mac, now) {
+        if is_first_hop && self.loops.is_looping(request.mac, request.xid, now) {
             self.warn(format!(
                 "{} ({}) loads its first loader again and again and never gets further; \
                  check cable and firmware, or whether Secure Boot refuses iPXE",
                 request.mac, reply.ip
             ));
         }
-        if let (Some(_), None, Kind::Request { .. }) = (request.boot, &reply.boot, request.kind) {
+        if let (Some(_), None, Kind::Request { .. }) = (request.boot, &reply.boot, request.kind)
+            && self.told_unsupported.is_due(request.mac, now)
+        {
+            let code = request.arch_code.unwrap_or_default();
             warn!(
                 mac = %request.mac,
-                arch = request.arch_code,
-                "this node's architecture cannot be booted: it gets an address only"
+                arch = code,
+                "{} cannot be booted: this PC gets an address and no boot file",
+                arch::describe(code)
             );
         }
     }
 
-    fn tell_full(&mut self) {
-        let now = self.clock.now();
-        if is_due(&mut self.full_told, now) {
-            self.warn(
-                "every address of the DHCP range is in use, so further nodes get none; \
-                 widen `range` or shorten `lease` in server.toml"
-                    .to_owned(),
-            );
+    fn tell_full(&mut self, network: usize, now: SystemTime) {
+        if self.told.is_due(Topic::Full(network), now) {
+            let at = self.views[0].networks[network].first_address();
+            self.warn(format!(
+                "every address of the DHCP range in {at} is in use or kept for known PCs, so further \
+                 PCs get none; widen `range` or shorten `lease` in server.toml"
+            ));
         }
     }
 
-    fn tell_disk(&mut self, error: &LogError) {
-        let now = self.clock.now();
-        if is_due(&mut self.disk_told, now) {
+    fn tell_blocked(&mut self, mac: Mac, blocked: Blocked, now: SystemTime) {
+        if !self.told.is_due(Topic::Blocked(mac), now) {
+            return;
+        }
+        let Blocked { ip, by, until } = blocked;
+        let minutes = until.duration_since(now).unwrap_or_default().as_secs().div_ceil(60);
+        self.warn(match by {
+            Some(by) => format!(
+                "{mac} waits for its fixed address {ip}, which {by} has for {minutes} min more; \
+                 switch that PC off and on to have it earlier"
+            ),
+            None => format!(
+                "{mac} found its fixed address {ip} in use by another device and waits {minutes} min; \
+                 find that device, or choose another `address` for the PC in server.toml"
+            ),
+        });
+    }
+
+    fn tell_disk(&mut self, error: &LogError, now: SystemTime) {
+        if self.told.is_due(Topic::Disk, now) {
             let cause = error.source().map(ToString::to_string).unwrap_or_default();
             self.warn(format!(
                 "{error} ({cause}); until then nodes keep their addresses, but new ones get none"
@@ -361,16 +504,6 @@ impl Server {
         warn!("{text}");
         self.status.lock().apply(StatusEvent::Warning { text }, SystemTime::now());
     }
-}
-
-/// Whether a warning may be told again; if so, it counts as told now.
-fn is_due(told: &mut Option<SystemTime>, now: SystemTime) -> bool {
-    let is_due = told
-        .is_none_or(|told| now.duration_since(told).is_ok_and(|elapsed| elapsed >= WARN_INTERVAL));
-    if is_due {
-        *told = Some(now);
-    }
-    is_due
 }
 
 /// Nothing came in time, or a signal came instead.
@@ -443,6 +576,49 @@ mod tests {
             255, 255, 0, 255, 51, 4, 9, 9, 9, 9,
         ];
         assert_eq!(ack[OPTIONS_AT..], expected);
+    }
+
+    #[test]
+    fn who_receives_ends_when_nobody_answers_any_more() {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("binds");
+        socket.set_read_timeout(Some(LOOK_UP)).expect("sets");
+        let to = socket.local_addr().expect("bound");
+        let (sender, events) = mpsc::sync_channel(1);
+        drop(events);
+        let (ended, end) = mpsc::channel();
+        std::thread::spawn(move || {
+            receive(0, &socket, &sender, &CancellationToken::new());
+            ended.send(()).expect("the test waits");
+        });
+        let client = UdpSocket::bind("127.0.0.1:0").expect("binds");
+        client.send_to(&[0; 300], to).expect("sent");
+        end.recv_timeout(Duration::from_secs(20)).expect("it ends");
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_ends_early_takes_the_others_along_and_is_told() {
+        async fn check(fails: fn(), expected: Option<&str>) {
+            let (sender, events) = mpsc::sync_channel(1);
+            let shutdown = CancellationToken::new();
+            let stop = shutdown.child_token();
+            let mut threads = JoinSet::new();
+            threads.spawn_blocking(move || {
+                assert!(matches!(events.recv(), Ok(Event::End)), "the answering thread is told");
+            });
+            if expected.is_some() {
+                threads.spawn_blocking(fails);
+            } else {
+                shutdown.cancel();
+            }
+            let outcome = attend(threads, sender, &stop, &shutdown).await;
+            let words = outcome.err().map(|error| error.to_string());
+            assert!(stop.is_cancelled());
+            assert_eq!(words.is_some(), expected.is_some(), "{words:?}");
+            assert!(words.unwrap_or_default().contains(expected.unwrap_or_default()));
+        }
+        check(|| panic!("the committer's disk is odd"), Some("the committer's disk is odd")).await;
+        check(|| {}, Some("ended by itself")).await;
+        check(|| {}, None).await;
     }
 
     #[test]

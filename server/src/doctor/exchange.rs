@@ -10,90 +10,158 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Diagnosis;
-use super::packet::{Client, Firmware, Reply};
+use super::walk::Trouble;
 use crate::config::{Config, DhcpMode};
-use crate::instance::ServerRole;
+use crate::dhcp::client::{Client, Firmware, Heard};
 
 /// dnsmasq pings an address for three seconds before it offers it.
 const LISTEN: Duration = Duration::from_secs(4);
+const DHCP: u16 = 67;
+/// Option 53 (RFC 2132 §9.6).
 const OFFER: u8 = 2;
 const ACK: u8 = 5;
+const NO_ANSWER: &str = "look into `bt-server status` and the log in state/ for what DHCP says; a \
+                         firewall, or a range without a free address, keeps it silent too";
 
-/// What PCs are told to boot.
-#[derive(Debug, Default)]
-pub(super) struct Served {
-    /// The loaders, by firmware.
-    pub(super) loaders: Vec<(Firmware, String)>,
-    /// The script that iPXE is sent to.
-    pub(super) script: Option<String>,
+/// What a PC was told by this lab's server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Told {
+    /// The address, where this server gives any; it was given back.
+    pub(super) address: Option<Ipv4Addr>,
+    /// The loader's name or the script's URL.
+    pub(super) file: String,
 }
 
 /// A sender on the card's broadcasts, and a listener for answers from anywhere.
-struct Sockets {
+pub(super) struct Asker<'a> {
+    config: &'a Config,
+    own: Ipv4Addr,
     sender: UdpSocket,
     listener: UdpSocket,
 }
 
-/// Asks, judges who answers, and returns what the lab's own server said.
-pub(super) fn examine(
-    config: &Config,
-    own: Ipv4Addr,
-    running: &[ServerRole],
-    found: &mut Diagnosis,
-) -> Served {
-    let mut served = Served::default();
-    let sockets = match Sockets::open(&config.interface) {
-        Ok(sockets) => sockets,
-        Err(error) => {
-            let what = format!("this program cannot ask for an address as a PC does: {error}");
-            found.warn("dhcp", what, "run doctor as root, while no DHCP client runs on this card");
-            return served;
-        }
-    };
-    let client = Client::new(Firmware::Uefi);
-    // The first question is also the search for strangers, so everybody gets the time to answer.
-    let replies = match sockets.ask(&client, &client.discover(), 67, |_| false) {
-        Ok(replies) => replies,
-        Err(error) => {
-            let what = format!("nothing can be broadcast on {}: {error}", config.interface);
-            found.warn("dhcp", what, "check the network card and its address");
-            return served;
-        }
-    };
-    strangers(config, own, &replies, found);
-    if config.dhcp == DhcpMode::Off || running.is_empty() {
-        return served;
-    }
-    if !running.contains(&ServerRole::Dhcp) {
-        found.fail("dhcp", "the role dhcp does not run".into(), "`bt-server start --roles dhcp`");
-        return served;
-    }
-    for firmware in [Firmware::Bios, Firmware::Uefi, Firmware::Ipxe] {
-        let step = sockets.boot(config, own, Client::new(firmware));
-        let remedy = "see `bt-server status` and state/log for what DHCP says of it";
-        let Some(file) = found.step("dhcp", remedy, step) else { continue };
-        match firmware {
-            Firmware::Ipxe => served.script = Some(file),
-            firmware => served.loaders.push((firmware, file)),
+impl<'a> Asker<'a> {
+    /// Opens the sockets; `None`, with a finding, where that is not allowed.
+    pub(super) fn open(
+        config: &'a Config,
+        own: Ipv4Addr,
+        found: &mut Diagnosis,
+    ) -> Option<Asker<'a>> {
+        // Answers that are sent to this machine's own address do not come through the card.
+        match socket(Some(&config.interface)).and_then(|sender| Ok((sender, socket(None)?))) {
+            Ok((sender, listener)) => Some(Self { config, own, sender, listener }),
+            Err(error) => {
+                let what = format!("this program cannot ask for an address as a PC does: {error}");
+                let remedy = "run doctor as root, while no DHCP client runs on this card";
+                found.warn("dhcp", what, remedy);
+                None
+            }
         }
     }
-    served
+
+    /// Asks once and waits for everybody: who else gives addresses or names boot files?
+    pub(super) fn look_for_strangers(&self, found: &mut Diagnosis) {
+        let client = Client::new(Firmware::Uefi, rand::random());
+        match self.ask(&client, &client.discover(None), DHCP, |_| false) {
+            Ok(heard) => strangers(self.config, self.own, &heard, found),
+            Err(error) => {
+                let what = format!("nothing can be sent on {}: {error}", self.config.interface);
+                found.fail("dhcp", what, "check the network card and its address");
+            }
+        }
+    }
+
+    /// Goes from DISCOVER to the boot file's name, and to the lease in full mode, which is then
+    /// given back.
+    pub(super) fn boot(&self, firmware: Firmware) -> Result<Told, Trouble> {
+        let client = Client::new(firmware, rand::random());
+        let offer = self.own_answer(&client, &client.discover(None), DHCP, OFFER)?;
+        let offer = offer.ok_or_else(|| {
+            Trouble::new("this lab's server does not answer its DISCOVER".to_owned(), NO_ANSWER)
+        })?;
+        let mut file = offer.boot;
+        if let Some(address) = offer.address {
+            let request = client.request(self.own, Some(address));
+            let ack = self.own_answer(&client, &request, DHCP, ACK)?.ok_or_else(|| {
+                let what = format!("it was offered {address}, asked for it, and did not get it");
+                Trouble::new(what, NO_ANSWER)
+            })?;
+            let release = client.release(self.own, address);
+            self.sender.send_to(&release, (Ipv4Addr::BROADCAST, DHCP)).map_err(Trouble::io)?;
+            file = ack.boot.or(file);
+        } else if matches!(self.config.dhcp, DhcpMode::Full(_)) {
+            let what = "the offer of this lab's server holds no address".to_owned();
+            return Err(Trouble::new(what, NO_ANSWER));
+        }
+        let remedy =
+            "loaders are chosen by `uefi_loader` and the kind of PC: docs/supervisor/loaders.md";
+        let file =
+            file.ok_or_else(|| Trouble::new("it is not told what to boot".to_owned(), remedy))?;
+        Ok(Told { address: offer.address, file })
+    }
+
+    /// The answer of this lab's own server to a question.
+    fn own_answer(
+        &self,
+        client: &Client,
+        question: &[u8],
+        port: u16,
+        kind: u8,
+    ) -> Result<Option<Heard>, Trouble> {
+        let is_it = |heard: &Heard| heard.server == Some(self.own) && heard.kind == kind;
+        let heard = self.ask(client, question, port, is_it).map_err(Trouble::io)?;
+        Ok(heard.into_iter().find(is_it))
+    }
+
+    /// Broadcasts a question and collects the answers, until one `is_enough`.
+    fn ask(
+        &self,
+        client: &Client,
+        question: &[u8],
+        port: u16,
+        is_enough: impl Fn(&Heard) -> bool,
+    ) -> io::Result<Vec<Heard>> {
+        self.sender.send_to(question, (Ipv4Addr::BROADCAST, port))?;
+        let mut all = Vec::new();
+        let mut packet = [0; 2048];
+        let end = now() + LISTEN;
+        while let Some(left) = end.checked_duration_since(now()).filter(|left| !left.is_zero()) {
+            self.listener.set_read_timeout(Some(left))?;
+            let Ok((length, _)) = self.listener.recv_from(&mut packet) else { continue };
+            let Some(heard) = client.read(&packet[..length]) else { continue };
+            let is_last = is_enough(&heard);
+            all.push(heard);
+            if is_last {
+                break;
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// A client's socket on port 68, shared with others, on `card` or on all.
+fn socket(card: Option<&str>) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_broadcast(true)?;
+    socket.set_reuse_address(true)?;
+    socket.bind_device(card.map(str::as_bytes))?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 68)).into())?;
+    Ok(socket.into())
 }
 
 /// Judges the other servers of the segment.
-fn strangers(config: &Config, own: Ipv4Addr, replies: &[Reply], found: &mut Diagnosis) {
-    let others: Vec<&Reply> = replies.iter().filter(|it| it.server != Some(own)).collect();
-    let names = |is: &dyn Fn(&&&Reply) -> bool| {
+fn strangers(config: &Config, own: Ipv4Addr, heard: &[Heard], found: &mut Diagnosis) {
+    let names = |is: &dyn Fn(&Heard) -> bool| {
+        let others = heard.iter().filter(|it| it.server != Some(own) && is(it));
         let mut names: Vec<String> = others
-            .iter()
-            .filter(|reply| is(reply))
             .map(|it| it.server.map_or("one without a name".to_owned(), |ip| ip.to_string()))
             .collect();
+        names.sort();
         names.dedup();
         names.join(", ")
     };
-    let givers = names(&|reply| reply.address.is_some());
-    let booters = names(&|reply| reply.is_boot);
+    let givers = names(&|it| it.address.is_some());
+    let booters = names(&|it| it.boot.is_some());
     match (&config.dhcp, givers.is_empty()) {
         (DhcpMode::Full(_), false) => {
             let what = format!("another DHCP server gives addresses here: {givers}");
@@ -113,98 +181,58 @@ fn strangers(config: &Config, own: Ipv4Addr, replies: &[Reply], found: &mut Diag
     }
     if !booters.is_empty() && config.dhcp != DhcpMode::Off {
         let what = format!("another server also tells PCs what to boot: {booters}");
-        found.warn("dhcp", what, "PCs take whichever answers first; switch off its PXE answers");
-    }
-}
-
-impl Client {
-    fn new(firmware: Firmware) -> Self {
-        let mut mac: [u8; 6] = rand::random();
-        // Locally administered, and one card's (IEEE 802 §8.2).
-        mac[0] = mac[0] & 0xfc | 2;
-        Self { firmware, mac, xid: rand::random() }
-    }
-}
-
-impl Sockets {
-    fn open(card: &str) -> io::Result<Self> {
-        let socket = |card: Option<&str>| {
-            let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-            socket.set_broadcast(true)?;
-            socket.set_reuse_address(true)?;
-            socket.bind_device(card.map(str::as_bytes))?;
-            socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 68)).into())?;
-            Ok::<UdpSocket, io::Error>(socket.into())
-        };
-        // Answers that are sent to this machine's own address do not come through the card.
-        Ok(Self { sender: socket(Some(card))?, listener: socket(None)? })
-    }
-
-    /// Broadcasts a question and collects the answers, until one `is_enough`.
-    fn ask(
-        &self,
-        client: &Client,
-        question: &[u8],
-        port: u16,
-        is_enough: impl Fn(&Reply) -> bool,
-    ) -> io::Result<Vec<Reply>> {
-        self.sender.send_to(question, (Ipv4Addr::BROADCAST, port))?;
-        let mut replies = Vec::new();
-        let mut packet = [0; 2048];
-        let end = now() + LISTEN;
-        while let Some(left) = end.checked_duration_since(now()).filter(|left| !left.is_zero()) {
-            self.listener.set_read_timeout(Some(left))?;
-            let Ok((length, _)) = self.listener.recv_from(&mut packet) else { continue };
-            if let Some(reply) = client.read(&packet[..length]) {
-                let is_last = is_enough(&reply);
-                replies.push(reply);
-                if is_last {
-                    break;
-                }
-            }
-        }
-        Ok(replies)
-    }
-
-    /// Goes from DISCOVER to the boot file's name, and to the lease in full mode, which is then
-    /// given back.
-    fn boot(
-        &self,
-        config: &Config,
-        own: Ipv4Addr,
-        client: Client,
-    ) -> Result<(String, String), String> {
-        let name = client.firmware.name();
-        let ask = |question: &[u8], port, kind| {
-            let is_it = |reply: &Reply| reply.server == Some(own) && reply.kind == kind;
-            let replies = self.ask(&client, question, port, is_it);
-            replies.map(|replies| replies.into_iter().find(is_it)).map_err(|e| e.to_string())
-        };
-        let offer = ask(&client.discover(), 67, OFFER)?
-            .ok_or_else(|| format!("this lab's server does not answer a {name} client"))?;
-        if config.dhcp == DhcpMode::Proxy {
-            let file = match offer.file {
-                Some(file) => Some(file),
-                None => ask(&client.request(own, None), 4011, ACK)?.and_then(|ack| ack.file),
-            };
-            let file = file.ok_or_else(|| format!("a {name} client is not told what to boot"))?;
-            let what = format!("{name} is told to boot {file}");
-            return Ok((file, what));
-        }
-        let address = offer.address.ok_or_else(|| format!("a {name} client gets no address"))?;
-        let ack = ask(&client.request(own, Some(address)), 67, ACK)?
-            .ok_or_else(|| format!("a {name} client was offered {address} and not given it"))?;
-        self.sender
-            .send_to(&client.release(own, address), (Ipv4Addr::BROADCAST, 67))
-            .map_err(|error| format!("the lease of {address} was not given back: {error}"))?;
-        let file = ack.file.or(offer.file);
-        let file = file.ok_or_else(|| format!("a {name} client is not told what to boot"))?;
-        let what = format!("{name} gets {address} and is told to boot {file}");
-        Ok((file, what))
+        let remedy = "PCs take whichever answers first: take its boot options (66, 67, next-server, \
+                      filename) away";
+        found.warn("dhcp", what, remedy);
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "a shell that waits for answers")]
 fn now() -> Instant {
     Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Verdict;
+
+    const OWN: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+    const OTHER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 9);
+    const FULL: &str = "mode = \"full\"\nrange = \"10.77.0.50-10.77.0.99\"";
+
+    fn heard(server: Ipv4Addr, gives: bool, boot: Option<&str>) -> Heard {
+        let address = gives.then_some(Ipv4Addr::new(10, 77, 0, 60));
+        Heard { kind: OFFER, server: Some(server), address, boot: boot.map(str::to_owned) }
+    }
+
+    fn check(mode: &str, heard: &[Heard], expected: &[(Verdict, &str)]) {
+        let config = Config::parse(&format!("interface = \"eth0\"\n[dhcp]\n{mode}\n"));
+        let mut found = Diagnosis::default();
+        strangers(&config.expect("valid"), OWN, heard, &mut found);
+        assert_eq!(found.observations().len(), expected.len(), "{found:?}");
+        for (seen, (verdict, words)) in found.observations().iter().zip(expected) {
+            assert_eq!(seen.verdict, *verdict, "{seen:?}");
+            assert!(seen.what.contains(words), "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn another_server_is_wrong_where_we_give_addresses_and_needed_where_we_do_not() {
+        let own = heard(OWN, true, Some("snponly.efi"));
+        let other = heard(OTHER, true, None);
+        check(FULL, std::slice::from_ref(&own), &[(Verdict::Ok, "no other server")]);
+        check(FULL, &[own, other.clone()], &[(Verdict::Fail, "addresses here: 10.77.0.9")]);
+        check("mode = \"proxy\"", &[other.clone(), other], &[(Verdict::Ok, "come from 10.77.0.9")]);
+        let ours = heard(OWN, false, Some("snponly.efi"));
+        check("mode = \"proxy\"", &[ours], &[(Verdict::Fail, "no DHCP server answers")]);
+    }
+
+    #[test]
+    fn a_foreign_boot_file_is_told() {
+        let other = heard(OTHER, true, Some("pxelinux.0"));
+        let expected = [(Verdict::Ok, "come from"), (Verdict::Warn, "what to boot: 10.77.0.9")];
+        check("mode = \"proxy\"", std::slice::from_ref(&other), &expected);
+        check("mode = \"off\"", &[other], &expected[..1]);
+    }
 }

@@ -15,15 +15,15 @@ const BLOCK: usize = 1468;
 /// More is no boot file.
 const MAX_BYTES: usize = 512 << 20;
 
-/// Fetches a file over TFTP (RFC 1350, 2347, 2348) and returns its length.
-pub(super) fn tftp(server: SocketAddr, name: &str) -> Result<usize, String> {
+/// Fetches a file over TFTP (RFC 1350, 2347, 2348).
+pub(super) fn tftp(server: SocketAddr, name: &str) -> Result<Vec<u8>, String> {
     let io = |error: std::io::Error| format!("TFTP {server}: {error}");
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(io)?;
     socket.set_read_timeout(Some(TFTP_PATIENCE)).map_err(io)?;
     let mut send =
         [b"\0\x01", name.as_bytes(), b"\0octet\0blksize\0", BLOCK.to_string().as_bytes(), b"\0"]
             .concat();
-    let (mut to, mut expected, mut length) = (server, 0_u16, 0_usize);
+    let (mut to, mut expected, mut file) = (server, 0_u16, Vec::new());
     let mut block_size = 512;
     let mut packet = [0; BLOCK + 4];
     let mut attempts = 0;
@@ -38,6 +38,10 @@ pub(super) fn tftp(server: SocketAddr, name: &str) -> Result<usize, String> {
         };
         let (head, data) = packet[..received].split_at_checked(4).ok_or("a broken TFTP packet")?;
         let number = u16::from_be_bytes([head[2], head[3]]);
+        // A block is only the right one when it comes from where the transfer is.
+        if to.port() != server.port() && from != to {
+            continue;
+        }
         match head[1] {
             5 => {
                 let why = String::from_utf8_lossy(data);
@@ -46,10 +50,13 @@ pub(super) fn tftp(server: SocketAddr, name: &str) -> Result<usize, String> {
             6 if expected == 0 => (to, block_size, expected) = (from, BLOCK, 1),
             3 if number == expected.max(1) => {
                 (to, expected) = (from, number.wrapping_add(1));
-                length += data.len();
+                file.extend_from_slice(data);
                 if data.len() < block_size {
                     socket.send_to(&[0, 4, head[2], head[3]], to).map_err(io)?;
-                    return Ok(length);
+                    return Ok(file);
+                }
+                if file.len() > MAX_BYTES {
+                    return Err(format!("{name} by TFTP does not end"));
                 }
             }
             _ => continue,

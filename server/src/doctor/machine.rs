@@ -13,9 +13,10 @@ use super::Diagnosis;
 use crate::bind;
 use crate::check::BUILD_BOOT_FILES;
 use crate::config::{Config, DhcpMode};
+use crate::instance::{Instance, ServerRole};
 use crate::interfaces::interfaces;
 use crate::lab::Lab;
-use crate::words;
+use crate::{rights, words};
 
 /// With less, leases and catalogs cannot be written.
 const DISK_FULL: u64 = 16 << 20;
@@ -91,29 +92,63 @@ fn has_link(name: &str) -> bool {
     })
 }
 
-/// Whether the ports can be had, asked by having them for a moment.
-pub fn ports(config: &Config, ip: Ipv4Addr, found: &mut Diagnosis) {
+/// Whether the ports of the roles that do not run can be had, asked by having them for a moment.
+pub fn ports(config: &Config, ip: Ipv4Addr, running: &[ServerRole], found: &mut Diagnosis) {
     let at = |port| SocketAddr::from((ip, port));
     let any = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     let card = &config.interface;
-    let mut tried = vec![
-        bind::udp("TFTP", at(69)).map(drop),
-        bind::tcp("HTTP", at(config.http_port)).map(drop),
-        bind::tcp("seed", at(config.seed_port)).map(drop),
-    ];
-    if config.dhcp != DhcpMode::Off {
-        tried.push(bind::broadcast_udp("DHCP", card, any(67)).map(drop));
-    }
-    if config.dhcp == DhcpMode::Proxy {
-        tried.push(bind::broadcast_udp("proxyDHCP", card, any(4011)).map(drop));
+    let mut tried = Vec::new();
+    for role in ServerRole::ALL.into_iter().filter(|role| !running.contains(role)) {
+        match role {
+            ServerRole::Dhcp if config.dhcp == DhcpMode::Off => {}
+            ServerRole::Dhcp => {
+                tried.push(bind::broadcast_udp("DHCP", card, any(67)).map(drop));
+                if config.dhcp == DhcpMode::Proxy {
+                    tried.push(bind::broadcast_udp("proxyDHCP", card, any(4011)).map(drop));
+                }
+            }
+            ServerRole::Tftp => tried.push(bind::udp("TFTP", at(69)).map(drop)),
+            ServerRole::Http => tried.push(bind::tcp("HTTP", at(config.http_port)).map(drop)),
+            ServerRole::Seed => tried.push(bind::tcp("seed", at(config.seed_port)).map(drop)),
+        }
     }
     let count = tried.len();
     let failed: Vec<_> = tried.into_iter().filter_map(Result::err).collect();
-    if failed.is_empty() {
-        found.good("ports", format!("all {count} are free, and may be opened"));
+    match (count, failed.is_empty()) {
+        (0, _) => found.good("ports", "this lab's server has all of them".to_owned()),
+        (_, true) => found.good("ports", format!("{count} are free, and may be opened")),
+        (_, false) => {}
     }
     for error in failed {
         found.fail("ports", words::chain(&error), "then run doctor again");
+    }
+}
+
+/// Who the server's processes are, and whether they gave up the rights that they do not need.
+pub fn processes(running: &[(Instance, u32)], found: &mut Diagnosis) {
+    for (Instance { roles, .. }, pid) in running {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let field =
+            |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+        let rights = field("CapEff:").and_then(|bits| u64::from_str_radix(bits, 16).ok());
+        let uid = field("Uid:").and_then(|ids| ids.split_whitespace().next()?.parse().ok());
+        let who = uid.map_or_else(|| "another user".to_owned(), rights::user_name);
+        let what = format!("{roles} (process {pid}) as {who}");
+        match rights {
+            Some(0) => found.good("rights", format!("{what}, with no capability")),
+            Some(bits) if bits & !rights::NEEDED == 0 => {
+                found.good("rights", format!("{what}, with CAP_NET_BIND_SERVICE alone"));
+            }
+            Some(bits) => {
+                let what = format!("{what}, with more rights than it needs ({bits:#x})");
+                found.warn(
+                    "rights",
+                    what,
+                    "start it by `bt-server start`, or by the unit of the manual",
+                );
+            }
+            None => found.good("rights", what),
+        }
     }
 }
 

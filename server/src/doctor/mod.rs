@@ -2,63 +2,118 @@
 //!
 //! First this machine (network card, ports, rights, firewall, clock, disk), then the lab's files,
 //! then what a PC meets: DHCP servers on the segment, and, while a server runs, every step of a
-//! boot from DISCOVER to the last byte of the initramfs and a handshake with the seed. Each
-//! observation that is not good says what helps. Nothing is changed; a running server sees one more
-//! client, and the lease that it gets is given back.
+//! boot from DISCOVER to the last byte of the initramfs, for each kind of firmware, and a handshake
+//! with the seed. Each observation that is not good says what helps. Nothing is changed; a running
+//! server sees a few more clients, and the leases that they get are given back.
 
 mod diagnosis;
 mod exchange;
 mod fetch;
 mod firewall;
 mod machine;
-mod packet;
 mod script;
+mod systems;
 mod walk;
 
-pub use self::diagnosis::{Diagnosis, Observation, Verdict};
+use std::net::Ipv4Addr;
 
 use jiff::Timestamp;
 
+pub use self::diagnosis::{Diagnosis, Observation, Verdict};
+use self::exchange::Asker;
+use self::walk::Walk;
+use crate::bind::{self, Transport};
 use crate::check;
+use crate::config::{Config, DhcpMode};
 use crate::daemon;
-use crate::instance::ServerRole;
+use crate::instance::{Instance, ServerRole};
 use crate::interfaces;
 use crate::lab::Lab;
 use crate::words;
 
-/// Looks at everything.
-pub fn examine(lab: &Lab) -> Diagnosis {
+/// Where firmware asks a proxy for its boot file (PXE 2.1 §2.2.3).
+const PXE_PORT: u16 = 4011;
+
+/// Looks at everything; `progress` is told what takes a moment now.
+pub fn examine(lab: &Lab, progress: &dyn Fn(&str)) -> Diagnosis {
     let now = Timestamp::now();
     let mut found = Diagnosis::default();
+    found.section("This machine");
     machine::clock(lab, now, &mut found);
     machine::disk(lab, &mut found);
+    let config = lab.read_config().ok();
+    let address = config.as_ref().and_then(|it| interfaces::address_of(&it.interface).ok());
+    let running = daemon::all_running(lab);
+    if let Some(config) = &config {
+        machine::link(&config.interface, &mut found);
+        if let (Some((ip, _)), Ok(running)) = (address, &running) {
+            machine::ports(config, ip, &roles(running), &mut found);
+        }
+        firewall::examine(config, &mut found);
+    }
+    found.section("The lab folder");
     files(lab, now, &mut found);
-    let config = match lab.read_config() {
-        Ok(config) => config,
-        // `files` has told why.
-        Err(_) => return found,
-    };
-    machine::link(&config.interface, &mut found);
-    let Ok((ip, _)) = interfaces::address_of(&config.interface) else { return found };
-    firewall::examine(&config, &mut found);
-    let running: Vec<ServerRole> = match daemon::all_running(lab) {
-        Ok(running) => running.iter().flat_map(|(instance, _)| instance.roles.iter()).collect(),
+    // Where one of these is missing, `files` has told why.
+    let (Some(config), Some((ip, _))) = (config, address) else { return found };
+    match running {
+        Ok(running) => network(lab, &config, ip, &running, progress, &mut found),
         Err(error) => {
             found.fail("server", words::chain(&error), "run doctor as the owner of the lab");
-            return found;
         }
-    };
-    if running.is_empty() {
-        machine::ports(&config, ip, &mut found);
     }
-    let served = exchange::examine(&config, ip, &running, &mut found);
+    found
+}
+
+fn roles(running: &[(Instance, u32)]) -> Vec<ServerRole> {
+    running.iter().flat_map(|(instance, _)| instance.roles.iter()).collect()
+}
+
+/// Who answers PCs, and how far they get.
+fn network(
+    lab: &Lab,
+    config: &Config,
+    ip: Ipv4Addr,
+    processes: &[(Instance, u32)],
+    progress: &dyn Fn(&str),
+    found: &mut Diagnosis,
+) {
+    found.section("Other servers on the network");
+    progress(&format!("asking on {} who else gives addresses, 4 s ...", config.interface));
+    let asker = Asker::open(config, ip, found);
+    if let Some(asker) = &asker {
+        asker.look_for_strangers(found);
+    }
+    found.section("The running server");
+    let running = roles(processes);
     if running.is_empty() {
         let remedy = "start it with `bt-server start`; then doctor goes every step of a PC's boot";
         found.warn("server", "no server of this lab runs".to_owned(), remedy);
-    } else {
-        walk::every_step(lab, &config, ip, &running, &served, &mut found);
+        return;
     }
-    found
+    machine::processes(processes, found);
+    for role in ServerRole::ALL.into_iter().filter(|role| !running.contains(role)) {
+        if role != ServerRole::Dhcp || config.dhcp != DhcpMode::Off {
+            let remedy = format!("`bt-server start --roles {}`", role.name());
+            found.fail("server", format!("the role {} does not run", role.name()), remedy);
+        }
+    }
+    found.section("A PC's way, by its firmware");
+    progress("booting as each kind of PC does ...");
+    let is_dhcp_ours = config.dhcp != DhcpMode::Off && running.contains(&ServerRole::Dhcp);
+    let asker = asker.filter(|_| is_dhcp_ours);
+    if is_dhcp_ours && config.dhcp == DhcpMode::Proxy {
+        // Not asked: the answer, from a socket on the card, cannot come back to this machine.
+        match bind::holder_of(Transport::Udp, PXE_PORT) {
+            Some(holder) => found.good("port 4011", format!("{holder} listens there")),
+            None => {
+                let what = "nobody is seen to listen on UDP port 4011, where some firmware asks";
+                found.fail("port 4011", what.to_owned(), "run doctor as root; restart the server");
+            }
+        }
+    }
+    Walk::new(lab, config, ip, &running).every_firmware(asker.as_ref(), found);
+    found.section("What its picker offers");
+    systems::examine(lab, config, ip, &running, found);
 }
 
 /// All that `check` finds, and one good line where it finds nothing.
@@ -71,12 +126,13 @@ fn files(lab: &Lab, now: Timestamp, found: &mut Diagnosis) {
     if !has("catalog/") && !has("server.toml") {
         found.good("systems", "every entry is right, and its files are there".to_owned());
     }
-    if !has("boot files") {
+    if !has(check::BOOT_FILES) {
         machine::boot_files(lab, found);
     }
     for finding in findings {
         let remedy = "correct it as it says; `bt-server check` looks again";
-        if finding.is_blocking {
+        // The server starts without them, but no PC boots.
+        if finding.is_blocking || finding.place == check::BOOT_FILES {
             found.fail("lab", finding.to_string(), remedy);
         } else {
             found.warn("lab", finding.to_string(), remedy);

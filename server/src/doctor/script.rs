@@ -1,4 +1,5 @@
-//! Core: what an iPXE script would fetch. Only what boot scripts of this server say is understood.
+//! Core: what a loader would fetch: iPXE by its script, GRUB by its menu. Only what this server's
+//! own scripts and menus say is understood.
 
 use std::collections::BTreeMap;
 
@@ -32,6 +33,22 @@ pub(super) fn plan(script: &str, base: &str, known: &BTreeMap<&str, String>) -> 
             Some("chain") if plan.chain.is_none() => plan.chain = url,
             Some("kernel") if plan.kernel.is_none() => plan.kernel = url,
             Some("initrd") => plan.initrds.extend(url),
+            _ => {}
+        }
+    }
+    plan
+}
+
+/// Reads a menu of GRUB on a PC with the address `mac`; names are TFTP's.
+pub(super) fn grub_plan(menu: &str, mac: &str) -> Plan {
+    let mut plan = Plan::default();
+    for line in menu.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let name = words.get(1).map(|name| name.replace("$net_default_mac", mac));
+        match words.first().copied() {
+            Some("source") if plan.chain.is_none() => plan.chain = name,
+            Some("linux") if plan.kernel.is_none() => plan.kernel = name,
+            Some("initrd") => plan.initrds.extend(name),
             _ => {}
         }
     }
@@ -74,7 +91,10 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
+    use crate::config::Config;
+    use crate::http::Scripts;
 
+    const MAC: &str = "02:00:00:00:00:01";
     const BASE: &str = "http://10.77.0.1:6969/boot.ipxe";
 
     #[test]
@@ -88,6 +108,26 @@ mod tests {
         assert_eq!(plan.kernel.as_deref(), Some("http://10.77.0.1:6969/boot/vmlinuz"));
         assert_eq!(plan.initrds, ["http://10.77.0.1:6969/boot/initrd.img"]);
         assert_eq!(plan.chain, None);
+    }
+
+    #[test]
+    fn our_menu_of_grub_is_understood() {
+        let config = |host: &str| {
+            let config = Config::parse(&format!("interface = \"eth0\"\n{host}")).expect("valid");
+            Scripts::new("A1", config.nodes)
+        };
+        let http = SocketAddr::from(([10, 77, 0, 1], 6969));
+        let menu = |scripts: &Scripts, name| {
+            scripts.grub(http, name, [10, 77, 0, 50].into()).expect("there is such a menu")
+        };
+        let plain = grub_plan(&menu(&config(""), "grub.cfg"), MAC);
+        assert_eq!(plain.kernel.as_deref(), Some("/vmlinuz"));
+        assert_eq!(plain.initrds, ["/initrd.img"]);
+        let scripts = config("[[host]]\nmac = \"02:00:00:00:00:02\"\nname = \"pc\"\n");
+        let first = grub_plan(&menu(&scripts, "grub.cfg"), MAC);
+        assert_eq!(first.chain.as_deref(), Some("/grub/02:00:00:00:00:01"));
+        let second = grub_plan(&menu(&scripts, MAC), MAC);
+        assert_eq!(second.kernel.as_deref(), Some("/vmlinuz"));
     }
 
     #[test]

@@ -33,7 +33,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client that takes nothing for this long is gone. iPXE pauses for 5 s and more while it makes
 /// room for a large file.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// All connections together: below the usual limit of 1024 open files.
+/// All connections together, where the limit of open files allows twice as many.
 const MAX_CONNECTIONS: usize = 512;
 /// Connections of one address.
 const MAX_PER_ADDRESS: usize = 64;
@@ -54,8 +54,12 @@ pub struct Connection {
 }
 
 /// Serves until `shutdown`, then lets answers under way end for a moment.
-pub(super) async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
-    let seats = Seats::default();
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    seats: Seats,
+    shutdown: CancellationToken,
+) {
     let mut open = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -136,7 +140,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 /// The URI with `//` made `/`: shim asks for `//grubx64.efi`. `None`: it has none.
-fn single_slashes(uri: &Uri) -> Option<Uri> {
+pub(crate) fn single_slashes(uri: &Uri) -> Option<Uri> {
     let path = uri.path();
     if !path.contains("//") {
         return None;
@@ -156,8 +160,9 @@ fn single_slashes(uri: &Uri) -> Option<Uri> {
 }
 
 /// Counts open connections, per address and in all.
-#[derive(Debug, Clone, Default)]
-struct Seats {
+#[derive(Debug, Clone)]
+pub(super) struct Seats {
+    most: usize,
     taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
 }
 
@@ -169,10 +174,16 @@ struct Seat {
 }
 
 impl Seats {
+    /// At most half of the `allowed` open files: the other roles of the process need theirs too.
+    pub(super) fn for_open_files(allowed: u64) -> Self {
+        let half = usize::try_from(allowed / 2).unwrap_or(MAX_CONNECTIONS);
+        Self { most: half.min(MAX_CONNECTIONS), taken: Arc::default() }
+    }
+
     fn take(&self, ip: IpAddr) -> Option<Seat> {
         let mut taken = self.taken.lock();
         let of_address = taken.get(&ip).copied().unwrap_or(0);
-        if of_address >= MAX_PER_ADDRESS || taken.values().sum::<usize>() >= MAX_CONNECTIONS {
+        if of_address >= MAX_PER_ADDRESS || taken.values().sum::<usize>() >= self.most {
             return None;
         }
         taken.insert(ip, of_address + 1);
@@ -209,7 +220,7 @@ mod tests {
 
     #[test]
     fn connections_are_limited_per_address_and_in_all() {
-        let seats = Seats::default();
+        let seats = Seats::for_open_files(1024);
         let ip = |last: u8| IpAddr::from([10, 77, 0, last]);
         let mut open: Vec<_> = (0..99).filter_map(|_| seats.take(ip(1))).collect();
         assert_eq!(open.len(), MAX_PER_ADDRESS);
@@ -217,5 +228,12 @@ mod tests {
         assert_eq!(open.len(), MAX_CONNECTIONS);
         drop(open);
         assert!(seats.taken.lock().is_empty());
+    }
+
+    #[test]
+    fn few_open_files_mean_few_connections() {
+        for (allowed, most) in [(96, 48), (1023, 511), (1 << 20, 512), (u64::MAX, 512), (0, 0)] {
+            assert_eq!(Seats::for_open_files(allowed).most, most, "{allowed}");
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! and what is absent looks the same as what is forbidden. Nothing here changes the lab: a report
 //! and an announce change tables in memory, which have limits.
 
-mod connections;
+pub(crate) mod connections;
 mod files;
 mod page;
 mod report;
@@ -31,12 +31,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 pub use self::connections::Connection;
+use self::connections::Seats;
 pub use self::files::BootFiles;
 use self::report::RateLimit;
 pub use self::script::{GRUB_FOLDER, Scripts, base_url};
 use self::tracker::{Announce, Refused, Tracker};
 use crate::arch::SCRIPT_PATH;
 use crate::bind::{self, BindError};
+use crate::descriptors;
 use crate::publish::Current;
 use crate::status::{MAX_REPORT, NodeReport, SharedStatus, StatusEvent};
 use crate::tftp::{AUTOEXEC, Loaders};
@@ -77,6 +79,8 @@ pub struct Invitation {
 #[derive(Debug)]
 pub struct Http {
     listener: std::net::TcpListener,
+    /// Those of further network cards.
+    others: Vec<std::net::TcpListener>,
     lab: Arc<Lab>,
 }
 
@@ -105,7 +109,16 @@ impl Http {
         let boot_files = BootFiles::new(settings.boot_dir.clone());
         let (tracker, reports) = (Mutex::default(), Mutex::default());
         let lab = Lab { settings, boot_files, current, status, tracker, reports };
-        Ok(Self { listener, lab: Arc::new(lab) })
+        Ok(Self { listener, others: Vec::new(), lab: Arc::new(lab) })
+    }
+
+    /// Listens on a further address: that of another network card.
+    ///
+    /// # Errors
+    /// When it cannot be opened; the error says why.
+    pub fn listen_also(&mut self, address: SocketAddr) -> Result<(), BindError> {
+        self.others.push(bind::tcp("HTTP", address)?);
+        Ok(())
     }
 
     /// Where it listens.
@@ -121,8 +134,16 @@ impl Http {
     /// # Errors
     /// When the listener cannot be handed to the runtime; not for anything that a client does.
     pub async fn run(self, shutdown: CancellationToken) -> io::Result<()> {
-        let listener = tokio::net::TcpListener::from_std(self.listener)?;
-        connections::serve(listener, router(self.lab), shutdown).await;
+        let router = router(self.lab);
+        let mut servers = tokio::task::JoinSet::new();
+        // One count for all cards: they share the process's open files.
+        let seats = Seats::for_open_files(descriptors::allowed());
+        for listener in std::iter::once(self.listener).chain(self.others) {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            let (router, seats, shutdown) = (router.clone(), seats.clone(), shutdown.clone());
+            servers.spawn(connections::serve(listener, router, seats, shutdown));
+        }
+        servers.join_all().await;
         Ok(())
     }
 }
@@ -216,7 +237,10 @@ impl Lab {
         connection: Connection,
     ) -> Option<(Bytes, &'static str)> {
         let name = path.strip_prefix('/')?;
-        if path == SCRIPT_PATH || name == AUTOEXEC {
+        if name == AUTOEXEC {
+            return Some((self.settings.scripts.autoexec(connection.local).into(), TEXT));
+        }
+        if path == SCRIPT_PATH {
             let ip = ipv4(connection.peer.ip())?;
             let script = self.settings.scripts.ipxe(connection.local, query, ip);
             return Some((script.into(), TEXT));

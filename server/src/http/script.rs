@@ -3,6 +3,7 @@
 //! Rendered per request with absolute URLs: iPXE of 2019 (Debian 12) cannot resolve relative ones
 //! in a script that DHCP named. `initrd=` repeats the initrd's name because EFI builds need it.
 //! The script never asks for an address: iPXE has one, and a plain `dhcp` would wait 16 s for IPv6.
+//! Only [`Scripts::autoexec`] asks, for iPXE runs that one before it has an address.
 //!
 //! Where `server.toml` tells PCs apart, a loader is first sent on to a name that says who it is:
 //! only the loader knows the card it booted from, and behind a relay no ARP table does.
@@ -42,12 +43,18 @@ impl Scripts {
     /// itself.
     pub fn ipxe(&self, http: SocketAddr, query: Option<&str>, ip: Ipv4Addr) -> String {
         match Known::parse(query.unwrap_or_default()) {
-            Known { mac: None, .. } if self.tells_apart() => introduction(http),
+            Known { mac: None, .. } if self.tells_apart() => introduction(http, ""),
             Known { mac, uuid } => {
                 let words = self.words(&Identity { mac, uuid, ip: Some(ip), relay: None });
                 ipxe_script(&base_url(http), &self.lab, &words)
             }
         }
+    }
+
+    /// What newer EFI builds of iPXE fetch by the firmware's own means and run first of all, with
+    /// their network card still closed.
+    pub fn autoexec(&self, http: SocketAddr) -> String {
+        introduction(http, "ifconf -c dhcp ||\n")
     }
 
     /// GRUB's menu of the name `file`, without its folder; `None` where there is no such menu.
@@ -106,12 +113,13 @@ fn read_mac(text: &str) -> Option<Mac> {
     Some(Mac(bytes?.try_into().ok()?))
 }
 
-/// Sends an iPXE on to the script of its own.
-fn introduction(http: SocketAddr) -> String {
+/// Sends an iPXE on to the script of its own; `first` are lines before that.
+fn introduction(http: SocketAddr, first: &str) -> String {
     let base = base_url(http);
     format!(
         "#!ipxe\n\
          :again\n\
+         {first}\
          chain --autofree {base}{SCRIPT_PATH}?mac=${{netX/mac:hexhyp}}&uuid=${{uuid}} ||\n\
          echo This PC could not load its menu from {base}. Trying again in 5 seconds ...\n\
          sleep 5\n\
@@ -121,11 +129,14 @@ fn introduction(http: SocketAddr) -> String {
 
 /// The menu without a choice: GRUB only loads the picker.
 fn grub_menu(base: &str, lab: &str, words: &str) -> String {
-    // GRUB's quotes have no escape inside; `plain` leaves none in the name.
+    // GRUB's quotes have no escape inside; `plain` leaves none in the name. The signed build shows
+    // no progress of its own, and the second file may take half a minute.
     format!(
-        "echo 'BootTorrent - {lab}'\n\
-         echo 'Loading, one moment please ...'\n\
+        "clear\n\
+         echo 'BootTorrent - {lab}'\n\
+         echo 'Loading, one moment please (1 of 2) ...'\n\
          linux /vmlinuz BOOTIF=01-$net_default_mac bt.server={base} {words}\n\
+         echo 'Loading, one moment please (2 of 2) ...'\n\
          initrd /initrd.img\n\
          boot\n\
          echo 'This PC could not load its files. Trying again in 5 seconds ...'\n\
@@ -235,8 +246,8 @@ mod tests {
     fn grub_gets_a_menu_without_a_choice() {
         let menu = scripts("A1", "extra").grub(HTTP, "grub.cfg", NODE).expect("a menu");
         let linux = "linux /vmlinuz BOOTIF=01-$net_default_mac bt.server=http://10.77.0.1:6969 \
-                     nokaslr quiet loglevel=3 vt.global_cursor_default=0 extra\ninitrd /initrd.img\nboot\n";
-        assert!(menu.contains(linux), "{menu}");
+                     nokaslr quiet loglevel=3 vt.global_cursor_default=0 extra\n";
+        assert!(menu.contains(linux) && menu.contains("\ninitrd /initrd.img\nboot\n"), "{menu}");
         assert_eq!(scripts("A1", "").grub(HTTP, "x86_64-efi/command.lst", NODE), None);
     }
 
@@ -257,6 +268,15 @@ mod tests {
         check("52-54-00-00-00-02", false);
         let first = with_host().grub(HTTP, "grub.cfg", NODE).expect("a menu");
         assert_eq!(first, "source /grub/$net_default_mac\n");
+    }
+
+    #[test]
+    fn a_script_that_runs_before_there_is_an_address_asks_for_one() {
+        let lines = |text: String| -> Vec<String> { text.lines().map(str::to_owned).collect() };
+        let text = lines(scripts("A1", "").autoexec(HTTP));
+        assert_eq!(text[..3], ["#!ipxe", ":again", "ifconf -c dhcp ||"]);
+        assert!(text[3].starts_with("chain --autofree http://10.77.0.1:6969/boot.ipxe?mac="));
+        assert!(!lines(with_host().ipxe(HTTP, None, NODE)).iter().any(|it| it.contains("dhcp")));
     }
 
     #[test]

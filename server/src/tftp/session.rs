@@ -7,10 +7,12 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::net::UdpSocket;
 
-use super::MAX_PACKET;
 use super::packet::{Packet, ReadRequest};
 use super::sessions::Seat;
 use super::transfer::{Ending, Step, Transfer};
+
+/// Longer than any ACK, and than the part of an ERROR's text that is worth a log line.
+const MAX_PACKET: usize = 576;
 
 /// Why a transfer did not reach its end.
 #[derive(Debug, thiserror::Error)]
@@ -29,19 +31,44 @@ pub(super) enum SessionError {
     Ended(#[from] Ending),
 }
 
-/// Sends `file` to `client`; returns its length once the client has all of it.
+/// How a transfer reached its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// The client said that it has all of it.
+    Acknowledged,
+    /// All of it was sent, and the client, which had answered so far, was gone: its last ACK was
+    /// probably lost, and nobody repeats it (RFC 1350 §6).
+    Probably,
+}
+
+/// Sends `file` to `client`, until the client has all of it.
 pub(super) async fn run(
     local: IpAddr,
     client: SocketAddr,
     request: &ReadRequest,
     file: Bytes,
     seat: &Seat,
-) -> Result<u64, SessionError> {
-    let length = file.len() as u64;
+) -> Result<Sent, SessionError> {
     let socket = UdpSocket::bind((local, 0)).await.map_err(SessionError::Socket)?;
     // Connected: the kernel drops other senders' packets and reports a closed port.
     socket.connect(client).await.map_err(SessionError::Socket)?;
     let mut transfer = Transfer::begin(&request.options, file, now());
+    match exchange(&socket, &mut transfer, seat).await {
+        Err(SessionError::Gone | SessionError::Ended(Ending::Silence))
+            if transfer.is_probably_done() =>
+        {
+            Ok(Sent::Probably)
+        }
+        outcome => outcome.map(|()| Sent::Acknowledged),
+    }
+}
+
+/// Sends and receives, until the client has said that it has all of it.
+async fn exchange(
+    socket: &UdpSocket,
+    transfer: &mut Transfer,
+    seat: &Seat,
+) -> Result<(), SessionError> {
     let mut buffer = [0; MAX_PACKET];
     let mut step = Step::Send;
     loop {
@@ -52,7 +79,7 @@ pub(super) async fn run(
                 }
             }
             Step::Wait => {}
-            Step::Finished => return Ok(length),
+            Step::Finished => return Ok(()),
             Step::Ended(why) => return Err(why.into()),
         }
         let deadline = transfer.deadline().into();

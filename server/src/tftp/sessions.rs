@@ -10,9 +10,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::packet::ReadRequest;
 
-/// Transfers at once. UEFI has two per boot: a size probe it abandons, and the real one.
-const MAX_SESSIONS: usize = 128;
-/// Transfers at once to one address.
+/// Transfers at once: a hall of 250 PCs, each with as many as it may have. A transfer costs a socket
+/// and some 2 KiB; the file's bytes are shared.
+const MAX_SESSIONS: usize = 1000;
+/// Transfers at once to one address. UEFI has two per boot: a size probe it abandons, and the real
+/// one.
 const MAX_SESSIONS_PER_CLIENT: usize = 4;
 
 /// The transfers that run, by the client's address and port: one transfer each.
@@ -123,11 +125,11 @@ mod tests {
         assert_eq!(admit(1, 9).err(), Some(Refusal::Full));
         seats.pop();
         seats.push(admit(1, 9).expect("one ended"));
-        for last in 2..40 {
+        for last in 2..=250 {
             seats.extend((0..4).filter_map(|port| admit(last, port).ok()));
         }
         assert_eq!(seats.len(), MAX_SESSIONS);
-        assert_eq!(admit(99, 1).err(), Some(Refusal::Full));
+        assert_eq!(admit(251, 1).err(), Some(Refusal::Full));
         drop(seats);
         assert!(sessions.running.lock().is_empty());
     }

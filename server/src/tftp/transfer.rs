@@ -137,6 +137,13 @@ impl Transfer {
         }
     }
 
+    /// Whether nothing but the answer to the last window is missing, from a client that answered
+    /// before: if it falls silent or closes its port now, its last ACK was probably lost.
+    pub fn is_probably_done(&self) -> bool {
+        let is_last = matches!(self.phase, Phase::Window { last, .. } if last == self.blocks());
+        is_last && self.heard_at.is_some()
+    }
+
     /// Takes a packet of the client.
     pub fn on_packet(&mut self, packet: &Packet, now: Instant) -> Step {
         match packet {

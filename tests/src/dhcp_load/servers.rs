@@ -41,11 +41,10 @@ impl fmt::Display for Kind {
 
 /// A running server; it ends with this value.
 pub struct Rival {
-    kind: Kind,
     process: Running,
     log: PathBuf,
     // Its files; gone with it.
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Rival {
@@ -64,17 +63,19 @@ impl Rival {
             process.check_running()?;
             Ok(listens()?.then_some(()))
         })?;
-        Ok(Self { kind, process, log: log.to_owned(), _folder: folder })
-    }
-
-    /// Which one it is.
-    pub fn kind(&self) -> Kind {
-        self.kind
+        Ok(Self { process, log: log.to_owned(), folder })
     }
 
     /// Its process id.
     pub fn pid(&self) -> Pid {
         self.process.pid()
+    }
+
+    /// Lines in bt-server's lease log.
+    pub fn lease_lines(&self) -> Result<usize> {
+        let log = self.folder.path().join("lab/state/leases");
+        let text = std::fs::read_to_string(&log).context("bt-server keeps no lease log")?;
+        Ok(text.lines().count())
     }
 
     /// Where its log is.

@@ -19,56 +19,58 @@ use crate::student::Student;
 const DRAWN: Duration = Duration::from_secs(20);
 
 pub fn bios(bench: &mut Bench) -> Result<String> {
-    whole_boot(bench, FirmwareKind::Bios)
+    whole_boot(bench, FirmwareKind::Bios, Addresses::Ours)
 }
 
 pub fn uefi(bench: &mut Bench) -> Result<String> {
-    whole_boot(bench, FirmwareKind::Uefi)
-}
-
-pub fn bios_proxy(bench: &mut Bench) -> Result<String> {
-    boot::check(bench, Route { firmware: FirmwareKind::Bios, addresses: Addresses::Others })
-}
-
-pub fn uefi_proxy(bench: &mut Bench) -> Result<String> {
-    boot::check(bench, Route { firmware: FirmwareKind::Uefi, addresses: Addresses::Others })
+    whole_boot(bench, FirmwareKind::Uefi, Addresses::Ours)
 }
 
 pub fn uefi_http(bench: &mut Bench) -> Result<String> {
-    boot::check(bench, Route { firmware: FirmwareKind::UefiHttp, addresses: Addresses::Ours })
-}
-
-pub fn uefi_http_proxy(bench: &mut Bench) -> Result<String> {
-    boot::check(bench, Route { firmware: FirmwareKind::UefiHttp, addresses: Addresses::Others })
+    whole_boot(bench, FirmwareKind::UefiHttp, Addresses::Ours)
 }
 
 pub fn uefi_secure(bench: &mut Bench) -> Result<String> {
-    boot::check(bench, Route { firmware: FirmwareKind::UefiSecure, addresses: Addresses::Ours })
+    whole_boot(bench, FirmwareKind::UefiSecure, Addresses::Ours)
+}
+
+pub fn bios_proxy(bench: &mut Bench) -> Result<String> {
+    whole_boot(bench, FirmwareKind::Bios, Addresses::Others)
+}
+
+pub fn uefi_proxy(bench: &mut Bench) -> Result<String> {
+    whole_boot(bench, FirmwareKind::Uefi, Addresses::Others)
+}
+
+pub fn uefi_http_proxy(bench: &mut Bench) -> Result<String> {
+    whole_boot(bench, FirmwareKind::UefiHttp, Addresses::Others)
 }
 
 pub fn uefi_secure_proxy(bench: &mut Bench) -> Result<String> {
-    boot::check(bench, Route { firmware: FirmwareKind::UefiSecure, addresses: Addresses::Others })
+    whole_boot(bench, FirmwareKind::UefiSecure, Addresses::Others)
 }
 
-fn whole_boot(bench: &mut Bench, kind: FirmwareKind) -> Result<String> {
-    let name = format!("boot-{}", kind.name());
-    let lab = bench.sample_lab(&name)?;
+fn whole_boot(bench: &mut Bench, firmware: FirmwareKind, addresses: Addresses) -> Result<String> {
+    let route = Route { firmware, addresses };
+    let name = format!("boot-{}", route.name());
+    let lab = route.lab(bench)?;
+    let _others = route.other_server(bench)?;
     let server = bench.serve(&lab, &name)?;
-    let machine = Machine::new(kind.firmware(), 1);
+    let machine = Machine::new(firmware.firmware(), 1);
     let student = Student::switch_on(&name, &machine, &mut bench.lan, &bench.out)?;
-    server.explain(through_the_menu(bench, student, &lab, kind))
+    server.explain(through_the_menu(bench, student, &lab, route))
 }
 
 fn through_the_menu(
     bench: &Bench,
     mut student: Student,
     lab: &SampleLab,
-    kind: FirmwareKind,
+    route: Route,
 ) -> Result<String> {
-    let name = format!("boot-{}", kind.name());
+    let name = format!("boot-{}", route.name());
     student.wait_step("menu", MENU_LIMIT)?;
     let menu_secs = student.elapsed().as_secs_f64();
-    check_menu(bench, &mut student, kind)?;
+    check_menu(bench, &mut student, &name, route.firmware)?;
     student.press(&["down", "ret"])?;
     let chosen = student.wait_step("chosen", DRAWN)?;
     let cmdline = student.wait_started(START_LIMIT)?;
@@ -79,16 +81,24 @@ fn through_the_menu(
     let system = chosen.field("system");
     let expected = lab.cmdline(system)?;
     ensure!(cmdline == expected, "the system got `{cmdline}`, its entry says `{expected}`");
-    let uploaded = student.steps.iter().any(|step| step.word == "verify");
-    ensure!(uploaded, "the node never said that it checks what it downloaded");
+    let verified = student.steps.iter().any(|step| step.word == "verify");
+    ensure!(verified, "the node never said that it checks what it downloaded");
+    if route.firmware == FirmwareKind::UefiSecure {
+        boot::check_secure_boot(&student)?;
+    }
     student.switch_off()?;
     Ok(format!("menu after {menu_secs:.0} s, `{system}` runs after {secs:.0} s"))
 }
 
 /// Compares the menu with its reference picture.
-fn check_menu(bench: &Bench, student: &mut Student, kind: FirmwareKind) -> Result<()> {
-    let reference = reference(kind);
-    let name = format!("boot-{}-menu", kind.name());
+fn check_menu(
+    bench: &Bench,
+    student: &mut Student,
+    name: &str,
+    firmware: FirmwareKind,
+) -> Result<()> {
+    let reference = reference(firmware);
+    let name = format!("{name}-menu");
     if bench.accept_screens {
         clock::pause(Duration::from_secs(3))?;
         let (file, _) = student.picture(&name)?;
@@ -118,6 +128,11 @@ fn address_region(picture: &RgbImage) -> Region {
     Region { x: width / 2, y: 0, width: width / 2, height: height / 12 }
 }
 
-fn reference(kind: FirmwareKind) -> PathBuf {
-    cargo::workspace().join("tests/screens").join(format!("menu-{}.png", kind.name()))
+/// One picture for each kind of firmware: the loader leaves no trace on the menu.
+fn reference(firmware: FirmwareKind) -> PathBuf {
+    let kind = match firmware {
+        FirmwareKind::Bios => "bios",
+        FirmwareKind::Uefi | FirmwareKind::UefiHttp | FirmwareKind::UefiSecure => "uefi",
+    };
+    cargo::workspace().join("tests/screens").join(format!("menu-{kind}.png"))
 }

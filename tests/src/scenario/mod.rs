@@ -7,9 +7,13 @@ mod attack;
 mod boot;
 mod clients;
 mod daemon;
+mod dhcp_clients;
+mod doctor;
+mod hosts;
 mod leases;
 mod refusal;
 mod swarm;
+mod tftp_clients;
 
 use anyhow::Result;
 
@@ -33,9 +37,34 @@ pub const ALL: &[Scenario] = &[
         run: daemon::run,
     },
     Scenario {
+        name: "dhcp-clients",
+        what: "real DHCP clients get, renew and release addresses; beside another server they get none",
+        run: dhcp_clients::run,
+    },
+    Scenario {
         name: "leases",
         what: "a server killed at random under load loses no lease and gives no address twice",
         run: leases::run,
+    },
+    Scenario {
+        name: "doctor-full",
+        what: "the doctor finds each of the things that can be wrong, and nothing where all is well",
+        run: doctor::full,
+    },
+    Scenario {
+        name: "doctor-proxy",
+        what: "the same beside another DHCP server",
+        run: doctor::proxy,
+    },
+    Scenario {
+        name: "tftp-clients",
+        what: "stock TFTP clients fetch every boot file, and strangers get nothing else",
+        run: tftp_clients::run,
+    },
+    Scenario {
+        name: "tftp-loss",
+        what: "8 TFTP clients get a file whole where 5 % of the packets are lost each way",
+        run: crate::tftp_load::survive_loss,
     },
     Scenario {
         name: "minisign",
@@ -87,6 +116,21 @@ pub const ALL: &[Scenario] = &[
         name: "boot-uefi-secure-proxy",
         what: "a PC with Secure Boot boots beside another DHCP server",
         run: boot::uefi_secure_proxy,
+    },
+    Scenario {
+        name: "hosts",
+        what: "PCs of one lab boot in ways of their own: one unattended, one with Secure Boot",
+        run: hosts::own_ways,
+    },
+    Scenario {
+        name: "autoexec",
+        what: "an iPXE that runs autoexec.ipxe before it has an address finds its way",
+        run: hosts::autoexec,
+    },
+    Scenario {
+        name: "secure-boot-refuses",
+        what: "a PC with Secure Boot refuses a loader without a signature",
+        run: hosts::unsigned_loader,
     },
     Scenario {
         name: "refuse-flipped-bit",

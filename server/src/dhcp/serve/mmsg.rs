@@ -7,9 +7,15 @@ use std::io;
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 /// Packets taken with one call.
 const BATCH: usize = 64;
+/// Packets sent without a pause: a relay's or a PC's receive buffer holds some 200 (Linux: 208 KiB
+/// with the kernel's own overhead), and after a pause of the disk thousands may leave at once.
+const BURST: usize = 64;
+/// The pause after each; 64 packets in that time are more than a busy receiver takes out.
+const PAUSE: Duration = Duration::from_millis(1);
 /// Longer than any DHCP message in one Ethernet frame.
 const MAX_PACKET: usize = 2048;
 
@@ -75,7 +81,8 @@ pub fn send(
         parts.iter_mut().zip(&mut addresses).map(|(part, to)| header(part, to)).collect();
     let mut done = 0;
     while done < headers.len() {
-        let left = &mut headers[done..];
+        let end = headers.len().min(done + BURST);
+        let left = &mut headers[done..end];
         let count = u32::try_from(left.len()).unwrap_or(u32::MAX);
         // SAFETY: each header points to one part and one address, each part to a packet, which the
         // kernel only reads; all of them outlive the call.
@@ -87,6 +94,9 @@ pub fn send(
                 failed(done, io::Error::last_os_error());
                 done += 1;
             }
+        }
+        if done < headers.len() {
+            std::thread::sleep(PAUSE);
         }
     }
 }
@@ -128,7 +138,6 @@ fn sender(from: &libc::sockaddr_in) -> SocketAddrV4 {
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
-    use std::time::Duration;
 
     use super::*;
 

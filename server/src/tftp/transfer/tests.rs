@@ -1,4 +1,4 @@
-//! Core: whole transfers against a client of a few lines, over networks that lose packets.
+//! Tests of the core: whole transfers against a client of a few lines, over networks that lose packets.
 
 use proptest::prelude::*;
 use rand::rngs::StdRng;
@@ -192,6 +192,19 @@ fn echoes_of_an_answer_do_not_multiply_packets() {
     assert_eq!(transfer.on_packet(&Packet::Ack(1), now), Step::Wait);
     assert_eq!(transfer.on_packet(&Packet::Ack(0), now), Step::Wait);
     assert_eq!(transfer.on_packet(&Packet::Ack(40_000), now), Step::Wait);
+}
+
+#[test]
+fn only_a_lost_last_ack_of_a_client_that_answered_before_counts_as_probably_done() {
+    let now = start();
+    let mut transfer = Transfer::begin(&options(Some(512), Some(2)), file(1600), now);
+    assert!(!transfer.is_probably_done(), "the OACK is out");
+    assert_eq!(transfer.on_packet(&Packet::Ack(0), now), Step::Send);
+    assert!(!transfer.is_probably_done(), "blocks 1 and 2 of 4 are out");
+    assert_eq!(transfer.on_packet(&Packet::Ack(2), now), Step::Send);
+    assert!(transfer.is_probably_done(), "blocks 3 and 4 are out");
+    let unheard = Transfer::begin(&options(None, None), file(100), now);
+    assert!(!unheard.is_probably_done(), "all is out, to an address that may be forged");
 }
 
 #[test]
