@@ -17,8 +17,8 @@ use std::str::FromStr;
 pub const HANDOVER_INIT: &str = "/.bt-handover/init";
 /// Where that program looks for the image in the initrd way.
 pub const HANDOVER_IMAGE: &str = "/.bt-handover/image";
-/// The most memory ranges an image may be spread over; the hand-over part joins up to nine, which no PC has started with yet.
-pub const MAX_RANGES: usize = 1;
+/// The most memory ranges an image may be spread over.
+pub const MAX_RANGES: usize = 4;
 /// What a system's own command line leaves free of the kernel's 2048 bytes, where an image is handed over: the words of its
 /// family, and those of the ranges.
 pub(crate) const RESERVED: usize = 400;

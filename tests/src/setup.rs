@@ -57,6 +57,7 @@ const TESTING: &[Package] = &[
     package("nftables", "a firewall that the doctor must find"),
     package("squashfs-tools", "root file systems that bt-server add looks into"),
     package("tftp-hpa", "the usual TFTP client"),
+    package("xorriso", "live media to add"),
 ];
 /// What only the making of test systems needs.
 const IMAGES: &[Package] = &[

@@ -21,10 +21,17 @@ const PART: u64 = 64;
 /// The most that is taken: cleaning pages takes a second for each 5 to 10 GiB, and images are smaller.
 const MOST: u64 = 16 << 30;
 
+/// What the kernel keeps for itself (`sysctl vm.min_free_kbytes`), in KiB. For transparent huge pages, which are of no use
+/// here, it would keep 44 MiB, and the image would have to do without them.
+const MIN_FREE: (&str, u64) = ("/proc/sys/vm/min_free_kbytes", 8 << 10);
+
 /// Asks the kernel to set huge pages aside: all that is free but what the picker needs. To be called before anything else.
 ///
 /// Returns how many bytes there are.
 pub fn reserve() -> u64 {
+    if let Err(error) = fs::write(MIN_FREE.0, MIN_FREE.1.to_string()) {
+        tracing::warn!(%error, "the kernel keeps its reserve");
+    }
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let Some(free) = field(&meminfo, "MemFree:") else { return 0 };
     let kept = PICKER + field(&meminfo, "MemTotal:").unwrap_or(0) / PART;

@@ -13,7 +13,8 @@ use bt_initramfs::kernel;
 use bt_initramfs::manifest::ModuleGroup;
 use bt_initramfs::modules::ModuleSet;
 
-use super::{LIMIT, Medium, Outcome, judge};
+use super::medium::{LIMIT, Medium, judge};
+use super::search::Outcome;
 use crate::bench::Bench;
 use crate::clock;
 use crate::process::{Running, command, run};
@@ -58,7 +59,7 @@ pub(super) fn boot(bench: &mut Bench, medium: &Medium, name: &str, memory: u32) 
     let console = || String::from_utf8_lossy(&fs::read(&serial).unwrap_or_default()).into_owned();
     let end = clock::wait_for("the end of a boot", LIMIT, || {
         qemu.check_running()?;
-        Ok(judge(&console(), &medium.sha256))
+        Ok(judge(&console(), &medium.proof))
     });
     clock::check_interrupted()?;
     fs::write(bench.out.join(format!("{name}-serial.log")), console())?;

@@ -3,6 +3,7 @@
 //! Every scenario uses the programs as they ship, on the virtual LAN, and says in one sentence what
 //! it saw.
 
+mod added;
 mod attack;
 mod boot;
 mod clients;
@@ -131,6 +132,16 @@ pub const ALL: &[Scenario] = &[
         name: "secure-boot-refuses",
         what: "a PC with Secure Boot refuses a loader without a signature",
         run: hosts::unsigned_loader,
+    },
+    Scenario {
+        name: "added-live",
+        what: "a live ISO added by one command boots at one times its size, and sees the very medium",
+        run: added::live,
+    },
+    Scenario {
+        name: "added-too-large",
+        what: "a live ISO that does not fit into a PC is refused in words, before the download",
+        run: added::too_large,
     },
     Scenario {
         name: "refuse-flipped-bit",

@@ -1,0 +1,37 @@
+//! Shell: a live ISO that `bt-server add` made a system of, on a PC that is large enough and on one that is not.
+
+use anyhow::{Result, bail, ensure};
+
+use crate::bench::Bench;
+use crate::handover::medium::{self, Medium, Proof};
+use crate::handover::search::Outcome;
+use crate::handover::{Way, words};
+use crate::image::{self, Kind};
+
+/// Large enough to matter beside all else that is in memory.
+const IMAGE: u64 = 160 << 20;
+/// Image, system and node fit, but no second image would: in MiB.
+const ENOUGH: u32 = 512;
+/// The picker runs, but the image does not fit beside it.
+const TOO_LITTLE: u32 = 320;
+
+pub fn live(bench: &mut Bench) -> Result<String> {
+    let outcome = boot(bench, "added-live", ENOUGH)?;
+    ensure!(outcome == Outcome::Started, "{}", words(&outcome));
+    let image = IMAGE >> 20;
+    Ok(format!("an ISO of {image} MiB runs in a PC of {ENOUGH} MiB and has the right SHA-256"))
+}
+
+pub fn too_large(bench: &mut Bench) -> Result<String> {
+    match boot(bench, "added-too-large", TOO_LITTLE)? {
+        Outcome::Refused(why) if why.contains("Needs ") => Ok(format!("the screen says \"{why}\"")),
+        other => bail!("{}", words(&other)),
+    }
+}
+
+fn boot(bench: &mut Bench, name: &str, memory: u32) -> Result<Outcome> {
+    let iso = image::usual_place(Kind::AlpineLike, Some(IMAGE));
+    image::make(Kind::AlpineLike, Some(IMAGE), &iso)?;
+    let proof = Proof::Sha256(medium::sha256(&iso)?);
+    Medium::prepare(bench, Way::Pmem, &iso, name, proof, None)?.boot(bench, memory, None)
+}
