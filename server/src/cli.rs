@@ -301,8 +301,13 @@ fn stop(lab: &Lab, roles: Option<RoleSet>) -> Result<ExitCode> {
 
 fn status(lab: &Lab, roles: Option<RoleSet>, json: bool) -> Result<ExitCode> {
     let running = running(lab, roles)?;
+    let mut gone = gone(lab)?;
+    gone.retain(|it| roles.is_none_or(|roles| it.roles == roles));
     if running.is_empty() {
         say(if json { r#"{"running":false}"# } else { "not running" })?;
+        if !json && !gone.is_empty() {
+            say(report::texts(&[], &gone))?;
+        }
         return Ok(ExitCode::from(NOT_RUNNING));
     }
     let mut snapshots = Vec::new();
@@ -318,9 +323,18 @@ fn status(lab: &Lab, roles: Option<RoleSet>, json: bool) -> Result<ExitCode> {
     match &snapshots[..] {
         [one] if json => say(serde_json::to_string_pretty(one)?)?,
         several if json => say(serde_json::to_string_pretty(several)?)?,
-        _ => say(snapshots.iter().map(report::text).collect::<Vec<_>>().join("\n\n"))?,
+        _ => say(report::texts(&snapshots, &gone))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The lab's processes that ended without saying so.
+fn gone(lab: &Lab) -> Result<Vec<report::Gone>, DaemonError> {
+    let gone = daemon::all_gone(lab)?.into_iter().map(|(instance, roles, pid)| {
+        let log = lab.name_of(&instance.log());
+        report::Gone { roles, pid, log }
+    });
+    Ok(gone.collect())
 }
 
 /// The lab's running processes: all, or the one with exactly these roles.

@@ -21,7 +21,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
 use crate::control;
-use crate::instance::Instance;
+use crate::instance::{Instance, RoleSet};
 use crate::lab::Lab;
 
 /// A log that is larger at the start of the server is put aside as `log.1`.
@@ -138,6 +138,30 @@ pub fn all_running(lab: &Lab) -> Result<Vec<(Instance, u32)>, DaemonError> {
     for instance in Instance::every(lab) {
         if let Some(pid) = running(&instance)? {
             found.push((instance, pid));
+        }
+    }
+    Ok(found)
+}
+
+/// The processes of a lab that ended without saying so: killed, or by a power cut. Each with those
+/// of its roles that nobody has played since, and its process id.
+///
+/// # Errors
+/// Where a pid file cannot be opened.
+pub fn all_gone(lab: &Lab) -> Result<Vec<(Instance, RoleSet, u32)>, DaemonError> {
+    let mut found = Vec::new();
+    for instance in Instance::every(lab) {
+        if running(&instance)?.is_some() {
+            continue;
+        }
+        // A clean end empties its own file, and leaves those of its roles.
+        let number = |path: &Path| File::open(path).map_or(0, |mut file| read_pid(&mut file));
+        let pid = number(&instance.pid_file());
+        let is_last = |path: &PathBuf| number(path) == pid;
+        let locks = instance.role_locks().zip(instance.roles.iter());
+        let roles: Vec<_> = locks.filter(|(path, _)| is_last(path)).map(|it| it.1).collect();
+        if let Some(roles) = RoleSet::of(&roles).filter(|_| pid != 0) {
+            found.push((instance, roles, pid));
         }
     }
     Ok(found)
@@ -292,7 +316,6 @@ fn read_pid(file: &mut File) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::instance::RoleSet;
 
     fn lab() -> (tempfile::TempDir, Instance) {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -326,6 +349,29 @@ mod tests {
         let running = all_running(&whole.lab).expect("works");
         let running: Vec<String> = running.iter().map(|(it, _)| it.roles.to_string()).collect();
         assert_eq!(running, ["dhcp,http", "tftp"]);
+    }
+
+    #[test]
+    fn who_ended_without_a_word_is_told_until_somebody_plays_its_roles() {
+        let (_folder, whole) = lab();
+        let of = |roles: &str| Instance::new(&whole.lab, roles.parse().expect("roles"));
+        let gone = || -> Vec<String> {
+            let gone = all_gone(&whole.lab).expect("works");
+            gone.iter().map(|(_, roles, pid)| format!("{roles} {pid}")).collect()
+        };
+        drop(Claim::take(&of("dhcp,tftp")).expect("free"));
+        assert_eq!(gone(), [""; 0], "a clean end");
+        // As a killed process leaves them.
+        let killed = of("dhcp,tftp");
+        let files = killed.role_locks().chain([killed.pid_file()]);
+        files.for_each(|file| fs::write(file, "123\n").expect("written"));
+        assert_eq!(gone(), ["dhcp,tftp 123"]);
+        let tftp = Claim::take(&of("tftp")).expect("free");
+        assert_eq!(gone(), ["dhcp 123"]);
+        drop(tftp);
+        assert_eq!(gone(), ["dhcp 123"], "tftp was stopped");
+        drop(Claim::take(&whole).expect("free"));
+        assert_eq!(gone(), [""; 0]);
     }
 
     #[test]

@@ -54,6 +54,12 @@ impl RoleSet {
     /// Every role.
     pub const ALL: Self = Self(0b1111);
 
+    /// These roles; `None` for no role.
+    pub fn of(roles: &[ServerRole]) -> Option<Self> {
+        let bits = roles.iter().fold(0, |bits, role| bits | role.bit());
+        (bits != 0).then_some(Self(bits))
+    }
+
     /// Whether `role` is among them.
     pub fn contains(self, role: ServerRole) -> bool {
         self.0 & role.bit() != 0
@@ -64,9 +70,13 @@ impl RoleSet {
         ServerRole::ALL.into_iter().filter(move |role| self.contains(*role))
     }
 
-    /// Every set there can be, the whole one first.
+    /// Every set there can be: the whole one first, then by their first roles in the order of a
+    /// boot.
     pub fn every() -> impl Iterator<Item = Self> {
-        (1..=Self::ALL.0).rev().map(Self)
+        let of = |first: ServerRole| {
+            (1..=Self::ALL.0).rev().filter(move |bits| bits.trailing_zeros() == first as u32)
+        };
+        ServerRole::ALL.into_iter().flat_map(of).map(Self)
     }
 
     fn joined(self, separator: &str) -> String {
@@ -156,6 +166,14 @@ mod tests {
         assert_eq!(set.to_string(), "dhcp,seed");
         assert!(set.contains(ServerRole::Seed) && !set.contains(ServerRole::Http));
         assert_eq!("seed,http,tftp,dhcp".parse(), Ok(RoleSet::ALL));
+    }
+
+    #[test]
+    fn sets_come_in_the_order_of_a_boot() {
+        let all: Vec<String> = RoleSet::every().map(|set| set.to_string()).collect();
+        assert_eq!((all[0].as_str(), all.len()), ("dhcp,tftp,http,seed", 15));
+        let single: Vec<&String> = all.iter().filter(|it| !it.contains(',')).collect();
+        assert_eq!(single, ["dhcp", "tftp", "http", "seed"]);
     }
 
     #[test]

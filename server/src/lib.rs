@@ -183,7 +183,8 @@ pub fn prepare(instance: &Instance) -> Result<Prepared, RunError> {
     if config.dhcp == DhcpMode::Off && instance.roles.iter().eq([ServerRole::Dhcp]) {
         return Err(RunError::NoDhcp);
     }
-    let book = StatusBook::new(&config.name, std::process::id(), SystemTime::now());
+    let book = StatusBook::new(&config.name, std::process::id(), SystemTime::now())
+        .of_server(cards.iter().map(|card| card.ip));
     let status: SharedStatus = Arc::new(Mutex::new(book));
     let site = Site { instance: instance.clone(), config, cards, ip, status };
     let current = Current::default();

@@ -2,11 +2,50 @@
 
 use std::time::Duration;
 
+use crate::instance::{RoleSet, ServerRole};
 use crate::status::{NodeStatus, Snapshot};
 use crate::words;
 
 /// When fewer days are left, nodes may soon refuse the catalog: something hinders the daily signing.
 const WARN_DAYS: u64 = 7;
+
+/// A process that ended without saying so: killed, or by a power cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gone {
+    /// What it did.
+    pub roles: RoleSet,
+    /// Its process id.
+    pub pid: u32,
+    /// Its log, as the supervisor knows it.
+    pub log: String,
+}
+
+/// The tables of all processes, below what is known of those that are gone.
+pub fn texts(snapshots: &[Snapshot], gone: &[Gone]) -> String {
+    let gone: Vec<String> = gone.iter().map(gone_text).collect();
+    let gone = (!gone.is_empty()).then(|| gone.join("\n"));
+    gone.into_iter().chain(snapshots.iter().map(text)).collect::<Vec<_>>().join("\n\n")
+}
+
+fn gone_text(Gone { roles, pid, log }: &Gone) -> String {
+    let (who, command) = match *roles {
+        RoleSet::ALL => ("bt-server".to_owned(), "bt-server start".to_owned()),
+        _ => (roles.to_string(), format!("bt-server start --roles {roles}")),
+    };
+    format!(
+        "{who}  gone (process {pid} ended without saying so)\n  \
+         -> `{command}` starts it anew; the end of {log}, and `dmesg`, may tell why it ended"
+    )
+}
+
+/// What a process with these roles knows of: the catalog, and PCs. One that has none yet may be all.
+fn knowledge(snapshot: &Snapshot) -> (bool, bool) {
+    let plays = |role: ServerRole| snapshot.roles.iter().any(|it| it.name == role.name());
+    let [is_dhcp, is_tftp, is_http, is_seed] = ServerRole::ALL.map(plays);
+    let has_catalog = is_http || is_seed || !(is_dhcp || is_tftp);
+    let has_nodes = is_dhcp || is_tftp || is_http || !is_seed;
+    (has_catalog, has_nodes || !snapshot.nodes.is_empty())
+}
 
 /// The whole table as text.
 pub fn text(snapshot: &Snapshot) -> String {
@@ -25,14 +64,21 @@ pub fn text(snapshot: &Snapshot) -> String {
         vec![role.name.clone(), if role.is_up { "up" } else { "DOWN" }.into(), role.detail.clone()]
     });
     lines.extend(table(&[], roles));
-    lines.push(String::new());
-    lines.push(catalog(snapshot));
+    let (has_catalog, has_nodes) = knowledge(snapshot);
+    if has_catalog {
+        lines.push(String::new());
+        lines.push(catalog(snapshot));
+    }
     if let Some(reason) = &snapshot.edit_refused {
         lines.push("The newest edit is NOT live:".to_owned());
         lines.extend(reason.lines().map(|line| format!("  {line}")));
     }
-    lines.push(String::new());
-    if snapshot.systems.is_empty() {
+    if has_catalog {
+        lines.push(String::new());
+    }
+    if !has_catalog {
+        // Another process has it.
+    } else if snapshot.systems.is_empty() {
         lines.push("No systems yet; catalog/README shows how to add one".to_owned());
     } else {
         let rows = snapshot.systems.iter().map(|system| {
@@ -46,8 +92,12 @@ pub fn text(snapshot: &Snapshot) -> String {
         });
         lines.extend(table(&["system", "name", "size", "peers", "sent"], rows));
     }
-    lines.push(String::new());
-    if snapshot.nodes.is_empty() {
+    if has_nodes {
+        lines.push(String::new());
+    }
+    if !has_nodes {
+        // The seed alone meets peers, not boots.
+    } else if snapshot.nodes.is_empty() {
         lines.push("No PC seen yet".to_owned());
     } else {
         let rows = snapshot.nodes.iter().map(|node| row(node, &age(node.seen)));
@@ -139,6 +189,44 @@ mod tests {
     fn a_server_that_still_hashes_says_so() {
         let words = text(&StatusBook::new("Lab A1", 812, at(1000)).snapshot(at(1001)));
         assert!(words.contains("Still starting: no catalog yet"), "{words}");
+    }
+
+    #[test]
+    fn a_process_tells_only_of_what_its_roles_know() {
+        let words = |names: &[&'static str]| {
+            let mut book = StatusBook::new("Lab A1", 812, at(1000));
+            for name in names {
+                let role = StatusEvent::Role { name, detail: "eth0".into(), is_up: true };
+                book.apply(role, at(1000));
+            }
+            text(&book.snapshot(at(1001)))
+        };
+        let knows = |names: &[&'static str]| {
+            let words = words(names);
+            (words.contains("no catalog yet"), words.contains("No PC seen yet"))
+        };
+        assert_eq!(knows(&["dhcp", "tftp"]), (false, true));
+        assert_eq!(knows(&["seed"]), (true, false));
+        assert_eq!(knows(&["dhcp", "http"]), (true, true));
+        assert!(words(&["dhcp"]).ends_with("\n\n  dhcp  up  eth0\n\nNo PC seen yet"));
+    }
+
+    #[test]
+    fn a_process_that_is_gone_is_told_first_with_the_cure() {
+        let gone = |roles: &str, log: &str| Gone {
+            roles: roles.parse().expect("roles"),
+            pid: 123,
+            log: log.to_owned(),
+        };
+        let book = StatusBook::new("Lab A1", 812, at(1000)).snapshot(at(1001));
+        let words = texts(std::slice::from_ref(&book), &[gone("dhcp", "state/run/dhcp.log")]);
+        let start = "dhcp  gone (process 123 ended without saying so)\n  \
+            -> `bt-server start --roles dhcp` starts it anew; the end of state/run/dhcp.log";
+        assert!(words.starts_with(start), "{words}");
+        assert!(words.contains("\n\nLab A1 - "), "{words}");
+        let all = texts(&[], &[gone("dhcp,tftp,http,seed", "state/log")]);
+        assert!(all.contains("bt-server  gone") && all.contains("`bt-server start`"), "{all}");
+        assert_eq!(texts(std::slice::from_ref(&book), &[]), text(&book));
     }
 
     #[test]

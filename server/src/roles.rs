@@ -24,6 +24,7 @@ use crate::publish::Current;
 use crate::rights::Capability;
 use crate::status::{SharedStatus, StatusEvent};
 use crate::tftp::{self, Loaders, LoadersError, Tftp};
+use crate::words;
 
 /// RFC 1350: where TFTP servers listen.
 const TFTP_PORT: u16 = 69;
@@ -152,35 +153,44 @@ impl Site {
         shutdown: &CancellationToken,
     ) -> Roles {
         let mut roles = Roles { set: JoinSet::new(), status: Arc::clone(&self.status) };
-        let names = self.config.interfaces().collect::<Vec<_>>().join(", ");
+        let names: Vec<&str> = self.cards.iter().map(|card| card.name.as_str()).collect();
+        let names = words::list(&names);
+        let (gives, tells) =
+            if self.cards.len() == 1 { ("gives", "names") } else { ("give", "name") };
+        let at_each_card = |show: &dyn Fn(&Card) -> String| -> String {
+            self.cards.iter().map(show).collect::<Vec<_>>().join(", ")
+        };
         if let (Some(dhcp), DhcpMode::Full(pool)) = (bound.dhcp, &self.config.dhcp) {
             let (first, last) = pool.range;
             let more = match self.config.subnets.len() {
                 0 => String::new(),
-                count => format!(" and {count} more ranges"),
+                count => format!(", and {}", words::count(count, "more range")),
             };
-            let detail = format!("{names} gives {first} - {last}{more}");
+            let detail = format!("{names} {gives} {first} - {last}{more}");
             roles.start("dhcp", detail, dhcp.run(shutdown.clone()));
         }
-        for (proxy, card) in bound.proxy.into_iter().zip(&self.cards) {
-            let detail = format!("{} names boot files, gives no addresses", card.name);
+        for proxy in bound.proxy {
+            let detail = format!("{names} {tells} boot files, {gives} no addresses");
             roles.start("dhcp", detail, proxy.run(shutdown.clone()));
         }
         for (card, socket) in bound.lookout {
             let part = if self.config.dhcp == DhcpMode::Proxy { Part::Proxy } else { Part::Gives };
             roles.watch(card, socket, part, shutdown);
         }
-        for (tftp, card) in bound.tftp.into_iter().zip(&self.cards) {
-            let detail = format!("{}:{TFTP_PORT}/udp", card.ip);
+        for tftp in bound.tftp {
+            let detail = at_each_card(&|card| format!("{}:{TFTP_PORT}/udp", card.ip));
             roles.start("tftp", detail, tftp.run(shutdown.clone()));
         }
         if let Some(http) = bound.http {
-            let detail = format!("{}/", http::base_url(self.http_address()));
+            let port = self.config.http_port;
+            let url = |card: &Card| http::base_url(SocketAddr::from((card.ip, port))) + "/";
+            let detail = at_each_card(&url);
             roles.start("http", detail, http.run(shutdown.clone()));
         }
         if let Some(follow) = follow {
             let (name, detail) = if self.plays(ServerRole::Seed) {
-                ("seed", format!("{}:{}/tcp", self.ip, self.config.seed_port))
+                let port = self.config.seed_port;
+                ("seed", at_each_card(&|card| format!("{}:{port}/tcp", card.ip)))
             } else {
                 ("publish", "the seed is a process of its own".to_owned())
             };

@@ -12,6 +12,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::dhcp::client::is_doctor;
+use crate::instance::ServerRole;
+
 /// Nodes remembered: far more than a lab has, little enough to list. The longest silent goes first.
 pub const MAX_NODES: usize = 1024;
 /// Problems remembered: the newest; the log has them all.
@@ -339,6 +342,8 @@ pub struct StatusBook {
     lab: String,
     pid: u32,
     started: SystemTime,
+    /// The server's own addresses: what is fetched from there is for the doctor, not for a PC.
+    own: Vec<IpAddr>,
     roles: Vec<RoleStatus>,
     catalog: CatalogStatus,
     edit_refused: Option<String>,
@@ -354,6 +359,7 @@ impl StatusBook {
             lab: lab.to_owned(),
             pid,
             started,
+            own: Vec::new(),
             roles: Vec::new(),
             catalog: CatalogStatus::default(),
             edit_refused: None,
@@ -363,9 +369,17 @@ impl StatusBook {
         }
     }
 
+    /// The same book for a server with the addresses `own`. The machine's inner ones do not count.
+    #[must_use]
+    pub fn of_server(mut self, own: impl IntoIterator<Item = Ipv4Addr>) -> Self {
+        self.own = own.into_iter().filter(|ip| !ip.is_loopback()).map(IpAddr::V4).collect();
+        self
+    }
+
     /// Takes one event that happened at `now`.
     pub fn apply(&mut self, event: StatusEvent, now: SystemTime) {
         match event {
+            StatusEvent::Leased { mac, .. } if is_doctor(mac) => {}
             StatusEvent::Leased { mac, ip, arch, host } => self.leased(mac, ip, arch, host, now),
             StatusEvent::Tftp { ip, bytes, .. } => self.fetched(ip, Stage::Loader, bytes, now),
             StatusEvent::Http { ip, path, bytes } => {
@@ -390,7 +404,7 @@ impl StatusBook {
             pid: self.pid,
             started: unix(self.started),
             now: unix(now),
-            roles: self.roles.clone(),
+            roles: self.roles_in_order(),
             catalog: self.catalog.clone(),
             edit_refused: self.edit_refused.clone(),
             systems: self.systems.clone(),
@@ -421,6 +435,9 @@ impl StatusBook {
     }
 
     fn fetched(&mut self, ip: IpAddr, stage: Stage, bytes: u64, now: SystemTime) {
+        if self.own.contains(&ip) {
+            return;
+        }
         let key = self.key_of(ip);
         let node = self.node(&key, ip, now);
         node.fetched = node.fetched.saturating_add(bytes);
@@ -463,6 +480,16 @@ impl StatusBook {
             }
             None => self.roles.push(RoleStatus { name: name.to_owned(), detail, is_up }),
         }
+    }
+
+    /// In the order of a boot, whatever started first; what else there is comes last.
+    fn roles_in_order(&self) -> Vec<RoleStatus> {
+        let mut roles = self.roles.clone();
+        roles.sort_by_key(|role| {
+            let at = ServerRole::ALL.iter().position(|it| it.name() == role.name);
+            at.unwrap_or(ServerRole::ALL.len())
+        });
+        roles
     }
 
     fn warn(&mut self, text: String, now: SystemTime) {
@@ -662,6 +689,28 @@ mod tests {
         assert_eq!(snapshot.nodes.len(), 1);
         assert_eq!(snapshot.nodes[0].mac, "52:54:00:12:34:56");
         assert_eq!(snapshot.nodes[0].fetched, 10);
+    }
+
+    #[test]
+    fn the_doctor_is_no_node() {
+        let mut book = StatusBook::new("A1", 7, at(1)).of_server([IP, Ipv4Addr::LOCALHOST]);
+        let mac = crate::dhcp::client::Client::doctor(crate::dhcp::client::Firmware::Bios, 1).mac.0;
+        let ip = Ipv4Addr::new(10, 77, 0, 60);
+        book.apply(StatusEvent::Leased { mac, ip, arch: Some(0), host: None }, at(2));
+        book.apply(http("/boot/vmlinuz"), at(3));
+        let tftp = |ip| StatusEvent::Tftp { ip, name: "undionly.kpxe".to_owned(), bytes: 9 };
+        book.apply(tftp(IP.into()), at(4));
+        assert_eq!(book.snapshot(at(9)).nodes, []);
+        book.apply(tftp(ip.into()), at(5));
+        assert_eq!(book.snapshot(at(9)).nodes.len(), 1, "somebody else");
+    }
+
+    #[test]
+    fn roles_are_shown_in_the_order_of_a_boot() {
+        let role = |name| StatusEvent::Role { name, detail: String::new(), is_up: true };
+        let snapshot = book_after(["seed", "publish", "http", "dhcp"].map(role).to_vec());
+        let names: Vec<_> = snapshot.roles.iter().map(|role| role.name.as_str()).collect();
+        assert_eq!(names, ["dhcp", "http", "seed", "publish"]);
     }
 
     #[test]

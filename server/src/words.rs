@@ -25,6 +25,14 @@ pub fn count(number: usize, what: &str) -> String {
     if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
+/// `eth0`, `eth0 and eth1`, `eth0, eth1 and eth2`.
+pub fn list(words: &[&str]) -> String {
+    match words {
+        [all @ .., before, last] => [all, &[&format!("{before} and {last}")]].concat().join(", "),
+        few => few.concat(),
+    }
+}
+
 /// An error with all its causes, in one line.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -44,6 +52,12 @@ mod tests {
     fn durations_have_one_unit() {
         let words = [5, 99, 100, 3600, 7200, 86_400 * 30].map(|s| duration(Duration::from_secs(s)));
         assert_eq!(words, ["5 s", "99 s", "1 min", "60 min", "2 h", "30 days"]);
+    }
+
+    #[test]
+    fn a_list_has_one_and() {
+        let listed = [&[][..], &["a"], &["a", "b"], &["a", "b", "c"]].map(list);
+        assert_eq!(listed, ["", "a", "a and b", "a, b and c"]);
     }
 
     #[test]

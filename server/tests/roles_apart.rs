@@ -332,3 +332,66 @@ fn the_doctor_names_what_is_wrong_and_what_helps() {
     assert_eq!(output.status.code(), Some(1), "{words}{}", text(&output.stderr));
     assert!(words.contains("another DHCP server gives addresses here: 10.77.0.2"), "{words}");
 }
+
+/// One more card, and a firewall that lets in what PCs ask for, and nothing else.
+const FIREWALL: &str = "ip link add bt2 type veth peer name bt3; ip addr add 10.78.0.1/24 dev bt2
+    ip link set bt2 up; ip link set bt3 up
+    nft 'add table inet f; add chain inet f input { type filter hook input priority 0; policy drop; }
+        add rule inet f input iifname lo accept; add rule inet f input udp dport { 67, 69 } accept
+        add rule inet f input iifname bt0 tcp dport 1-65535 accept'";
+
+#[test]
+fn the_doctor_goes_by_every_card_and_hears_behind_the_machines_own_firewall() {
+    let bench = Bench::new();
+    let subnet = "[[dhcp.subnet]]\nnetwork = \"10.78.0.0/24\"\nrange = \"10.78.0.50-10.78.0.99\"\n";
+    let two = SERVER.replace("\"bt0\"", "[\"bt0\", \"bt2\"]") + subnet;
+    bench.write("server.toml", two.as_bytes());
+    let script = format!("{FIREWALL}\n$BT start >&2; set +e; $BT doctor >&2; $BT doctor --json");
+    let output = bench.in_own_network(&script);
+    let words = text(&output.stderr);
+    let diagnosis: Value = serde_json::from_slice(&output.stdout).expect(&words);
+    let starts = |part: &str, expected: &[(&str, &str)]| {
+        let seen = of_part(&diagnosis, part);
+        assert_eq!(seen.len(), expected.len(), "{part}: {seen:?}");
+        for ((verdict, what), (wanted, start)) in seen.iter().zip(expected) {
+            assert!(verdict == wanted && what.starts_with(start), "{part}: {seen:?}");
+        }
+    };
+    starts("link", &[("ok", "bt0 has "), ("ok", "bt2 has ")]);
+    starts("dhcp", &[("ok", "bt0: no other"), ("ok", "bt2: no other")]);
+    starts("UEFI", &[("ok", "bt0: 10.77.0."), ("ok", "bt2: 10.78.0.")]);
+    starts("port 68", &[("warn", "bt0: DHCP answers arrive"), ("warn", "bt2: DHCP answers")]);
+    let closed = [("ok", "bt0: no rule"), ("fail", "bt2: HTTP on "), ("fail", "bt2: seed on ")];
+    starts("firewall", &closed);
+    // Twice four PCs on each of two networks: no more leases than one look needs, and no row.
+    let leases = fs::read(bench.path("state/leases")).expect("there");
+    let leases = String::from_utf8_lossy(&leases);
+    let mut ips: Vec<_> = leases.lines().filter_map(|line| line.split(' ').nth(3)).collect();
+    ips.sort_unstable();
+    ips.dedup();
+    assert_eq!(ips.len(), 8, "{leases}");
+    let status = text(&bench.run(&["status"]).stdout);
+    assert!(status.contains("dhcp  up  bt0 and bt2 give 10.77.0.50"), "{status}");
+    assert!(status.contains("No PC seen yet"), "{status}");
+}
+
+#[test]
+fn a_role_that_was_killed_is_told_until_it_is_started_anew() {
+    let bench = Bench::new();
+    let script = format!(
+        "for role in seed dhcp; do $BT start --roles $role >&2; done; kill -9 $(cat {0})
+         for i in $(seq 50); do $BT status | grep -q gone && break; sleep 0.1; done
+         $BT status; echo ---
+         $BT start --roles dhcp >&2; $BT status",
+        bench.path("state/run/dhcp.pid").display()
+    );
+    let output = bench.in_own_network(&script);
+    let (shown, words) = (text(&output.stdout), text(&output.stderr));
+    let (killed, again) = shown.split_once("---").expect(&words);
+    assert!(killed.starts_with("dhcp  gone (process "), "{killed}");
+    assert!(killed.contains("`bt-server start --roles dhcp`"), "{killed}");
+    assert!(!again.contains("gone"), "{again}");
+    let (dhcp, seed) = (again.find("  dhcp  up"), again.find("  seed  up"));
+    assert!(dhcp.is_some() && dhcp < seed, "in the order of a boot: {again}");
+    assert_eq!(again.matches("no catalog yet").count(), 1, "the seed waits for one: {again}");
+}

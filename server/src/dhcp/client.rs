@@ -15,6 +15,9 @@ use crate::lease::Mac;
 const IPXE_FEATURES: [u8; 9] = [19, 1, 1, 24, 1, 1, 36, 1, 1];
 /// BOOTP's shortest message (RFC 951 §3): some relays drop what is shorter.
 const SHORTEST: usize = 300;
+/// The doctor's PCs, the same at every look, so that neither leases nor rows pile up. Locally
+/// administered; the last byte says which firmware.
+const DOCTOR: [u8; 5] = [0x02, 0x42, 0x54, 0, 0];
 /// Boot names are shown to the supervisor.
 const LONGEST_NAME: usize = 128;
 
@@ -73,6 +76,12 @@ impl Client {
         let [a, b, c, d, e, f, g, h] = random;
         let mac = Mac([(a & 0xfc) | 2, b, c, d, e, f]);
         Self { firmware, mac, xid: u32::from_be_bytes([g, h, c, d]) }
+    }
+
+    /// The doctor's PC with this firmware; `xid` tells its looks apart.
+    pub fn doctor(firmware: Firmware, xid: u32) -> Self {
+        let [a, b, c, d, e] = DOCTOR;
+        Self { firmware, mac: Mac([a, b, c, d, e, firmware as u8 + 1]), xid }
     }
 
     /// Asks everybody for an address and a boot file; `client_id` is option 61.
@@ -153,6 +162,11 @@ impl Client {
     }
 }
 
+/// Whether a hardware address is that of a PC of the doctor: none that anybody waits for.
+pub fn is_doctor(mac: [u8; 6]) -> bool {
+    mac.starts_with(&DOCTOR) && (1..=4).contains(&mac[5])
+}
+
 fn bytes(message: &Message) -> Vec<u8> {
     let mut bytes = message.to_vec().expect("a message in memory has room for every option");
     bytes.resize(bytes.len().max(SHORTEST), 0);
@@ -207,6 +221,18 @@ mod tests {
         assert_eq!(request.kind, Kind::Request { server: Some(SERVER), wanted: Some(ADDRESS) });
         let release = parse(client.release(SERVER, ADDRESS));
         assert_eq!((release.kind, release.ciaddr), (Kind::Release, ADDRESS));
+    }
+
+    #[test]
+    fn the_doctors_pcs_are_the_same_at_every_look_and_nobody_elses() {
+        let all = [Firmware::Bios, Firmware::Uefi, Firmware::UefiHttp, Firmware::Ipxe];
+        let macs = |xid| all.map(|firmware| Client::doctor(firmware, xid).mac);
+        assert_eq!(macs(1), macs(2));
+        assert!(macs(1).iter().all(|mac| is_doctor(mac.0) && mac.0[0] & 3 == 2));
+        let mut different = macs(1).to_vec();
+        different.dedup();
+        assert_eq!(different.len(), all.len());
+        assert!(!is_doctor([0x02, 0x42, 0x54, 0, 0, 9]) && !is_doctor(client(all[0]).mac.0));
     }
 
     #[test]

@@ -173,7 +173,7 @@ pub fn identity(request: &Request, ip: Option<Ipv4Addr>) -> Identity {
 }
 
 /// An address of the network that the PC is on, where a relay says so.
-fn link_of(request: &Request) -> Option<Ipv4Addr> {
+pub(super) fn link_of(request: &Request) -> Option<Ipv4Addr> {
     if request.giaddr.is_unspecified() {
         return None;
     }

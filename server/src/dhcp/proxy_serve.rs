@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::agent::Agent;
+use super::client::is_doctor;
 use super::proxy::loads_first_hop;
 use super::told::Told;
 use super::{Door, ProxySettings, Reply, Request, respond_proxy};
@@ -159,6 +160,7 @@ impl Proxy {
         // too that no server gives an address.
         if door == Door::Dhcp
             && loads_first_hop(request, &self.settings)
+            && !is_doctor(mac.0)
             && self.loops.is_looping(mac, request.xid, now)
         {
             self.warn(format!(

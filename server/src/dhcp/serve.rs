@@ -25,6 +25,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::mmsg::Inbox;
+use super::client::is_doctor;
+use super::network::link_of;
 use super::told::Told;
 use super::{Answer, Kind, Network, Reply, ReplyKind, Request, Silence, respond};
 use crate::arch::{self, LoopGuard};
@@ -46,7 +48,8 @@ const MAX_WAITING: usize = 8192;
 const RECEIVE_PAUSE: Duration = Duration::from_millis(500);
 /// The same warning is told at most this often.
 const WARN_INTERVAL: Duration = Duration::from_mins(1);
-/// A PC that cannot be booted is told of at most this often: it asks again and again.
+/// A PC that cannot be booted, or a relay that is not known, is told of at most this often: they ask
+/// again and again.
 const UNSUPPORTED_INTERVAL: Duration = Duration::from_mins(10);
 
 /// What DHCP needs to know.
@@ -96,6 +99,8 @@ struct Server {
     clock: Clock,
     told: Told<Topic>,
     told_unsupported: Told<Mac>,
+    /// Relays of networks that have no addresses.
+    told_relays: Told<Ipv4Addr>,
 }
 
 #[derive(Debug)]
@@ -154,6 +159,7 @@ impl Dhcp {
             clock,
             told: Told::new(WARN_INTERVAL),
             told_unsupported: Told::new(UNSUPPORTED_INTERVAL),
+            told_relays: Told::new(UNSUPPORTED_INTERVAL),
         };
         if found.damaged > 0 {
             server.warn(format!(
@@ -289,6 +295,7 @@ impl Server {
                     Event::End => return,
                 }
             }
+            self.ledger.time_of_day(now, Clock::time_of_day());
             // First, so that the disk is not idle meanwhile. The committer takes one at a time, and
             // is done with that: this never waits.
             if let Some(work) = self.ledger.begin()
@@ -383,6 +390,7 @@ impl Server {
         };
         let Some(index) = Network::of(networks, *own, &request) else {
             debug!(mac = %request.mac, relay = %request.giaddr, reason = %Silence::OtherNetwork, "no DHCP reply");
+            self.tell_unknown_network(&request, now);
             return None;
         };
         let is_discover = matches!(request.kind, Kind::Discover { .. });
@@ -443,7 +451,11 @@ impl Server {
     fn look_for_trouble(&mut self, request: &Request, reply: &Reply) {
         let now = self.clock.now();
         let is_first_hop = reply.boot.as_ref().is_some_and(|boot| boot.is_first_hop());
-        if is_first_hop && self.loops.is_looping(request.mac, request.xid, now) {
+        // The doctor looks as often as somebody starts it.
+        if is_first_hop
+            && !is_doctor(request.mac.0)
+            && self.loops.is_looping(request.mac, request.xid, now)
+        {
             self.warn(format!(
                 "{} ({}) loads its first loader again and again and never gets further; \
                  check cable and firmware, or whether Secure Boot refuses iPXE",
@@ -469,6 +481,21 @@ impl Server {
             self.warn(format!(
                 "every address of the DHCP range in {at} is in use or kept for known PCs, so further \
                  PCs get none; widen `range` or shorten `lease` in server.toml"
+            ));
+        }
+    }
+
+    fn tell_unknown_network(&mut self, request: &Request, now: SystemTime) {
+        let Some(link) = link_of(request) else { return };
+        if self.told_relays.is_due(request.giaddr, now) {
+            let known = self.views[0].networks.iter().map(|it| it.first_address().to_string());
+            self.warn(format!(
+                "the relay {} forwards requests from the network of {link}, which has no addresses to \
+                 give, so its PCs get none (there are some in {}); write a [[dhcp.subnet]] with that \
+                 `network`, its `range` and `router` in server.toml, or take this server out of the \
+                 relay's list",
+                request.giaddr,
+                known.collect::<Vec<_>>().join(", ")
             ));
         }
     }
@@ -553,7 +580,11 @@ struct Clock {
 impl Clock {
     #[expect(clippy::disallowed_methods, reason = "this shell's clock; the core gets its result")]
     fn start() -> Self {
-        Self { wall: SystemTime::now(), started: Instant::now() }
+        Self { wall: Self::time_of_day(), started: Instant::now() }
+    }
+
+    fn time_of_day() -> SystemTime {
+        SystemTime::now()
     }
 
     fn now(&self) -> SystemTime {
@@ -563,7 +594,65 @@ impl Clock {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+
     use super::*;
+    use crate::config::Config;
+    use crate::dhcp::client::{Client, Firmware};
+    use crate::status::StatusBook;
+
+    /// One card, 10.77.0.1, and the range of `[dhcp]` alone.
+    fn server() -> Server {
+        let text =
+            "interface = \"eth0\"\n[dhcp]\nmode = \"full\"\nrange = \"10.77.0.50-10.77.0.99\"\n";
+        let config = Config::parse(text).expect("valid");
+        let (ip, netmask) = ([10, 77, 0, 1].into(), [255, 255, 255, 0].into());
+        let cards = [Card { name: "eth0".to_owned(), ip, netmask }];
+        let networks = Network::all(&config, &cards);
+        let books = networks.iter().map(|(network, pool)| book(network, pool, &cards));
+        let books: Vec<_> = books.map(|book| book.expect("a range")).collect();
+        let clock = Clock::start();
+        let networks = networks.into_iter().map(|(network, _)| network).collect();
+        let status = StatusBook::new("A1", 1, SystemTime::UNIX_EPOCH);
+        Server {
+            ledger: Ledger::new(books, &[], clock.now()),
+            announced: VecDeque::new(),
+            views: vec![View { own: ip, networks }],
+            loops: LoopGuard::default(),
+            status: Arc::new(Mutex::new(status)),
+            clock,
+            told: Told::new(WARN_INTERVAL),
+            told_unsupported: Told::new(UNSUPPORTED_INTERVAL),
+            told_relays: Told::new(UNSUPPORTED_INTERVAL),
+        }
+    }
+
+    #[test]
+    fn a_relay_of_a_network_without_addresses_is_told_of_once_with_the_cure() {
+        let mut server = server();
+        let now = server.clock.now();
+        let ask = |relay: [u8; 4], server: &mut Server, now| {
+            let mut packet = Client::doctor(Firmware::Uefi, 7).discover(None);
+            packet[24..28].copy_from_slice(&relay);
+            server.take(0, &packet, now).is_some()
+        };
+        assert!(ask([0; 4], &mut server, now), "a PC of the card's own network");
+        assert!(ask([10, 77, 0, 2], &mut server, now), "a relay of the same");
+        let problems = |server: &Server| server.status.lock().snapshot(now).problems;
+        assert_eq!(problems(&server).len(), 0);
+        for _ in 0..3 {
+            assert!(!ask([10, 90, 0, 1], &mut server, now));
+        }
+        assert!(!ask([10, 91, 0, 1], &mut server, now));
+        let told = problems(&server);
+        assert_eq!(told.iter().map(|it| it.count).collect::<Vec<_>>(), [1, 1], "{told:?}");
+        let words = &told[1].text;
+        assert!(words.contains("10.90.0.1") && words.contains("[[dhcp.subnet]]"), "{words}");
+        ask([10, 90, 0, 1], &mut server, now + UNSUPPORTED_INTERVAL);
+        assert_eq!(problems(&server).len(), 3, "it still asks");
+    }
 
     #[test]
     fn a_shortened_ack_says_so_in_all_three_times() {

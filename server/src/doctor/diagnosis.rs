@@ -58,6 +58,8 @@ pub struct Observation {
 pub struct Diagnosis {
     #[serde(skip)]
     section: &'static str,
+    #[serde(skip)]
+    card: Option<String>,
     observations: Vec<Observation>,
 }
 
@@ -65,6 +67,11 @@ impl Diagnosis {
     /// What follows belongs under this heading.
     pub fn section(&mut self, name: &'static str) {
         self.section = name;
+    }
+
+    /// What follows was seen at this network card, which each finding then names.
+    pub fn at_card(&mut self, name: Option<&str>) {
+        self.card = name.map(str::to_owned);
     }
 
     /// Something is as it should be.
@@ -83,6 +90,10 @@ impl Diagnosis {
     }
 
     fn add(&mut self, part: &'static str, verdict: Verdict, what: String, remedy: Option<String>) {
+        let what = match &self.card {
+            Some(card) => format!("{card}: {what}"),
+            None => what,
+        };
         self.observations.push(Observation { section: self.section, part, verdict, what, remedy });
     }
 
@@ -195,6 +206,17 @@ mod tests {
         let mut found = Diagnosis::default();
         found.warn("x", "word ".repeat(60), "help ".repeat(60));
         assert!(found.text(false).lines().all(|line| line.len() <= WIDTH), "{}", found.text(false));
+    }
+
+    #[test]
+    fn findings_name_their_card_where_there_are_several() {
+        let mut found = Diagnosis::default();
+        found.at_card(Some("eth1"));
+        found.fail("UEFI", "no answer".to_owned(), "look");
+        found.at_card(None);
+        found.good("clock", "noon".to_owned());
+        let what: Vec<_> = found.observations().iter().map(|it| it.what.as_str()).collect();
+        assert_eq!(what, ["eth1: no answer", "noon"]);
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! Shell: this machine: network card, ports, clock, disk, boot files.
 
 use std::fs;
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use bt_catalog::{Catalog, PublicKey};
 use jiff::Timestamp;
@@ -14,7 +17,7 @@ use crate::bind;
 use crate::check::BUILD_BOOT_FILES;
 use crate::config::{Config, DhcpMode};
 use crate::instance::{Instance, ServerRole};
-use crate::interfaces::interfaces;
+use crate::interfaces::{Card, interfaces};
 use crate::lab::Lab;
 use crate::{rights, words};
 
@@ -43,13 +46,48 @@ pub fn clock(lab: &Lab, now: Timestamp, found: &mut Diagnosis) {
     }
 }
 
-/// Where the lease log and the catalog are written.
+/// The lab's folder, and `state/`, where the lease log and the catalog are written: it may be on
+/// another disk, and it must be open for writing.
 pub fn disk(lab: &Lab, found: &mut Diagnosis) {
-    const REMEDY: &str = "make room: `du -h -d 2` in the lab folder shows what takes it";
-    match statvfs(lab.root()) {
+    let state = lab.state();
+    let device = |path: &Path| fs::metadata(path).ok().map(|it| it.dev());
+    free(lab.root(), "the lab", found);
+    // Before the first start there is none.
+    let Some(of_state) = device(&state) else { return };
+    if Some(of_state) != device(lab.root()) {
+        free(&state, "state/", found);
+    }
+    if let Err(error) = try_to_write(&state) {
+        let what = format!(
+            "nothing can be written in state/: {error}; without leases and catalogs on the disk, no \
+             new PC gets an address and no change goes live"
+        );
+        let remedy = match error.kind() {
+            io::ErrorKind::ReadOnlyFilesystem => {
+                "look why with `dmesg`, check the disk, then `mount -o remount,rw` it"
+            }
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => MAKE_ROOM,
+            _ => "give it to the lab's owner, and run doctor as that user or as root",
+        };
+        found.fail("disk", what, remedy);
+    }
+}
+
+/// Writes a file without a name, which is gone at once.
+fn try_to_write(folder: &Path) -> io::Result<()> {
+    let mut file = tempfile::tempfile_in(folder)?;
+    file.write_all(&[0; 4096])?;
+    file.sync_all()
+}
+
+const MAKE_ROOM: &str = "make room: `du -h -d 2` in the lab folder shows what takes it";
+
+fn free(folder: &Path, whose: &str, found: &mut Diagnosis) {
+    const REMEDY: &str = MAKE_ROOM;
+    match statvfs(folder) {
         Ok(status) => {
             let free = status.blocks_available().saturating_mul(status.fragment_size());
-            let what = format!("{} free for the lab", words::size(free));
+            let what = format!("{} free for {whose}", words::size(free));
             if free < DISK_FULL {
                 found.fail("disk", what, REMEDY);
             } else if free < DISK_LOW {
@@ -58,7 +96,10 @@ pub fn disk(lab: &Lab, found: &mut Diagnosis) {
                 found.good("disk", what);
             }
         }
-        Err(error) => found.warn("disk", format!("the free space is not told: {error}"), REMEDY),
+        Err(error) => {
+            let what = format!("the free space for {whose} is not told: {error}");
+            found.warn("disk", what, REMEDY);
+        }
     }
 }
 
@@ -93,10 +134,10 @@ fn has_link(name: &str) -> bool {
 }
 
 /// Whether the ports of the roles that do not run can be had, asked by having them for a moment.
-pub fn ports(config: &Config, ip: Ipv4Addr, running: &[ServerRole], found: &mut Diagnosis) {
-    let at = |port| SocketAddr::from((ip, port));
+pub fn ports(config: &Config, card: &Card, running: &[ServerRole], found: &mut Diagnosis) {
+    let at = |port| SocketAddr::from((card.ip, port));
     let any = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-    let card = &config.interface;
+    let card = &card.name;
     let mut tried = Vec::new();
     for role in ServerRole::ALL.into_iter().filter(|role| !running.contains(role)) {
         match role {
@@ -174,5 +215,46 @@ pub fn boot_files(lab: &Lab, found: &mut Diagnosis) {
             let what = format!("whose key the PCs' initramfs trusts is not known: {error}");
             found.warn("boot files", what, remedy);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Verdict;
+
+    fn lab() -> (tempfile::TempDir, Lab) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        fs::write(folder.path().join("server.toml"), "").expect("written");
+        let lab = Lab::open(folder.path()).expect("a lab");
+        (folder, lab)
+    }
+
+    fn seen(lab: &Lab) -> Vec<(Verdict, String)> {
+        let mut found = Diagnosis::default();
+        disk(lab, &mut found);
+        found.observations().iter().map(|it| (it.verdict, it.what.clone())).collect()
+    }
+
+    #[test]
+    fn a_state_folder_on_the_labs_own_disk_is_told_of_once_and_left_empty() {
+        let (_folder, lab) = lab();
+        assert_eq!(seen(&lab).len(), 1);
+        fs::create_dir(lab.state()).expect("made");
+        let seen = seen(&lab);
+        assert!(seen.len() == 1 && seen[0].1.ends_with(" free for the lab"), "{seen:?}");
+        assert_eq!(fs::read_dir(lab.state()).expect("listed").count(), 0);
+    }
+
+    #[test]
+    fn a_state_folder_on_another_file_system_that_takes_nothing_is_told() {
+        let (_folder, lab) = lab();
+        // proc(5) has no free space, and nobody can make a file there.
+        std::os::unix::fs::symlink("/proc", lab.state()).expect("made");
+        let seen = seen(&lab);
+        assert_eq!(seen.len(), 3, "{seen:?}");
+        assert_eq!(seen[1], (Verdict::Fail, "0 B free for state/".to_owned()));
+        assert_eq!(seen[2].0, Verdict::Fail);
+        assert!(seen[2].1.starts_with("nothing can be written in state/: "), "{seen:?}");
     }
 }

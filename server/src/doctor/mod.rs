@@ -2,10 +2,11 @@
 //!
 //! First this machine (network card, ports, rights, firewall, clock, disk), then the lab's files,
 //! then what a PC meets: DHCP servers on the segment, and, while a server runs, every step of a
-//! boot from DISCOVER to the last byte of the initramfs, for each kind of firmware, and a handshake
-//! with the seed. Each observation that is not good says what helps. Nothing is changed; a running
+//! boot from DISCOVER to the last byte of the initramfs, by each network card and for each kind of
+//! firmware, and a handshake with the seed. Each observation that is not good says what helps. Nothing is changed; a running
 //! server sees a few more clients, and the leases that they get are given back.
 
+mod capture;
 mod diagnosis;
 mod exchange;
 mod fetch;
@@ -15,19 +16,18 @@ mod script;
 mod systems;
 mod walk;
 
-use std::net::Ipv4Addr;
-
 use jiff::Timestamp;
 
 pub use self::diagnosis::{Diagnosis, Observation, Verdict};
 use self::exchange::Asker;
+use self::firewall::Firewall;
 use self::walk::Walk;
 use crate::bind::{self, Transport};
 use crate::check;
 use crate::config::{Config, DhcpMode};
 use crate::daemon;
 use crate::instance::{Instance, ServerRole};
-use crate::interfaces;
+use crate::interfaces::{self, Card};
 use crate::lab::Lab;
 use crate::words;
 
@@ -42,21 +42,33 @@ pub fn examine(lab: &Lab, progress: &dyn Fn(&str)) -> Diagnosis {
     machine::clock(lab, now, &mut found);
     machine::disk(lab, &mut found);
     let config = lab.read_config().ok();
-    let address = config.as_ref().and_then(|it| interfaces::address_of(&it.interface).ok());
+    // Where one is missing or has no address, `files` tells why.
+    let card = |name| interfaces::cards([name]).ok().and_then(|mut found| found.pop());
+    let cards: Vec<Card> = config.iter().flat_map(Config::interfaces).filter_map(card).collect();
     let running = daemon::all_running(lab);
+    let firewall = Firewall::read();
     if let Some(config) = &config {
-        machine::link(&config.interface, &mut found);
-        if let (Some((ip, _)), Ok(running)) = (address, &running) {
-            machine::ports(config, ip, &roles(running), &mut found);
+        for name in config.interfaces() {
+            machine::link(name, &mut found);
         }
-        firewall::examine(config, &mut found);
+        if !firewall.is_known() {
+            Firewall::tell_unknown(&mut found);
+        }
+        for card in &cards {
+            found.at_card(several(&cards, card));
+            if let Ok(running) = &running {
+                machine::ports(config, card, &roles(running), &mut found);
+            }
+            firewall.examine(config, &card.name, &mut found);
+        }
+        found.at_card(None);
     }
     found.section("The lab folder");
     files(lab, now, &mut found);
-    // Where one of these is missing, `files` has told why.
-    let (Some(config), Some((ip, _))) = (config, address) else { return found };
+    let Some(config) = config.filter(|_| !cards.is_empty()) else { return found };
+    let place = Place { lab, config: &config, cards: &cards, firewall: &firewall };
     match running {
-        Ok(running) => network(lab, &config, ip, &running, progress, &mut found),
+        Ok(running) => network(&place, &running, progress, &mut found),
         Err(error) => {
             found.fail("server", words::chain(&error), "run doctor as the owner of the lab");
         }
@@ -68,21 +80,40 @@ fn roles(running: &[(Instance, u32)]) -> Vec<ServerRole> {
     running.iter().flat_map(|(instance, _)| instance.roles.iter()).collect()
 }
 
+/// The name of a card for the findings; one that is alone needs none.
+fn several<'a>(cards: &[Card], card: &'a Card) -> Option<&'a str> {
+    (cards.len() > 1).then_some(card.name.as_str())
+}
+
+/// What is looked at.
+struct Place<'a> {
+    lab: &'a Lab,
+    config: &'a Config,
+    /// Those that have an address; at least one.
+    cards: &'a [Card],
+    firewall: &'a Firewall,
+}
+
 /// Who answers PCs, and how far they get.
 fn network(
-    lab: &Lab,
-    config: &Config,
-    ip: Ipv4Addr,
+    place: &Place<'_>,
     processes: &[(Instance, u32)],
     progress: &dyn Fn(&str),
     found: &mut Diagnosis,
 ) {
+    let Place { lab, config, cards, firewall } = *place;
     found.section("Other servers on the network");
-    progress(&format!("asking on {} who else gives addresses, 4 s ...", config.interface));
-    let asker = Asker::open(config, ip, found);
-    if let Some(asker) = &asker {
-        asker.look_for_strangers(found);
+    let mut askers = Vec::new();
+    for card in cards {
+        progress(&format!("asking on {} who else gives addresses, 4 s ...", card.name));
+        found.at_card(several(cards, card));
+        let asker = Asker::open(config, card, firewall.hides_answers(&card.name), found);
+        if let Some(asker) = &asker {
+            asker.look_for_strangers(found);
+        }
+        askers.push((card, asker));
     }
+    found.at_card(None);
     found.section("The running server");
     let running = roles(processes);
     if running.is_empty() {
@@ -100,7 +131,6 @@ fn network(
     found.section("A PC's way, by its firmware");
     progress("booting as each kind of PC does ...");
     let is_dhcp_ours = config.dhcp != DhcpMode::Off && running.contains(&ServerRole::Dhcp);
-    let asker = asker.filter(|_| is_dhcp_ours);
     if is_dhcp_ours && config.dhcp == DhcpMode::Proxy {
         // Not asked: the answer, from a socket on the card, cannot come back to this machine.
         match bind::holder_of(Transport::Udp, PXE_PORT) {
@@ -111,9 +141,19 @@ fn network(
             }
         }
     }
-    Walk::new(lab, config, ip, &running).every_firmware(asker.as_ref(), found);
+    for (card, asker) in &askers {
+        found.at_card(several(cards, card));
+        let asker = asker.as_ref();
+        let walk = Walk::new(lab, config, card.ip, &running);
+        walk.every_firmware(asker.filter(|_| is_dhcp_ours), found);
+        if let Some(asker) = asker {
+            asker.tell_filter(found);
+        }
+    }
+    found.at_card(None);
     found.section("What its picker offers");
-    systems::examine(lab, config, ip, &running, found);
+    // The same by every card.
+    systems::examine(lab, config, cards[0].ip, &running, found);
 }
 
 /// All that `check` finds, and one good line where it finds nothing.

@@ -97,7 +97,7 @@ impl<'a> Walk<'a> {
 
     /// One line for each kind of PC. Without `asker`, or without our DHCP, each begins with the
     /// loader that it would be told.
-    pub(super) fn every_firmware(&mut self, asker: Option<&Asker<'_>>, found: &mut Diagnosis) {
+    pub(super) fn every_firmware(mut self, asker: Option<&Asker<'_>>, found: &mut Diagnosis) {
         let is_shim_default = self.config.nodes.defaults.loader == Some(Loader::ShimGrub);
         let mut rows = vec![("BIOS", Firmware::Bios), ("UEFI", Firmware::Uefi)];
         if !is_shim_default {

@@ -32,6 +32,10 @@ const MAX_WAITING: usize = 8192;
 /// enough to stay small, rarely enough not to matter.
 const COMPACT_SLACK: usize = 1000;
 
+/// The log follows the time of day where a correction of the machine's clock is larger than this. A
+/// restart spares ended leases for [`SHORT_LEASE`], which is more.
+const LARGEST_DRIFT: Duration = Duration::from_mins(1);
+
 /// One thing that a request changed in the book.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
@@ -79,6 +83,8 @@ pub struct Ledger {
     waiting: Vec<Change>,
     /// Lines of the log.
     lines: usize,
+    /// One moment by the clock of the books, and by that of the log.
+    clocks: (SystemTime, SystemTime),
 }
 
 impl Ledger {
@@ -96,7 +102,7 @@ impl Ledger {
             book.spare_until(now + SHORT_LEASE);
         }
         let (begun, waiting, lines) = (Vec::new(), Vec::new(), records.len());
-        Self { books, refused: None, begun, waiting, lines }
+        Self { books, refused: None, begun, waiting, lines, clocks: (now, now) }
     }
 
     /// A network's book, for answers; each of their changes goes to [`Self::change`].
@@ -132,13 +138,27 @@ impl Ledger {
             return None;
         }
         self.begun = std::mem::take(&mut self.waiting);
-        let records: Vec<Record> = self.begun.iter().map(Change::record).collect();
+        let logged = |record| in_log(record, self.clocks);
+        let records: Vec<Record> =
+            self.begun.iter().map(|change| logged(change.record())).collect();
         let needed: usize = self.books.iter().map(LeaseBook::len).sum();
         let is_wasteful = self.lines.saturating_add(records.len()) > 4 * needed + COMPACT_SLACK;
         // Now, since the books are ahead of the disk by what is begun and nothing else.
-        let compacted =
-            is_wasteful.then(|| self.books.iter().flat_map(LeaseBook::records).collect());
+        let compacted = is_wasteful
+            .then(|| self.books.iter().flat_map(LeaseBook::records).map(logged).collect());
         Some(Work { records, compacted })
+    }
+
+    /// Tells the time of day. The books count by a clock that nobody sets; the log, which the next
+    /// start reads, follows the time of day, and is written anew when that was corrected: or leases
+    /// that nodes still use would seem to have ended.
+    pub fn time_of_day(&mut self, now: SystemTime, time_of_day: SystemTime) {
+        let logged = moved(now, self.clocks);
+        let drift = logged.duration_since(time_of_day).unwrap_or_else(|error| error.duration());
+        if drift > LARGEST_DRIFT {
+            self.clocks = (now, time_of_day);
+            self.compact_next();
+        }
     }
 
     /// Lets the next piece of work end with the log written anew, however short it is.
@@ -189,6 +209,24 @@ impl Ledger {
     /// The book that a granted lease is in.
     fn book_of(&mut self, lease: Lease) -> Option<&mut LeaseBook> {
         self.books.iter_mut().find(|book| book.covers(lease.ip))
+    }
+}
+
+/// What the books' clock calls `time`, by the log's clock.
+fn moved(time: SystemTime, (books, log): (SystemTime, SystemTime)) -> SystemTime {
+    let moved = match log.duration_since(books) {
+        Ok(ahead) => time.checked_add(ahead),
+        Err(behind) => time.checked_sub(behind.duration()),
+    };
+    moved.unwrap_or(time)
+}
+
+fn in_log(record: Record, clocks: (SystemTime, SystemTime)) -> Record {
+    match record {
+        Record::Leased(lease) => {
+            Record::Leased(Lease { until: moved(lease.until, clocks), ..lease })
+        }
+        Record::Declined { ip, until } => Record::Declined { ip, until: moved(until, clocks) },
     }
 }
 
@@ -304,6 +342,41 @@ mod tests {
         assert_eq!(refuse(&mut ledger, at(201)), [Kept::Lost; 3]);
         assert_eq!(ledger.book(0).lease_of(A).map(|lease| lease.ip), Some(ip(50)));
         assert_eq!(ledger.book(0).lease_of(B), None);
+    }
+
+    #[test]
+    fn the_log_follows_a_corrected_clock() {
+        const YEAR: Duration = Duration::from_hours(365 * 24);
+        let ends = |ledger: &mut Ledger| {
+            let work = ledger.begin().expect("there is a change");
+            let outcome = Ok(work.records.len());
+            assert_eq!(ledger.settle(&outcome, at(0)), [Kept::Durable]);
+            let all = work.records.iter().chain(work.compacted.iter().flatten());
+            let end = |record: &Record| match record {
+                Record::Leased(lease) => lease.until,
+                Record::Declined { until, .. } => *until,
+            };
+            (all.map(end).collect::<Vec<_>>(), work.compacted.is_some())
+        };
+        let mut ledger = ledger();
+        ledger.time_of_day(at(100), at(159));
+        claim(&mut ledger, B, ip(51), at(100));
+        assert_eq!(
+            ends(&mut ledger),
+            (vec![at(100) + HOUR], false),
+            "less than a minute is nothing"
+        );
+        ledger.time_of_day(at(200), at(200) + YEAR);
+        claim(&mut ledger, B, ip(51), at(200));
+        let (renewed, known) = (at(200) + HOUR + YEAR, at(1000) + YEAR);
+        assert_eq!(ends(&mut ledger), (vec![renewed, known, renewed], true));
+        assert_eq!(ledger.book(0).propose(B, None, at(900)), Some(ip(51)));
+        ledger.time_of_day(at(300), at(300) + YEAR);
+        claim(&mut ledger, B, ip(51), at(300));
+        assert_eq!(ends(&mut ledger), (vec![at(300) + HOUR + YEAR], false), "once is enough");
+        ledger.time_of_day(at(400), at(400) - HOUR);
+        claim(&mut ledger, B, ip(51), at(400));
+        assert_eq!(ends(&mut ledger), (vec![at(400), at(1000) - HOUR, at(400)], true));
     }
 
     #[test]
