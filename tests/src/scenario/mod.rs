@@ -159,6 +159,11 @@ pub const ALL: &[Scenario] = &[
         run: refusal::changed_image,
     },
     Scenario {
+        name: "refuse-broken-kernel",
+        what: "after a kernel that cannot be started the picker is back with the reason, and starts another",
+        run: refusal::broken_kernel,
+    },
+    Scenario {
         name: "no-server",
         what: "a node without a server says so, and goes on once the server is back",
         run: refusal::no_server,
