@@ -43,6 +43,8 @@ const KERNEL: &str = "vmlinuz";
 const INITRD: &str = "initrd.img";
 const IMAGE: &str = "live.iso";
 const HANDOVER: &str = "handover.cpio";
+/// dracut's word for an overlay of the kernel's overlay file system.
+const OVERLAY: &str = "rd.live.overlay.overlayfs";
 /// The label of media that are made here.
 const LABEL: &str = "BOOTTORRENT";
 
@@ -72,6 +74,7 @@ pub fn add(lab: &Lab, options: &Options) -> Result<Vec<String>> {
     let copied = copy_boot_files(&input, &found, folder.path(), &bar);
     let kernel = copied.inspect_err(|_| bar.finish_and_clear())?;
     look_into_initrd(&folder.path().join(INITRD), &mut found);
+    give_overlay(&input, &mut found);
     let mut lines = vec![
         format!("found   {}", found.what),
         format!("found   kernel {}, {}", kernel.release, signature(&kernel)),
@@ -156,6 +159,25 @@ fn look_into_initrd(path: &Path, found: &mut Layout) {
         ),
         Err(error) => found.unsure.push(format!("its initrd could not be looked into ({error:#})")),
     }
+}
+
+/// A root file system that is the squashfs itself, not an image inside of it, is read-only below an overlay; dracut makes
+/// the overlay's folders only when it is told (seen with dracut 059).
+fn give_overlay(input: &Input, found: &mut Layout) {
+    let has_root = || match input.root() {
+        Some(_) => true,
+        None => input
+            .squashfs(found)
+            .iter()
+            .any(|squashfs| squashfs.list("usr").is_ok_and(|files| !files.is_empty())),
+    };
+    if found.family == Family::Dracut && !has_word(found, OVERLAY) && has_root() {
+        found.words.push(format!("{OVERLAY}=1"));
+    }
+}
+
+fn has_word(found: &Layout, key: &str) -> bool {
+    found.words.iter().any(|word| word.split('=').next() == Some(key))
 }
 
 /// A new folder in `images/`: on the same disk as what it will replace.

@@ -19,14 +19,20 @@ use crate::server::{Server, server_command};
 use crate::student::Student;
 
 /// From power-on to the report of the started system, which hashes its medium first.
-pub const LIMIT: Duration = Duration::from_secs(420);
+pub const LIMIT: Duration = Duration::from_secs(900);
 /// Until a screen is drawn that the serial console tells of already.
 const SCREEN_TAKES: Duration = Duration::from_secs(3);
 /// The id of the system under test: the first of the menu, so that Enter takes it.
 const ID: &str = "a-medium";
-/// Last words of a guest whose memory does not suffice.
-const DEATHS: [&str; 4] =
-    ["Kernel panic", "Out of memory", "Initramfs unpacking failed", "System is deadlocked"];
+/// Last words of a guest that does not start.
+const DEATHS: [&str; 6] = [
+    "Kernel panic",
+    "Out of memory",
+    "Initramfs unpacking failed",
+    "System is deadlocked",
+    "Press Enter for maintenance",
+    "(initramfs)",
+];
 
 /// What shows that the system runs.
 #[derive(Clone, Debug)]
@@ -42,6 +48,8 @@ pub struct Medium {
     name: String,
     /// What shows that it runs.
     pub proof: Proof,
+    /// More words for the small Linux, where it boots without a firmware.
+    pub words: String,
     lab: SampleLab,
     _server: Option<Server>,
 }
@@ -70,7 +78,7 @@ impl Medium {
             Way::KexecTools => None,
             Way::Pmem | Way::Initrd => Some(bench.serve(&lab, name)?),
         };
-        Ok(Self { name: name.into(), proof, lab, _server: server })
+        Ok(Self { name: name.into(), proof, words: String::new(), lab, _server: server })
     }
 
     /// One of the files that the entry names: `kernel`, `initrd`, `handover`, `image`.
@@ -94,7 +102,7 @@ impl Medium {
         memory: u32,
         firmware: Option<FirmwareKind>,
     ) -> Result<Outcome> {
-        let preset = || direct(&self.lab, &format!("bt.preset={ID}"));
+        let preset = || direct(&self.lab, &format!("bt.preset={ID} {}", self.words));
         let machine = Machine {
             memory_mib: memory,
             ..Machine::new(firmware.map_or_else(preset, FirmwareKind::firmware), 1)

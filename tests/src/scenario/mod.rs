@@ -139,6 +139,11 @@ pub const ALL: &[Scenario] = &[
         run: added::live,
     },
     Scenario {
+        name: "added-divided",
+        what: "the same where the image has to lie in two pieces of memory",
+        run: added::divided,
+    },
+    Scenario {
         name: "added-too-large",
         what: "a live ISO that does not fit into a PC is refused in words, before the download",
         run: added::too_large,
