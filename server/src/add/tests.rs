@@ -155,6 +155,19 @@ fn a_root_folder_becomes_a_medium_too() {
     check_medium(&bench, &medium.read("live/filesystem.squashfs", 1 << 24).expect("on it"));
 }
 
+#[test]
+fn dracut_gets_its_overlay_where_the_squashfs_is_the_root_itself() {
+    let bench = Bench::new();
+    debian_root(&bench);
+    fs::remove_dir_all(bench.folder.path().join("root/usr/lib/live")).expect("made before");
+    let script = "root/usr/lib/dracut/modules.d/90dmsquash-live/dmsquash-live-root.sh";
+    bench.file(script, "#!/bin/sh");
+    bench.add("root", "fedora").expect("added");
+    let entry = bench.entry("fedora");
+    assert_eq!(entry.family, Family::Dracut);
+    assert_eq!(entry.cmdline, "quiet rd.live.overlay.overlayfs=1");
+}
+
 /// The medium of system `debian` holds exactly this squashfs, and its entry fits.
 fn check_medium(bench: &Bench, squashfs: &[u8]) {
     let place = bench.lab.images().join("debian");
