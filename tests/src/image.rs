@@ -23,8 +23,6 @@ use crate::process::{command, run};
 use crate::report::Report;
 use crate::setup::{self, Extra};
 
-/// Raised when a recipe changes, so that no cache keeps an old one.
-const RECIPES: u32 = 1;
 /// What each test system is called on its medium.
 const LABEL: &str = "BT_TEST";
 const REPORT: &str = include_str!("../files/image/report");
@@ -72,6 +70,14 @@ impl Kind {
             Self::DracutLive => "dracut-live",
             Self::AlpineLike => "alpine-like",
             Self::Plain => "plain",
+        }
+    }
+
+    /// Raised when its recipe changes, so that no cache keeps an old one.
+    fn recipe(self) -> u32 {
+        match self {
+            Self::DracutLive => 2,
+            Self::DebianLive | Self::AlpineLike | Self::Plain => 1,
         }
     }
 }
@@ -129,7 +135,7 @@ pub fn make(kind: Kind, size: Option<u64>, path: &Path) -> Result<u64> {
 fn tree(kind: Kind) -> Result<PathBuf> {
     let cache = setup::cache_folder()?.join("images");
     fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
-    let ready = cache.join(format!("{}-{RECIPES}", kind.name()));
+    let ready = cache.join(format!("{}-{}", kind.name(), kind.recipe()));
     if ready.is_dir() {
         return Ok(ready);
     }

@@ -140,7 +140,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "added-divided",
-        what: "the same where the image has to lie in two pieces of memory",
+        what: "the same where the image has to lie in several pieces of memory",
         run: added::divided,
     },
     Scenario {
