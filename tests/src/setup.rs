@@ -61,6 +61,7 @@ const TESTING: &[Package] = &[
 ];
 /// What only the making of test systems needs.
 const IMAGES: &[Package] = &[
+    package("libxenmisc4.17", "a library of kexec-tools, which is measured beside"),
     package("mmdebstrap", "small Debian systems to boot"),
     package("squashfs-tools", "their root file systems"),
     package("xorriso", "their media"),

@@ -145,6 +145,8 @@ fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let mut ldd = command("ldd");
     ldd.arg(program);
     let text = run(ldd)?;
+    let missing = text.lines().find(|line| line.contains("not found"));
+    ensure!(missing.is_none(), "a library is missing: {}", missing.unwrap_or_default().trim());
     let paths = text.split_whitespace().filter(|word| word.starts_with('/'));
     Ok(paths.map(PathBuf::from).collect())
 }
