@@ -75,8 +75,9 @@ struct Row {
     required: Option<&'static str>,
 }
 
-/// Keys that the hand-over gives to every system with an image.
-const FORBIDDEN: [&str; 3] = ["memmap", "rdinit", "rootfstype"];
+/// Keys that the hand-over gives to every system with an image; and `--`, after which the kernel reads no more, while the
+/// hand-over's words come last.
+const FORBIDDEN: [&str; 4] = ["memmap", "rdinit", "rootfstype", "--"];
 
 const ROWS: [Row; 7] = [
     Row { family: Family::Plain, name: "plain", words: "", forbidden: &[], required: None },

@@ -19,10 +19,8 @@ pub struct KernelHeader {
     pub pref_address: u64,
     /// Memory that it needs from there on before it knows the memory map, in bytes.
     pub init_size: u32,
-    /// Alignment of its address where it is relocatable, in bytes.
+    /// Alignment of its address, in bytes.
     pub alignment: u32,
-    /// Whether it runs at another address.
-    pub relocatable: bool,
     /// `xloadflags`: bit 0 a 64-bit entry point at 0x200, bit 1 may be loaded above 4 GiB.
     pub xloadflags: u16,
     /// The longest command line, in bytes without the NUL.
@@ -55,6 +53,10 @@ impl KernelHeader {
         if xloadflags & 1 == 0 {
             return Err(not("it has no 64-bit entry"));
         }
+        // Its own place may be taken by then.
+        if bytes[0x234] == 0 {
+            return Err(not("it runs at one fixed address, built without CONFIG_RELOCATABLE"));
+        }
         Ok(Self {
             protocol,
             release: release(bytes).ok_or_else(|| not("it does not say its release"))?,
@@ -62,7 +64,6 @@ impl KernelHeader {
             pref_address: u64_at(bytes, 0x258).ok_or_else(cut)?,
             init_size: u32_at(bytes, 0x260).ok_or_else(cut)?,
             alignment: u32_at(bytes, 0x230).ok_or_else(cut)?,
-            relocatable: bytes[0x234] != 0,
             xloadflags,
             cmdline_size: u32_at(bytes, 0x238).ok_or_else(cut)?,
             signed: certificates(bytes).is_some_and(|size| size > 0),

@@ -44,6 +44,7 @@ impl Input {
             return Self::folder(path);
         }
         ensure!(metadata.is_file(), "{shown} is neither a file nor a folder");
+        ensure!(metadata.len() > 0, "{shown} is empty: copy or download it again");
         let file = File::open(path).with_context(|| format!("cannot open {shown}"))?;
         let mut start = Vec::new();
         (&file).take(17 * SECTOR).read_to_end(&mut start)?;

@@ -160,7 +160,7 @@ impl<R: Read + Seek> Iso<R> {
                 record.name = plain_name(&record.name);
             }
             at += usize::from(bytes[at]);
-            if is_self_or_parent || record.name.is_empty() || record.name.contains('/') {
+            if is_self_or_parent || !is_name(&record.name) {
                 continue;
             }
             let path = if folder.is_empty() {
@@ -239,6 +239,11 @@ impl<R: Read + Seek> Iso<R> {
 /// Whether a sector 16 is that of an ISO 9660 medium.
 pub fn is_primary_volume(sector: &[u8]) -> bool {
     sector.starts_with(b"\x01CD001\x01")
+}
+
+/// Whether a file can have this name: no path, and nothing that changes a terminal.
+fn is_name(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.contains(|c: char| c == '/' || c.is_control())
 }
 
 fn wrong(why: &str) -> io::Error {
@@ -351,6 +356,14 @@ mod tests {
         assert_eq!(resolved("a/b", "/boot/k"), "boot/k");
         assert_eq!(resolved("a", "../../../etc/passwd"), "etc/passwd");
         assert_eq!(components(&[8, 0, 0, 4, b'b', b'o', b'o', b't']).join("/"), "/boot");
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_no_names() {
+        for name in ["", ".", "..", "../x", "/etc/passwd", "a\u{1b}[31m", "a\nb"] {
+            assert!(!is_name(name), "{name:?}");
+        }
+        assert!(is_name("initrd.img-6.1") && is_name("..x"));
     }
 
     #[test]

@@ -162,6 +162,7 @@ fn plain(names: &[String]) -> Option<Layout> {
     let mut kernels: Vec<_> = names.iter().filter(is_kernel).collect();
     kernels.sort_by_key(|name| (initrd_beside(name).is_none(), name.matches('/').count(), *name));
     let kernel = kernels.first()?;
+    let count = kernels.len();
     let is_installer = kernel.contains("debian-installer/") || kernel.starts_with("install.");
     let initrd = initrd_beside(kernel);
     let mut unsure = Vec::new();
@@ -174,6 +175,11 @@ fn plain(names: &[String]) -> Option<Layout> {
              debian-installer-12-netboot-amd64 has the one that installs from the network"
                 .to_owned(),
         );
+    }
+    if count > 1 {
+        unsure.push(format!(
+            "there are {count} kernels in it, and only the one named above was taken: for another, name its folder"
+        ));
     }
     let what = if is_installer { "the Debian installer" } else { "a kernel and an initrd" };
     Some(Layout {
@@ -366,6 +372,8 @@ mod tests {
         assert!(alone.unsure[0].contains("no initrd"));
         let cd = layout(&["install.amd/vmlinuz", "install.amd/initrd.gz"], "", "");
         assert!(cd.unsure[0].contains("netboot"));
+        let two = layout(&["gtk/linux", "gtk/initrd.gz", "text/linux", "text/initrd.gz"], "", "");
+        assert!(two.unsure[0].contains("there are 2 kernels"));
     }
 
     #[test]

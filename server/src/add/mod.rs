@@ -43,6 +43,8 @@ const KERNEL: &str = "vmlinuz";
 const INITRD: &str = "initrd.img";
 const IMAGE: &str = "live.iso";
 const HANDOVER: &str = "handover.cpio";
+/// How the name of a folder begins that is being filled.
+const ADDING: &str = ".adding-";
 /// dracut's word for an overlay of the kernel's overlay file system.
 const OVERLAY: &str = "rd.live.overlay.overlayfs";
 /// The label of media that are made here.
@@ -66,10 +68,12 @@ pub struct Options {
 /// # Errors
 /// What was named cannot be added, or a file could not be written; the lab is then as it was.
 pub fn add(lab: &Lab, options: &Options) -> Result<Vec<String>> {
+    let is_blank = |name: &String| name.trim().is_empty();
+    ensure!(!options.name.as_ref().is_some_and(is_blank), "--name is empty; students read it");
     let mut input = Input::open(&options.source)?;
     let id = system_id(options)?;
     let mut found = look(&mut input)?;
-    let folder = stage(lab, &id)?;
+    let (folder, _lock) = stage(lab, &id)?;
     let bar = bar(&id);
     let copied = copy_boot_files(&input, &found, folder.path(), &bar);
     let kernel = copied.inspect_err(|_| bar.finish_and_clear())?;
@@ -77,18 +81,26 @@ pub fn add(lab: &Lab, options: &Options) -> Result<Vec<String>> {
     give_overlay(&input, &mut found);
     let mut lines = vec![
         format!("found   {}", found.what),
-        format!("found   kernel {}, {}", kernel.release, signature(&kernel)),
+        format!(
+            "found   kernel {} ({}), {}",
+            kernel.release,
+            found.kernel.as_deref().unwrap_or_default(),
+            signature(&kernel)
+        ),
     ];
     let mut way = None;
     if found.family != Family::Plain {
         let squashfs = input.squashfs(&found);
         let sources =
             Sources { named: options.modules.as_deref(), squashfs: &squashfs, root: input.root() };
-        let (part, place) = modules::part(&kernel.release, &sources)?;
+        let (part, place) = modules::part(&kernel.release, &sources)
+            .with_context(|| format!("it is {}", found.what))?;
         way = way_of(&part, &mut found)?;
         lines.push(format!("found   its modules in {place}: {}", listed(&part)));
         fs::write(folder.path().join(HANDOVER), &part.bytes)
             .context("cannot write the hand-over part")?;
+        // The pause before was no copying.
+        bar.reset_eta();
         image(&input, &found, &folder.path().join(IMAGE), &bar)?;
     }
     bar.finish_and_clear();
@@ -97,11 +109,21 @@ pub fn add(lab: &Lab, options: &Options) -> Result<Vec<String>> {
     install(lab, &id, folder)?;
     lines.extend(report_files(lab, &id)?);
     if kept {
-        lines.push(format!("kept    catalog/{id}.toml as it is"));
+        let name = if options.name.is_some() { ", its name too: edit that there" } else { "" };
+        lines.push(format!("kept    catalog/{id}.toml as it is{name}"));
     } else {
         write_durably(&lab.catalog().join(format!("{id}.toml")), entry.text().as_bytes(), 0o644)
             .with_context(|| format!("cannot write catalog/{id}.toml"))?;
         lines.push(format!("made    catalog/{id}.toml: name, note and rooms are yours to edit"));
+    }
+    if is_untried(found.family) {
+        found.unsure.push(format!(
+            "no stock medium of family `{}` has been started by the project yet: try it on one PC first",
+            found.family.name()
+        ));
+    }
+    if !kept {
+        found.unsure.push("its `min_ram` is a guess".to_owned());
     }
     lines.extend(found.unsure.iter().map(|what| format!("unsure  {what}")));
     Ok(lines)
@@ -140,10 +162,12 @@ fn look(input: &mut Input) -> Result<Layout> {
 
 /// The initrd is what looks for the image, so it has the last word.
 fn look_into_initrd(path: &Path, found: &mut Layout) {
-    if found.family == Family::Plain || found.family == Family::Alpine {
+    if found.initrd.is_none() {
         return;
     }
     match initrd::names(path).map(|names| initrd::family(&names)) {
+        // These look for no image, or have no program of their own for it.
+        Ok(_) if matches!(found.family, Family::Plain | Family::Alpine) => {}
         Ok(Some(family)) if family == found.family => {}
         // kiwi's media have dracut's files on them, and newer ones of Fedora are made by kiwi, with dracut's own module.
         Ok(Some(family)) if [family, found.family].iter().all(|f| matches!(f, Family::Dracut | Family::Kiwi)) => {
@@ -180,13 +204,36 @@ fn has_word(found: &Layout, key: &str) -> bool {
     found.words.iter().any(|word| word.split('=').next() == Some(key))
 }
 
-/// A new folder in `images/`: on the same disk as what it will replace.
-fn stage(lab: &Lab, id: &SystemId) -> Result<tempfile::TempDir> {
+/// A new folder in `images/`: on the same disk as what it will replace. The lock says that somebody works in it; what was
+/// interrupted has none, and is removed.
+fn stage(lab: &Lab, id: &SystemId) -> Result<(tempfile::TempDir, fs::File)> {
     let images = lab.images();
-    let folder = tempfile::Builder::new().prefix(&format!(".adding-{id}-")).tempdir_in(&images);
-    let folder = folder.with_context(|| format!("cannot write to {}", lab.name_of(&images)))?;
+    let cannot = || format!("cannot write to {}", lab.name_of(&images));
+    let all = fs::File::open(&images).with_context(cannot)?;
+    // Disks without locks keep what was interrupted.
+    if all.lock().is_ok() {
+        remove_interrupted(&images);
+    }
+    let prefix = format!("{ADDING}{id}-");
+    let folder =
+        tempfile::Builder::new().prefix(&prefix).tempdir_in(&images).with_context(cannot)?;
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
-    Ok(folder)
+    let lock = fs::File::open(folder.path()).with_context(cannot)?;
+    let _has_locks = lock.try_lock();
+    Ok((folder, lock))
+}
+
+/// Removes the folders of `add`s that were stopped half-way.
+fn remove_interrupted(images: &Path) {
+    for entry in fs::read_dir(images).into_iter().flatten().flatten() {
+        let is_staged = entry.file_name().to_string_lossy().starts_with(ADDING);
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let is_free = || fs::File::open(entry.path()).is_ok_and(|folder| folder.try_lock().is_ok());
+        if is_staged && is_folder && is_free() {
+            // What cannot be removed is in nobody's way but the disk's.
+            let _removed = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 fn copy_boot_files(
@@ -202,7 +249,11 @@ fn copy_boot_files(
     input.copy(name, &kernel, bar)?;
     let header = kernel_header(&kernel).with_context(|| format!("{name} cannot be started"))?;
     match &found.initrd {
-        Some(initrd) => input.copy(initrd, &folder.join(INITRD), bar)?,
+        Some(initrd) => {
+            let to = folder.join(INITRD);
+            input.copy(initrd, &to, bar)?;
+            ensure!(fs::metadata(&to)?.len() > 0, "its initrd {initrd} is empty: copy it again");
+        }
         None if found.family == Family::Plain => {}
         None => bail!("there is no initrd in it, though it looks like {}", found.what),
     }
@@ -215,6 +266,11 @@ fn signature(kernel: &KernelHeader) -> &'static str {
     } else {
         "not signed: not for PCs with Secure Boot"
     }
+}
+
+/// What no test has started as the real thing; docs/supervisor/systems.md says the same.
+fn is_untried(family: Family) -> bool {
+    matches!(family, Family::Casper | Family::Archiso | Family::Kiwi)
 }
 
 /// Which ways this kernel leaves open.

@@ -119,6 +119,23 @@ fn adding_again_replaces_the_files_and_keeps_the_entry_and_what_is_open() {
 }
 
 #[test]
+fn what_an_interrupted_add_left_goes_with_the_next_and_what_another_is_making_stays() {
+    let bench = Bench::new();
+    bench.file("lab/images/.adding-x-dead/live.iso", "half of it");
+    bench.file("lab/images/.adding-x-alive/live.iso", "half of it");
+    let alive = fs::File::open(bench.lab.images().join(".adding-x-alive")).expect("there");
+    alive.lock().expect("locked");
+    bench.file("plain/vmlinuz", kernel(1));
+    bench.file("plain/initrd.img", "one");
+    let lines = bench.add("plain", "x").expect("added");
+    assert!(lines[1].contains("(vmlinuz)"), "{lines:?}");
+    assert!(lines.iter().any(|line| line.contains("could not be looked into")), "{lines:?}");
+    assert!(lines.last().expect("some").contains("`min_ram` is a guess"), "{lines:?}");
+    let exists = |name: &str| bench.lab.images().join(name).exists();
+    assert!(exists("x") && exists(".adding-x-alive") && !exists(".adding-x-dead"));
+}
+
+#[test]
 fn an_entry_of_another_system_is_not_overwritten() {
     let bench = Bench::new();
     bench.file("plain/vmlinuz", kernel(1));
@@ -193,6 +210,11 @@ fn what_cannot_be_added_is_refused_in_words_and_leaves_nothing() {
     bench.refused("nowhere.iso", "cannot open");
     bench.file("text.iso", "no medium");
     bench.refused("text.iso", "neither an ISO nor a squashfs");
+    bench.file("nothing.iso", "");
+    bench.refused("nothing.iso", "is empty");
+    bench.file("half/vmlinuz", kernel(1));
+    bench.file("half/initrd.img", "");
+    bench.refused("half", "initrd initrd.img is empty");
     bench.file("vmlinuz", kernel(1));
     bench.refused("vmlinuz", "with its initrd");
     bench.file("empty/notes.txt", "");
@@ -219,4 +241,5 @@ fn a_live_system_without_its_modules_says_where_they_could_be() {
     fs::write(bench.folder.path().join(format!("root/boot/vmlinuz-{RELEASE}")), odd)
         .expect("written");
     bench.refused("root", "--modules");
+    bench.refused("root", "it is Debian with live-boot");
 }
