@@ -344,6 +344,7 @@ mod tests {
             "quiet root=/dev/sda1"
         );
         assert!(Family::Plain.check("memmap=1G!4G root=/dev/sda1").is_ok());
+        assert!(Family::DebianLive.check("quiet -- single").is_err(), "ours would come after it");
     }
 
     #[test]

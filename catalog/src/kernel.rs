@@ -143,7 +143,7 @@ mod tests {
         let kernel = KernelHeader::parse(&header(0)).expect("a kernel");
         assert_eq!(kernel.release, "6.1.0-56-amd64");
         assert_eq!((kernel.setup_bytes, kernel.init_size), (20_480, 69_000_000));
-        assert!(kernel.relocatable && !kernel.signed);
+        assert!(!kernel.signed);
     }
 
     #[test]
@@ -165,6 +165,9 @@ mod tests {
         let mut path = header(0);
         path[0x3200..0x3204].copy_from_slice(b"../x");
         refused(&path, "release");
+        let mut fixed = header(0);
+        fixed[0x234] = 0;
+        refused(&fixed, "one fixed address");
     }
 
     proptest! {

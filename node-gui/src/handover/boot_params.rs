@@ -52,9 +52,6 @@ impl KernelImage {
         if file.len() <= code_offset + 0x200 || init_size > MAX_INIT_SIZE {
             return Err("it is cut off, or its header is damaged".to_owned());
         }
-        if !facts.relocatable {
-            return Err("it runs at one fixed address only".to_owned());
-        }
         let alignment = u64::from(facts.alignment);
         Ok(Self {
             header,
