@@ -367,10 +367,16 @@ fn run(mut tool: Command, package: &str, bar: &ProgressBar) -> Result<()> {
     let words = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.success(),
-        "{name} failed: {}",
-        words.trim().lines().last().unwrap_or("no reason given")
+        "{name} failed, check that the disk has space: {}",
+        last_words(&words)
     );
     Ok(())
+}
+
+/// The last two lines: tools say why, and then that they end.
+fn last_words(words: &str) -> String {
+    let lines: Vec<_> = words.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines[lines.len().saturating_sub(2)..].join("; ")
 }
 
 fn entry(

@@ -14,6 +14,7 @@ fn kernel(mark: u8) -> Vec<u8> {
     put(0x202, b"HdrS");
     put(0x206, &0x20f_u16.to_le_bytes());
     put(0x20e, &0x400_u16.to_le_bytes());
+    put(0x234, &[1]);
     put(0x236, &[1, 0]);
     put(0x600, RELEASE.as_bytes());
     put(0x7ff, &[mark]);
@@ -242,4 +243,11 @@ fn a_live_system_without_its_modules_says_where_they_could_be() {
         .expect("written");
     bench.refused("root", "--modules");
     bench.refused("root", "it is Debian with live-boot");
+}
+
+#[test]
+fn a_tool_that_fails_is_quoted_with_its_reason() {
+    let words = "xorriso 1.5.4\n\nxorriso : FAILURE : no space\nlibisofs: cancelled\n";
+    assert_eq!(last_words(words), "xorriso : FAILURE : no space; libisofs: cancelled");
+    assert_eq!(last_words(""), "");
 }
