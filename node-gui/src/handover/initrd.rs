@@ -1,12 +1,16 @@
 //! Core: what the next kernel unpacks as its initramfs: the system's own initrd, the hand-over part, perhaps the image.
 //!
 //! The kernel unpacks one archive after the other; each begins at a multiple of 4 bytes, zeros between them are skipped.
+//! At least 4 zeros stand before each: legacy lz4 has no end mark, the kernel's decoder stops at a chunk of no bytes.
 //! Nothing is copied together: the composition says where each file goes while it arrives.
 
 use bt_catalog::{HANDOVER_IMAGE, Role};
 
 /// The largest file in an archive of this format: its length has 8 hexadecimal digits.
 pub const MAX_IMAGE: u64 = u32::MAX as u64;
+
+/// Zeros before each further archive, at least: the empty chunk that ends legacy lz4 (`lib/decompress_unlz4.c`).
+const ARCHIVE_GAP: u64 = 4;
 
 /// What stands at one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,12 +37,14 @@ impl Composition {
         let mut whole = Self::default();
         for (role, length) in [(Role::Initrd, initrd), (Role::Handover, handover)] {
             if let Some(length) = length {
+                whole.begin_archive();
                 whole.add(Piece::File(role), length);
             }
         }
         if let Some(length) = image {
             let header = entry(HANDOVER_IMAGE.trim_start_matches('/'), length);
             let bytes = header.len() as u64;
+            whole.begin_archive();
             whole.add(Piece::Bytes(header), bytes);
             whole.add(Piece::File(Role::Image), length);
             let end = entry("TRAILER!!!", 0);
@@ -46,6 +52,13 @@ impl Composition {
             whole.add(Piece::Bytes(end), bytes);
         }
         whole
+    }
+
+    /// Sets the next archive apart from what stands before it, if anything does.
+    fn begin_archive(&mut self) {
+        if self.length > 0 {
+            self.length = self.length.saturating_add(ARCHIVE_GAP);
+        }
     }
 
     fn add(&mut self, piece: Piece, length: u64) {
@@ -79,11 +92,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_follow_each_other_at_multiples_of_four() {
-        let whole = Composition::of(Some(5), Some(512), None);
-        let expected = [(0, Piece::File(Role::Initrd)), (8, Piece::File(Role::Handover))];
-        assert_eq!((&whole.pieces[..], whole.length), (&expected[..], 520));
+    fn archives_follow_each_other_at_multiples_of_four_behind_at_least_four_zeros() {
+        for (initrd, handover) in [(5, 12), (8, 12), (9, 16)] {
+            let whole = Composition::of(Some(initrd), Some(512), None);
+            let expected = [(0, Piece::File(Role::Initrd)), (handover, Piece::File(Role::Handover))];
+            assert_eq!((&whole.pieces[..], whole.length), (&expected[..], handover + 512));
+        }
         assert_eq!(Composition::of(None, None, None).length, 0);
+    }
+
+    #[test]
+    fn nothing_stands_between_the_images_head_and_the_image() {
+        let whole = Composition::of(Some(8), Some(16), Some(6));
+        let offsets: Vec<u64> = whole.pieces.iter().map(|(at, _)| *at).collect();
+        // The head begins behind the gap and takes 132 bytes; the trailer follows the image at the next multiple of 4.
+        assert_eq!(offsets, [0, 12, 32, 164, 172]);
     }
 
     #[test]

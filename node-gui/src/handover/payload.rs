@@ -358,7 +358,7 @@ pub(crate) mod tests {
         let payload = Payload::as_kexec_files(&system, &inner).expect("room");
         fill(&payload, &row);
         let initrd = fs::read(inner.join("initrd")).expect("readable");
-        assert_eq!(&initrd[..13], b"an initrd\0\0\0h");
+        assert_eq!(&initrd[..17], b"an initrd\0\0\0\0\0\0\0h");
         let image = initrd.windows(6).position(|bytes| bytes == b"image!").expect("the image");
         assert_eq!(&initrd[image - 132..image - 126], b"070701");
         assert!(initrd.ends_with(b"TRAILER!!!\0\0\0\0"));
