@@ -206,12 +206,12 @@ impl Payload {
     /// `None` where there is no such file.
     #[must_use]
     pub fn into_read_only(self, roles: [Role; 2]) -> Option<[Option<File>; 2]> {
-        let Store::Files(files) = self.store else { return None };
-        let find = |role| {
-            let found = files.open.iter().find(|(of, _, _)| *of == Some(role));
-            found.and_then(|(_, _, read)| read.try_clone().ok())
-        };
-        Some(roles.map(find))
+        let Store::Files(mut files) = self.store else { return None };
+        // Moved, not duplicated: a duplicate could fail for lack of descriptors, and look like no file at all.
+        Some(roles.map(|role| {
+            let found = files.open.iter().position(|(of, _, _)| *of == Some(role))?;
+            Some(files.open.swap_remove(found).2)
+        }))
     }
 
     /// Calls `part` for each stretch that the bytes touch: its place, where in it, and which bytes.
