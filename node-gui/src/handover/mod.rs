@@ -19,5 +19,6 @@ pub mod machine;
 pub mod memory_map;
 pub mod pages;
 pub mod payload;
+pub mod ports;
 pub mod runs;
 pub mod screen;

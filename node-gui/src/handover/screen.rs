@@ -2,19 +2,24 @@
 //!
 //! Core: [`ScreenInfo`]. Without a KMS driver the firmware's framebuffer still stands, and what this kernel was told by its
 //! own loader holds. With one, the mode was changed behind that: the adapters of virtual machines (Bochs DISPI: QEMU's
-//! standard VGA) are asked for it; native drivers are never loaded here.
+//! standard VGA) are asked for it. Those of servers (ast, mgag200) have no register that tells it in a common way: there
+//! the next kernel is told the old mode, and its lines are seen once it has loaded the same driver.
 
-use std::fs::{self, OpenOptions};
-use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io;
+
+use super::ports::Ports;
 
 /// `struct screen_info` of the boot page: 64 bytes, offsets as in `linux/screen_info.h`.
 pub type ScreenInfo = [u8; 64];
 
 /// Vendor and device of the Bochs DISPI adapter.
 const BOCHS: (&str, &str) = ("0x1234", "0x1111");
-/// Its registers begin here in its third memory range, 16 bits each.
-const REGISTERS: usize = 0x500;
+/// `VBE_DISPI_IOPORT_INDEX`: which register. `VBE_DISPI_IOPORT_DATA`, its value, is the next port; 16 bits each, so
+/// that three ports are touched.
+const PORTS: (u16, u16) = (0x1ce, 3);
+/// How often the registers are read anew because the driver changed them meanwhile.
+const TRIES: usize = 8;
 /// `VIDEO_TYPE_VLFB`: a linear framebuffer set by VESA.
 const VLFB: u8 = 0x23;
 /// `VIDEO_TYPE_EFI`: one set by UEFI.
@@ -85,10 +90,19 @@ pub fn now(old: &ScreenInfo) -> ScreenInfo {
     if !has_kms() {
         return *old;
     }
-    let mode = bochs().and_then(|(device, base)| dispi(&read_registers(&device)?, base));
+    let Some(base) = bochs() else { return *old };
+    let registers = read_registers();
+    let mode = registers.map(|registers| (dispi(&registers, base), registers));
     match mode {
-        Some(mode) => with_mode(old, mode),
-        None => *old,
+        Ok((Some(mode), _)) => with_mode(old, mode),
+        Ok((None, registers)) => {
+            tracing::warn!(?registers, "no mode of the adapter that the next kernel could use");
+            *old
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the adapter's mode cannot be read; the next kernel's lines may not be seen");
+            *old
+        }
     }
 }
 
@@ -100,8 +114,8 @@ fn has_kms() -> bool {
     })
 }
 
-/// The adapter's folder in sysfs, and the address of its memory.
-fn bochs() -> Option<(PathBuf, u64)> {
+/// The address of the adapter's memory.
+fn bochs() -> Option<u64> {
     fs::read_dir("/sys/bus/pci/devices").ok()?.flatten().find_map(|entry| {
         let device = entry.path();
         let is = |name, value| {
@@ -112,30 +126,33 @@ fn bochs() -> Option<(PathBuf, u64)> {
         }
         let resources = fs::read_to_string(device.join("resource")).ok()?;
         let base = resources.split_whitespace().next()?.trim_start_matches("0x");
-        let base = u64::from_str_radix(base, 16).ok().filter(|base| *base != 0)?;
-        Some((device, base))
+        u64::from_str_radix(base, 16).ok().filter(|base| *base != 0)
     })
 }
 
-fn read_registers(device: &Path) -> Option<[u16; 10]> {
-    let file = OpenOptions::new().read(true).write(true).open(device.join("resource2")).ok()?;
-    // SAFETY: a mapping of the first 4 KiB of the adapter's registers, at an address of the kernel's choice.
-    let base = unsafe {
-        let flags = libc::PROT_READ;
-        libc::mmap(std::ptr::null_mut(), 4096, flags, libc::MAP_SHARED, file.as_raw_fd(), 0)
+/// By ports: memory that a driver has claimed cannot be mapped here (`CONFIG_IO_STRICT_DEVMEM`).
+fn read_registers() -> io::Result<[u16; 10]> {
+    let ports = Ports::open(PORTS.0, PORTS.1)?;
+    let read = || {
+        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9].map(|number| {
+            ports.write(0, number);
+            ports.read(1)
+        })
     };
-    if base == libc::MAP_FAILED {
-        return None;
+    settled(read, TRIES).ok_or_else(|| io::Error::other("the registers keep changing"))
+}
+
+/// What two readings in a row agree on: the adapter has one index, which its driver sets too.
+fn settled(mut read: impl FnMut() -> [u16; 10], tries: usize) -> Option<[u16; 10]> {
+    let mut before = read();
+    for _ in 0..tries {
+        let again = read();
+        if again == before {
+            return Some(again);
+        }
+        before = again;
     }
-    let mut registers = [0; 10];
-    for (number, value) in registers.iter_mut().enumerate() {
-        // SAFETY: within the mapping, aligned to 2; reading these registers has no side effect.
-        *value =
-            unsafe { base.cast::<u8>().add(REGISTERS + 2 * number).cast::<u16>().read_volatile() };
-    }
-    // SAFETY: the mapping just made; nobody else knows of it.
-    unsafe { libc::munmap(base, 4096) };
-    Some(registers)
+    None
 }
 
 #[cfg(test)]
@@ -158,6 +175,20 @@ mod tests {
         registers[4] = 0;
         assert_eq!(dispi(&registers, 0), None);
         assert_eq!(dispi(&[0xffff; 10], 0), None);
+    }
+
+    #[test]
+    fn a_reading_counts_when_the_next_one_is_the_same() {
+        let mut mixed = REGISTERS;
+        mixed[9] = 0;
+        let mut readings = [REGISTERS, mixed, REGISTERS, REGISTERS].into_iter();
+        assert_eq!(settled(|| readings.next().expect("four"), 8), Some(REGISTERS));
+        let mut count = 0;
+        let restless = || {
+            count += 1;
+            [count; 10]
+        };
+        assert_eq!(settled(restless, 8), None);
     }
 
     #[test]
