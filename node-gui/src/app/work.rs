@@ -86,6 +86,11 @@ impl Shared {
         drop_payload(&mut *self.payload.lock().await).await;
     }
 
+    /// Whether the network is up; not while it is just being brought up.
+    fn has_network(&self) -> bool {
+        self.network.try_lock().is_some_and(|network| network.is_some())
+    }
+
     fn http_and_system(&self, id: &SystemId) -> Result<(Http, System), Problem> {
         let lab = self.lab.lock();
         let lab = lab.as_ref().ok_or_else(|| Problem::internal("no catalog yet"))?;
@@ -203,6 +208,10 @@ pub(super) async fn download(shared: Arc<Shared>, say: Say, id: SystemId) {
 
 async fn try_download(shared: &Arc<Shared>, say: &Say, id: &SystemId) -> Result<(), Problem> {
     let (http, system) = shared.http_and_system(id)?;
+    if !shared.has_network() {
+        // Taken down for a kernel that was refused, and it did not come back.
+        network_up(shared, say).await?;
+    }
     let mut slot = shared.payload.lock().await;
     if slot.as_ref().is_some_and(|download| download.id() != id) {
         drop_payload(&mut slot).await;
@@ -323,15 +332,21 @@ pub(super) async fn hand_over(shared: Arc<Shared>, say: Say, proof: Box<Verified
     shared.last_report().await;
     let loaded = spawn_blocking(move || kexec::load(*proof)).await;
     let problem = match loaded {
-        Ok(Ok(loaded)) => execute(&shared, &say, loaded).await,
+        Ok(Ok(loaded)) => execute(&shared, loaded).await,
         Ok(Err(problem)) => problem,
         Err(error) => Problem::internal(format!("loading: {error}")),
     };
+    // First the person is told: the network may take more than a minute.
     say.event(Event::Failed(id, problem));
+    if !shared.has_network()
+        && let Err(second) = network_up(&shared, &say).await
+    {
+        tracing::warn!(error = %second, "no network after a refused kernel");
+    }
 }
 
-/// The last second of this kernel. If there is a next one after all, the network comes back.
-async fn execute(shared: &Arc<Shared>, say: &Say, loaded: kexec::Loaded) -> Problem {
+/// The last second of this kernel, and of its network. Comes back only with a problem.
+async fn execute(shared: &Arc<Shared>, loaded: kexec::Loaded) -> Problem {
     let this = Arc::clone(shared);
     let executed = spawn_blocking(move || {
         if let Some(network) = this.network.lock().take() {
@@ -342,11 +357,7 @@ async fn execute(shared: &Arc<Shared>, say: &Say, loaded: kexec::Loaded) -> Prob
         // The console stays in graphics mode: that ends with this kernel, and until the next one draws the picture stands.
         loaded.execute()
     });
-    let problem = executed.await.unwrap_or_else(|error| Problem::internal(error.to_string()));
-    if let Err(second) = network_up(shared, say).await {
-        tracing::warn!(error = %second, "no network after a refused kernel");
-    }
-    problem
+    executed.await.unwrap_or_else(|error| Problem::internal(error.to_string()))
 }
 
 /// Switches off or restarts.
