@@ -17,6 +17,9 @@ use crate::verify::VerifiedSystem;
 /// `KEXEC_FILE_NO_INITRAMFS` of `linux/kexec.h`.
 const NO_INITRAMFS: libc::c_ulong = 0x4;
 
+/// `KEXEC_FILE_UNLOAD` of `linux/kexec.h`.
+const FILE_UNLOAD: libc::c_ulong = 0x1;
+
 /// A kernel that is loaded and waits for [`Loaded::execute`].
 #[derive(Debug)]
 pub struct Loaded {
@@ -70,10 +73,21 @@ fn file_load(kernel: &File, initrd: Option<&File>, cmdline: &CString) -> io::Res
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Frees what the loaded kernel takes.
-fn unload() {
-    // SAFETY: without segments the kernel only forgets what was loaded before.
-    unsafe { libc::syscall(libc::SYS_kexec_load, 0_u64, 0_u64, std::ptr::null::<u8>(), 0_u64) };
+/// Frees what the loaded kernel takes, by the call that loaded it: lockdown refuses the other one.
+fn unload(is_file: bool) {
+    let nothing = std::ptr::null::<u8>();
+    // SAFETY: without segments, or with this flag, the kernel only forgets what was loaded before, and reads nothing.
+    let result = unsafe {
+        if is_file {
+            libc::syscall(libc::SYS_kexec_file_load, -1, -1, 0_usize, nothing, FILE_UNLOAD)
+        } else {
+            libc::syscall(libc::SYS_kexec_load, 0_u64, 0_u64, nothing, 0_u64)
+        }
+    };
+    if result != 0 {
+        let error = io::Error::last_os_error();
+        tracing::warn!(%error, is_file, "the refused kernel stays in memory");
+    }
 }
 
 impl Loaded {
@@ -86,7 +100,7 @@ impl Loaded {
         // SAFETY: reboot(2) with this command touches no memory of ours; it does not return when it works.
         unsafe { libc::reboot(libc::LINUX_REBOOT_CMD_KEXEC) };
         let error = io::Error::last_os_error();
-        unload();
+        unload(self.held.is_none());
         drop(self.held);
         refused("reboot", &self.id, &error)
     }
