@@ -95,7 +95,8 @@ mod tests {
     fn archives_follow_each_other_at_multiples_of_four_behind_at_least_four_zeros() {
         for (initrd, handover) in [(5, 12), (8, 12), (9, 16)] {
             let whole = Composition::of(Some(initrd), Some(512), None);
-            let expected = [(0, Piece::File(Role::Initrd)), (handover, Piece::File(Role::Handover))];
+            let expected =
+                [(0, Piece::File(Role::Initrd)), (handover, Piece::File(Role::Handover))];
             assert_eq!((&whole.pieces[..], whole.length), (&expected[..], handover + 512));
         }
         assert_eq!(Composition::of(None, None, None).length, 0);
