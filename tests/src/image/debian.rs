@@ -17,7 +17,7 @@ const ROOT_PASSWORD: &str = "echo root:root | chroot \"$1\" chpasswd";
 const ENABLE: &str = "chroot \"$1\" systemctl enable bt-report.service";
 /// As Fedora makes it: for every PC, with what live media take. It has to be there before dracut is, which runs only once then.
 /// Without systemd, since under it dracut 059 mounts a squashfs that is the root file system itself before it has made the
-/// overlay's folders, on any medium.
+/// overlay's folders.
 const DRACUT: &str = "mkdir -p \"$1\"/etc/dracut.conf.d; echo 'hostonly=no add_dracutmodules+=\" dmsquash-live \" \
                       omit_dracutmodules+=\" plymouth systemd dracut-systemd \" compress=\"zstd -3\"' >\"$1\"/etc/dracut.conf.d/live.conf";
 
