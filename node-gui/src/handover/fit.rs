@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use bt_catalog::{ByteSize, Firmware, MAX_RANGES, Role, System, Way};
 
 use super::initrd::{Composition, MAX_IMAGE};
-use super::runs::{Places, Range, Wish, place, whole_pages};
+use super::runs::{NoRoom, Places, Range, Wish, place, whole_pages};
 use crate::problem::{Problem, ProblemKind};
 
 /// What the node itself goes on needing while it loads the next kernel.
@@ -167,11 +167,21 @@ fn placed(system: &System, machine: &Machine, wish: Wish) -> Result<Places, Prob
     if machine.available < needed {
         return Err(too_small(system, needed, machine.available, "free", machine));
     }
-    place(&machine.runs, wish).map_err(|error| {
-        let found = machine.runs.iter().map(|run| run.size).max().unwrap_or(0);
-        let problem = too_small(system, pages, found, "in one piece", machine);
-        Problem { detail: format!("{error}; {}", problem.detail), ..problem }
-    })
+    place(&machine.runs, wish).map_err(|error| in_pieces(system, error, machine))
+}
+
+/// The words for memory that is there, but divided.
+fn in_pieces(system: &System, error: NoRoom, machine: &Machine) -> Problem {
+    let problem = match error {
+        NoRoom::Initrd { needed } => {
+            let longest = machine.runs.iter().map(|run| run.size).max().unwrap_or(0);
+            too_small(system, needed, longest, "in one piece", machine)
+        }
+        NoRoom::Medium { needed, found } => {
+            too_small(system, needed, found, &format!("in up to {MAX_RANGES} pieces"), machine)
+        }
+    };
+    Problem { detail: format!("{error}; {}", problem.detail), ..problem }
 }
 
 fn files(system: &System, machine: &Machine) -> Result<Plan, Problem> {
@@ -341,10 +351,19 @@ mod tests {
     }
 
     #[test]
-    fn memory_in_small_pieces_is_told_as_such() {
+    fn memory_in_small_pieces_is_told_with_the_sum_of_those_that_count() {
         let mut machine = pc(2048);
-        machine.runs = vec![Range { start: 100 * MIB, size: 700 * MIB }];
-        assert!(why(&live(800), &machine).contains("in one piece"));
+        let run = |start, size| Range { start: start * MIB, size: size * MIB };
+        // The initrd takes 42 MiB of the shortest; the four longest of what is left hold 360 MiB.
+        machine.runs = (0..6).map(|n| run(100 + 200 * n, 90)).collect();
+        assert_eq!(
+            why(&live(800), &machine),
+            "Needs 800 MiB, this PC has 360 MiB in up to 4 pieces."
+        );
+        machine.runs = vec![run(100, 30), run(200, 40)];
+        assert_eq!(why(&live(20), &machine), "Needs 42 MiB, this PC has 40 MiB in one piece.");
+        machine.runs = vec![run(100, 450), run(700, 450)];
+        assert!(plan(&live(800), &machine).is_ok());
     }
 
     #[test]
