@@ -11,8 +11,10 @@ use std::collections::BTreeSet;
 
 use bt_catalog::{ByteSize, Firmware, MAX_RANGES, Role, System, Way};
 
+use super::in_place::BUNDLE;
 use super::initrd::{Composition, MAX_IMAGE};
-use super::runs::{NoRoom, Places, Range, Wish, place, whole_pages};
+use super::memory_map::{Entry, KernelRoom, place_kernel};
+use super::runs::{NoRoom, PAGE, Places, Range, Wish, place, whole_pages};
 use crate::problem::{Problem, ProblemKind};
 
 /// What the node itself goes on needing while it loads the next kernel.
@@ -33,6 +35,8 @@ pub struct Machine {
     pub total: u64,
     /// What can be had now, with the huge pages.
     pub available: u64,
+    /// The firmware's memory map, where the next kernel finds its place.
+    pub map: Vec<Entry>,
     /// Contiguous runs of huge pages.
     pub runs: Vec<Range>,
     /// Whether the kernel starts only what is signed (Secure Boot).
@@ -167,7 +171,9 @@ fn placed(system: &System, machine: &Machine, wish: Wish) -> Result<Places, Prob
     if machine.available < needed {
         return Err(too_small(system, needed, machine.available, "free", machine));
     }
-    place(&machine.runs, wish).map_err(|error| in_pieces(system, error, machine))
+    let places = place(&machine.runs, wish).map_err(|error| in_pieces(system, error, machine))?;
+    check_kernel(system, wish, &places, machine)?;
+    Ok(places)
 }
 
 /// The words for memory that is there, but divided.
@@ -182,6 +188,33 @@ fn in_pieces(system: &System, error: NoRoom, machine: &Machine) -> Problem {
         }
     };
     Problem { detail: format!("{error}; {}", problem.detail), ..problem }
+}
+
+/// Whether the kernel itself has a place beside them: where `in_place` will look for it, with what is known by now.
+fn check_kernel(
+    system: &System,
+    wish: Wish,
+    places: &Places,
+    machine: &Machine,
+) -> Result<(), Problem> {
+    let kernel = kernel_area(system).max(length(system, Role::Kernel)).saturating_add(BUNDLE);
+    let room = KernelRoom { size: kernel, align: PAGE, limit: u64::MAX };
+    let start = places.initrd.map_or(0, |range| range.start);
+    let initrd = Range { start, size: wish.initrd };
+    match place_kernel(&machine.map, initrd, &places.medium, room) {
+        Ok(_) => Ok(()),
+        Err(why) => {
+            let needs = ByteSize(kernel);
+            let problem = too_small(system, 0, 0, "", machine);
+            Err(Problem {
+                why: format!(
+                    "Its kernel needs {needs} in one piece beside its other files; this PC has none."
+                ),
+                detail: format!("{why}; {}", problem.detail),
+                ..problem
+            })
+        }
+    }
 }
 
 fn files(system: &System, machine: &Machine) -> Result<Plan, Problem> {
@@ -260,7 +293,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::handover::runs::PAGE;
+    use crate::handover::memory_map::RAM;
     use crate::verify::tests::sample;
 
     const MIB: u64 = 1 << 20;
@@ -293,6 +326,7 @@ mod tests {
             ram: ram * MIB,
             total: (ram - 60) * MIB,
             available: (ram - 150) * MIB,
+            map: vec![Entry { range: Range { start: MIB, size: (ram - 1) * MIB }, kind: RAM }],
             runs: vec![run],
             ..Machine::default()
         }
@@ -364,6 +398,23 @@ mod tests {
         assert_eq!(why(&live(20), &machine), "Needs 42 MiB, this PC has 40 MiB in one piece.");
         machine.runs = vec![run(100, 450), run(700, 450)];
         assert!(plan(&live(800), &machine).is_ok());
+    }
+
+    #[test]
+    fn a_kernel_without_a_place_is_refused_before_the_download() {
+        let mut machine = pc(2048);
+        // 60 MiB below the image and the initrd; the kernel needs 62, and what stands behind it.
+        let ram = |end: u64| vec![Entry { range: Range { start: 0, size: end * MIB }, kind: RAM }];
+        machine.runs = vec![Range { start: 76 * MIB, size: 842 * MIB }];
+        machine.map = ram(918);
+        assert_eq!(
+            why(&live(800), &machine),
+            "Its kernel needs 62 MiB in one piece beside its other files; this PC has none."
+        );
+        machine.map = ram(2048);
+        assert!(plan(&live(800), &machine).is_ok());
+        machine.map = Vec::new();
+        assert!(plan(&live(800), &machine).is_err());
     }
 
     #[test]

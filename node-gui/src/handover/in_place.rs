@@ -16,7 +16,7 @@ use super::efi;
 use super::fit::Plan;
 use super::kexec::refused;
 use super::machine::memory_map;
-use super::memory_map::{Entry, MAX_ENTRIES, find_hole, with_pmem};
+use super::memory_map::{Entry, KernelRoom, place_kernel};
 use super::payload::Memory;
 use super::runs::Range;
 use super::screen;
@@ -24,7 +24,7 @@ use crate::problem::{Problem, ProblemKind};
 use crate::verify::VerifiedSystem;
 
 /// What goes behind the kernel: boot page, command line, trampoline, and up to 48 KiB of UEFI's tables.
-const BUNDLE: u64 = 64 << 10;
+pub(super) const BUNDLE: u64 = 64 << 10;
 const CMDLINE: u64 = 0x1000;
 const TRAMPOLINE: u64 = 0x2000;
 const TABLES: u64 = 0x3000;
@@ -55,18 +55,13 @@ impl Layout {
         initrd: Range,
         medium: &[Range],
     ) -> Result<Self, String> {
-        let map = with_pmem(firmware, medium);
-        if map.len() > MAX_ENTRIES {
-            return Err(format!("the memory map has {} entries, {MAX_ENTRIES} fit", map.len()));
-        }
         let limit = if kernel.is_above_4g { u64::MAX } else { FOUR_GIB };
         if initrd.size > 0 && initrd.end() > limit {
             return Err("the initrd lies above 4 GiB, which this kernel cannot reach".to_owned());
         }
         let room = kernel.init_size.next_multiple_of(FRAME);
-        // In `map` the medium is no usable memory any more.
-        let hole = find_hole(&map, &[initrd], room + BUNDLE, kernel.alignment, limit);
-        let hole = hole.ok_or_else(|| format!("no {} free bytes for the kernel", room + BUNDLE))?;
+        let wanted = KernelRoom { size: room + BUNDLE, align: kernel.alignment, limit };
+        let (map, hole) = place_kernel(firmware, initrd, medium, wanted)?;
         let kernel = Range { start: hole.start, size: room };
         Ok(Self { kernel, bundle: Range { start: kernel.end(), size: BUNDLE }, map })
     }
@@ -191,7 +186,7 @@ fn no_place(system: &VerifiedSystem, why: &str) -> Problem {
         ProblemKind::KexecRefused,
         "This PC refused to start the system",
         "There is no room in its memory for the kernel beside the system's image.",
-        "Try again, or choose a smaller system.",
+        "Choose a smaller system, or a PC with more memory.",
         format!("{}: {why}", system.id()),
     )
 }

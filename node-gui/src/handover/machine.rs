@@ -18,9 +18,11 @@ pub fn look(runs: Vec<Range>) -> Machine {
     let size = |name| field(&meminfo, name).unwrap_or(0);
     let held: u64 = runs.iter().map(|run| run.size).sum();
     let total = size("MemTotal:");
+    let map = memory_map();
     Machine {
         // Without a map (a kernel without it) what the kernel manages is the next best.
-        ram: ram_of(&memory_map()).max(total),
+        ram: ram_of(&map).max(total),
+        map,
         total,
         available: size("MemAvailable:").saturating_add(held),
         runs,

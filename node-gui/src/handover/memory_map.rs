@@ -77,6 +77,37 @@ pub fn ram_of(map: &[Entry]) -> u64 {
     map.iter().filter(|entry| entry.kind == RAM).map(|entry| entry.range.size).sum()
 }
 
+/// What the next kernel asks of its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KernelRoom {
+    /// Bytes until it has unpacked itself, and for what stands behind it.
+    pub size: u64,
+    /// Alignment of its load address.
+    pub align: u64,
+    /// It must end below this address.
+    pub limit: u64,
+}
+
+/// The memory map for the next kernel, and its place in it outside of the initrd and the medium.
+///
+/// # Errors
+/// Why there is none, in one technical line.
+pub fn place_kernel(
+    firmware: &[Entry],
+    initrd: Range,
+    medium: &[Range],
+    room: KernelRoom,
+) -> Result<(Vec<Entry>, Range), String> {
+    let map = with_pmem(firmware, medium);
+    if map.len() > MAX_ENTRIES {
+        return Err(format!("the memory map has {} entries, {MAX_ENTRIES} fit", map.len()));
+    }
+    // In `map` the medium is no usable memory any more.
+    let hole = find_hole(&map, &[initrd], room.size, room.align, room.limit);
+    let hole = hole.ok_or_else(|| format!("no {} free bytes for the kernel", room.size))?;
+    Ok((map, hole))
+}
+
 /// The lowest place of so many bytes in usable memory from 16 MiB on, at a multiple of `align`, below `limit`, that
 /// touches none of `taken`.
 #[must_use]
