@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ByteSize, CatalogError, Digest, Family, Infohash, LabId, Role, SystemId, entry::position,
+    ByteSize, CatalogError, Digest, Family, Firmware, Infohash, LabId, Role, SystemId, Way,
+    entry::{cpu_flag, position},
 };
 
 /// The largest document a node reads, in bytes; 256 systems take about 200 KiB.
@@ -68,6 +69,16 @@ pub struct System {
     pub min_ram: ByteSize,
     /// How it finds its image.
     pub family: Family,
+    /// The one way its image may go, where the supervisor chose one.
+    pub way: Option<Way>,
+    /// Memory that its kernel needs to start (`init_size` of its header); 0 where it is not known.
+    pub kernel_memory: ByteSize,
+    /// Whether its kernel carries a signature for Secure Boot.
+    pub kernel_signed: bool,
+    /// Processor features it needs, as `/proc/cpuinfo` calls them.
+    pub cpu: Vec<String>,
+    /// The firmware it needs, where it does not start with both.
+    pub firmware: Option<Firmware>,
     /// Magnet link (BEP 9), for stock BitTorrent clients.
     pub magnet: String,
     /// The torrent's infohash.
@@ -131,6 +142,16 @@ struct RawSystem {
     cmdline: String,
     min_ram_bytes: u64,
     family: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    way: Option<String>,
+    #[serde(default)]
+    kernel_memory_bytes: u64,
+    #[serde(default)]
+    kernel_signed: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    cpu: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    firmware: Option<String>,
     magnet: String,
     infohash: String,
     torrent_sha256: String,
@@ -242,6 +263,11 @@ impl From<&System> for RawSystem {
             cmdline: system.cmdline.clone(),
             min_ram_bytes: system.min_ram.0,
             family: system.family.name().into(),
+            way: system.way.map(|way| way.name().into()),
+            kernel_memory_bytes: system.kernel_memory.0,
+            kernel_signed: system.kernel_signed,
+            cpu: system.cpu.clone(),
+            firmware: system.firmware.map(|firmware| firmware.name().into()),
             magnet: system.magnet.clone(),
             infohash: system.infohash.to_string(),
             torrent_sha256: system.torrent_sha256.to_string(),
@@ -270,6 +296,13 @@ impl RawSystem {
         if !files.iter().any(|f| f.role == Role::Kernel) {
             return Err(format!("system `{id}` has no kernel"));
         }
+        let family: Family = self.family.parse()?;
+        let has = |role| files.iter().any(|f| f.role == role);
+        let has_image = family != Family::Plain;
+        if has(Role::Image) != has_image || has(Role::Handover) != has_image {
+            return Err(format!("the files of `{id}` are not those of family `{}`", family.name()));
+        }
+        family.check(&self.cmdline)?;
         if files.iter().try_fold(0_u64, |sum, f| sum.checked_add(f.length)).is_none() {
             return Err(format!("the files of `{id}` are larger than a number can say"));
         }
@@ -284,7 +317,12 @@ impl RawSystem {
             rooms: self.rooms,
             cmdline: self.cmdline,
             min_ram: ByteSize(self.min_ram_bytes),
-            family: self.family.parse()?,
+            family,
+            way: self.way.map(|way| way.parse()).transpose()?,
+            kernel_memory: ByteSize(self.kernel_memory_bytes),
+            kernel_signed: self.kernel_signed,
+            cpu: self.cpu.iter().map(|flag| cpu_flag(flag)).collect::<Result<_, _>>()?,
+            firmware: self.firmware.map(|firmware| firmware.parse()).transpose()?,
             magnet: self.magnet,
             infohash: self.infohash.parse()?,
             torrent_sha256: self.torrent_sha256.parse()?,
@@ -321,6 +359,11 @@ pub(crate) mod tests {
                 cmdline: "quiet root=/dev/x key=\"a b\"".into(),
                 min_ram: ByteSize(1 << 30),
                 family: Family::Plain,
+                way: None,
+                kernel_memory: ByteSize(69_000_000),
+                kernel_signed: true,
+                cpu: Vec::new(),
+                firmware: None,
                 magnet: "magnet:?xt=urn:btih:00".into(),
                 infohash: Infohash([9; 20]),
                 torrent_sha256: Digest([8; 32]),
@@ -333,6 +376,41 @@ pub(crate) mod tests {
     fn what_is_written_is_read_back_the_same() {
         let catalog = sample();
         assert_eq!(Catalog::parse(catalog.to_toml().as_bytes()), Ok(catalog));
+    }
+
+    #[test]
+    fn a_system_with_an_image_says_all_that_a_node_has_to_check() {
+        let mut catalog = sample();
+        let system = &mut catalog.systems[0];
+        let file = |role| SystemFile { role, length: 4096, sha256: Digest([3; 32]) };
+        system.files = Role::ALL.map(file).into();
+        system.family = Family::DebianLive;
+        system.cmdline = "quiet".into();
+        system.way = Some(Way::Pmem);
+        system.cpu = vec!["avx2".into()];
+        system.firmware = Some(Firmware::Uefi);
+        let text = catalog.to_toml();
+        assert_eq!(Catalog::parse(text.as_bytes()), Ok(catalog));
+        let refused = |from, to| {
+            Catalog::parse(text.replace(from, to).as_bytes())
+                .expect_err("must be refused")
+                .to_string()
+        };
+        assert!(refused("\"debian-live\"", "\"plain\"").contains("not those of family `plain`"));
+        assert!(refused("\"quiet\"", "\"toram\"").contains("take the word out"));
+    }
+
+    #[test]
+    fn a_catalog_from_before_these_keys_is_still_read() {
+        let text = sample().to_toml();
+        let new = ["kernel_memory_bytes", "kernel_signed"];
+        let old: Vec<_> =
+            text.lines().filter(|line| !new.iter().any(|key| line.starts_with(key))).collect();
+        let read = Catalog::parse(old.join("\n").as_bytes()).expect("an old catalog");
+        assert_eq!(
+            (read.systems[0].kernel_memory, read.systems[0].kernel_signed),
+            (ByteSize(0), false)
+        );
     }
 
     fn refused(change: impl Fn(&str) -> String, part: &str) {

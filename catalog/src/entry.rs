@@ -12,7 +12,8 @@ use std::{
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::EntryError;
+use crate::families::RESERVED;
+use crate::{EntryError, Family, Way};
 
 /// A system's name in URLs, file names and torrents: `[a-z0-9][a-z0-9._-]*`, at most 63 characters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -136,6 +137,8 @@ impl fmt::Display for ByteSize {
 /// What one file of a system is for. Its name in torrent and catalog is the same word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
+    /// The hand-over part: a cpio archive that makes the image a block device, put behind the initrd.
+    Handover,
     /// The root file system: an ISO or squashfs, handed over in memory.
     Image,
     /// The system's own initrd.
@@ -146,11 +149,12 @@ pub enum Role {
 
 impl Role {
     /// All roles, in the order of their names: the order of files in a torrent.
-    pub const ALL: [Self; 3] = [Self::Image, Self::Initrd, Self::Kernel];
+    pub const ALL: [Self; 4] = [Self::Handover, Self::Image, Self::Initrd, Self::Kernel];
 
     /// The file's name in the torrent and in the catalog.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Handover => "handover",
             Self::Image => "image",
             Self::Initrd => "initrd",
             Self::Kernel => "kernel",
@@ -162,58 +166,52 @@ impl FromStr for Role {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|r| r.name() == text)
-            .ok_or_else(|| format!("`{text}` is no file of a system (image, initrd or kernel)"))
+        Self::ALL.into_iter().find(|r| r.name() == text).ok_or_else(|| {
+            format!("`{text}` is no file of a system (handover, image, initrd or kernel)")
+        })
     }
 }
 
-/// How a system finds its image once it runs (each is described in `docs/supervisor/catalog.md`).
+/// The firmware that a system needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Family {
-    /// Kernel and initrd only.
-    Plain,
-    /// Debian live-boot.
-    DebianLive,
-    /// Ubuntu casper.
-    Casper,
-    /// Fedora, RHEL and others with dracut's dmsquash-live.
-    Dracut,
-    /// Arch Linux's archiso.
-    Archiso,
-    /// Alpine's diskless mode.
-    Alpine,
-    /// openSUSE's kiwi live images.
-    Kiwi,
+pub enum Firmware {
+    /// Legacy BIOS, or UEFI's support for it.
+    Bios,
+    /// UEFI.
+    Uefi,
 }
 
-impl Family {
-    const NAMES: [(Self, &'static str); 7] = [
-        (Self::Plain, "plain"),
-        (Self::DebianLive, "debian-live"),
-        (Self::Casper, "casper"),
-        (Self::Dracut, "dracut"),
-        (Self::Archiso, "archiso"),
-        (Self::Alpine, "alpine"),
-        (Self::Kiwi, "kiwi"),
-    ];
-
+impl Firmware {
     /// The name in TOML.
     pub fn name(self) -> &'static str {
-        Self::NAMES.iter().find(|(f, _)| *f == self).map_or("plain", |(_, n)| n)
+        match self {
+            Self::Bios => "bios",
+            Self::Uefi => "uefi",
+        }
     }
 }
 
-impl FromStr for Family {
+impl FromStr for Firmware {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::NAMES.iter().find(|(_, n)| *n == text).map(|(f, _)| *f).ok_or_else(|| {
-            let known: Vec<_> = Self::NAMES.iter().map(|(_, n)| *n).collect();
-            format!("family `{text}` is not known; one of: {}", known.join(", "))
-        })
+        match text {
+            "bios" => Ok(Self::Bios),
+            "uefi" => Ok(Self::Uefi),
+            _ => Err(format!(
+                "firmware `{text}` is not known; \"bios\" or \"uefi\", or leave it out"
+            )),
+        }
     }
+}
+
+/// A processor feature as `/proc/cpuinfo` calls it: `avx2`, `sse4_2`.
+pub(crate) fn cpu_flag(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if !text.is_empty() && text.len() <= 40 && text.chars().all(fits) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("`{text}` is no processor feature; write it as in /proc/cpuinfo, such as \"avx2\""))
 }
 
 /// The picture beside a system's name.
@@ -242,12 +240,20 @@ pub struct Entry {
     pub initrd: Option<PathBuf>,
     /// Root file system, relative to the lab folder.
     pub image: Option<PathBuf>,
+    /// Hand-over part, relative to the lab folder; exactly where there is an image.
+    pub handover: Option<PathBuf>,
     /// How the system finds its image; `Plain` exactly where there is no image.
     pub family: Family,
-    /// The kernel command line; printable ASCII, at most 2,000 characters.
+    /// The one way its image may go, where the supervisor chose one.
+    pub way: Option<Way>,
+    /// The kernel command line, without what [`crate::command_line`] adds; printable ASCII, at most 2,000 characters.
     pub cmdline: String,
     /// What the system needs itself, without its files.
     pub min_ram: ByteSize,
+    /// Processor features it needs, as `/proc/cpuinfo` calls them.
+    pub cpu: Vec<String>,
+    /// The firmware it needs, where it does not start with both.
+    pub firmware: Option<Firmware>,
     /// Rooms that see it; empty: all.
     pub rooms: Vec<String>,
 }
@@ -265,6 +271,14 @@ struct RawEntry {
     initrd: Option<Spanned<String>>,
     #[serde(default)]
     image: Option<Spanned<String>>,
+    #[serde(default)]
+    handover: Option<Spanned<String>>,
+    #[serde(default)]
+    way: Option<Spanned<String>>,
+    #[serde(default)]
+    cpu: Vec<Spanned<String>>,
+    #[serde(default)]
+    firmware: Option<Spanned<String>>,
     #[serde(default)]
     family: Option<Spanned<String>>,
     #[serde(default)]
@@ -294,6 +308,7 @@ impl Entry {
     /// The system's files as (role, path relative to the lab folder), in the torrent's order.
     pub fn files(&self) -> Vec<(Role, &Path)> {
         let of = |role| match role {
+            Role::Handover => self.handover.as_deref(),
             Role::Image => self.image.as_deref(),
             Role::Initrd => self.initrd.as_deref(),
             Role::Kernel => Some(self.kernel.as_path()),
@@ -314,22 +329,11 @@ impl RawEntry {
         let note =
             self.note.as_ref().map_or(Ok(String::new()), |n| line_of_text(n, "note", 200))?;
         let image = self.image.as_ref().map(inside_lab).transpose()?;
-        let family = match &self.family {
-            Some(f) => f.as_ref().parse().map_err(|e| (f.span().start, e))?,
-            None => Family::Plain,
-        };
-        match (&self.image, family) {
-            (Some(i), Family::Plain) => {
-                let cause = "an `image` needs a `family` that says how the system finds it, such as \
-                             `family = \"debian-live\"`";
-                return Err((i.span().start, cause.into()));
-            }
-            (None, f) if f != Family::Plain => {
-                let at = self.family.as_ref().map_or(0, |f| f.span().start);
-                return Err((at, format!("family `{}` needs an `image`", f.name())));
-            }
-            _ => {}
-        }
+        let family = self.family.as_ref().map_or(Ok(Family::Plain), parsed)?;
+        self.check_image(family)?;
+        let line = self.cmdline.as_ref().map_or(Ok(String::new()), |line| cmdline(line, family))?;
+        let at_cmdline = self.cmdline.as_ref().map_or(0, |line| line.span().start);
+        family.check(&line).map_err(|cause| (at_cmdline, cause))?;
         Ok(Entry {
             id,
             name,
@@ -338,15 +342,54 @@ impl RawEntry {
             kernel: inside_lab(&self.kernel)?,
             initrd: self.initrd.as_ref().map(inside_lab).transpose()?,
             image,
+            handover: self.handover.as_ref().map(inside_lab).transpose()?,
             family,
-            cmdline: self.cmdline.as_ref().map_or(Ok(String::new()), cmdline)?,
-            min_ram: match &self.min_ram {
-                Some(s) => s.as_ref().parse().map_err(|e| (s.span().start, e))?,
-                None => ByteSize(256 << 20),
-            },
+            way: self.way.as_ref().map(parsed).transpose()?,
+            cmdline: line,
+            min_ram: self.min_ram.as_ref().map_or(Ok(ByteSize(256 << 20)), parsed)?,
+            cpu: self
+                .cpu
+                .iter()
+                .map(|f| cpu_flag(f.as_ref()).map_err(|e| (f.span().start, e)))
+                .collect::<At<_>>()?,
+            firmware: self.firmware.as_ref().map(parsed).transpose()?,
             rooms: self.rooms.iter().map(|r| line_of_text(r, "rooms", 40)).collect::<At<_>>()?,
         })
     }
+
+    /// An image, its family and its hand-over part belong together.
+    fn check_image(&self, family: Family) -> At<()> {
+        let Some(image) = &self.image else {
+            let at = |value: &Option<Spanned<String>>| value.as_ref().map_or(0, |v| v.span().start);
+            return match (family, &self.handover, &self.way) {
+                (Family::Plain, None, None) => Ok(()),
+                (Family::Plain, Some(_), _) => {
+                    Err((at(&self.handover), "a `handover` part needs an `image`".into()))
+                }
+                (Family::Plain, None, Some(_)) => {
+                    Err((at(&self.way), "a `way` needs an `image`".into()))
+                }
+                (family, ..) => {
+                    Err((at(&self.family), format!("family `{}` needs an `image`", family.name())))
+                }
+            };
+        };
+        let missing = if family == Family::Plain {
+            "an `image` needs a `family` that says how the system finds it, such as `family = \"debian-live\"`"
+        } else if self.initrd.is_none() {
+            "an `image` needs an `initrd`: its programs mount the image"
+        } else if self.handover.is_none() {
+            "an `image` needs a `handover` part, which makes it a disk of the started system; `bt-server add` makes it, \
+             and this whole entry"
+        } else {
+            return Ok(());
+        };
+        Err((image.span().start, missing.into()))
+    }
+}
+
+fn parsed<T: FromStr<Err = String>>(value: &Spanned<String>) -> At<T> {
+    value.as_ref().parse().map_err(|e| (value.span().start, e))
 }
 
 fn line_of_text(value: &Spanned<String>, key: &str, most: usize) -> At<String> {
@@ -390,13 +433,14 @@ fn icon(value: &Spanned<String>) -> At<EntryIcon> {
     }
 }
 
-fn cmdline(value: &Spanned<String>) -> At<String> {
+fn cmdline(value: &Spanned<String>, family: Family) -> At<String> {
+    // x86's COMMAND_LINE_SIZE is 2048.
+    let most = if family == Family::Plain { 2000 } else { 2048 - RESERVED };
     let text = value.as_ref().split_whitespace().collect::<Vec<_>>().join(" ");
     let cause = if !text.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
         "`cmdline` holds a character that a kernel command line cannot: printable ASCII only".into()
-    } else if text.len() > 2000 {
-        // x86's COMMAND_LINE_SIZE is 2048; the hand-over adds words of its own.
-        format!("`cmdline` has {} characters, 2000 are the most", text.len())
+    } else if text.len() > most {
+        format!("`cmdline` has {} characters, {most} are the most", text.len())
     } else {
         return Ok(text);
     };
@@ -427,6 +471,18 @@ mod tests {
     }
 
     const SMALL: &str = "name = \"Debian\"\nkernel = \"images/d/vmlinuz\"\n";
+
+    const IMAGE: &str = "name = \"Debian\"\nkernel = \"images/d/vmlinuz\"\ninitrd = \"images/d/initrd\"\n\
+                         image = \"images/d/live.iso\"\nhandover = \"images/d/handover.cpio\"\nfamily = \"debian-live\"\n";
+
+    #[test]
+    fn an_entry_with_an_image_names_every_file() {
+        let more = "way = \"initrd\"\ncpu = [\"avx2\"]\nfirmware = \"uefi\"\n";
+        let entry = Entry::parse(id(), &format!("{IMAGE}{more}")).expect("valid");
+        assert_eq!(entry.files().iter().map(|(role, _)| *role).collect::<Vec<_>>(), Role::ALL);
+        assert_eq!((entry.way, entry.firmware), (Some(Way::Initrd), Some(Firmware::Uefi)));
+        assert_eq!(entry.cpu, ["avx2"]);
+    }
 
     #[test]
     fn a_small_entry_has_sensible_defaults() {
@@ -459,6 +515,14 @@ mod tests {
         refused(&format!("{SMALL}initrd = \"../../etc/shadow\"\n"), 3, "inside the lab");
         refused(&format!("{SMALL}image = \"images/d/live.iso\"\n"), 3, "needs a `family`");
         refused(&format!("{SMALL}family = \"casper\"\n"), 3, "needs an `image`");
+        refused(&format!("{SMALL}handover = \"images/d/h\"\n"), 3, "needs an `image`");
+        refused(&format!("{SMALL}way = \"pmem\"\n"), 3, "needs an `image`");
+        refused(&format!("{IMAGE}cmdline = \"toram\"\n"), 7, "take the word out");
+        refused(&format!("{IMAGE}way = \"tape\"\n"), 7, "\"pmem\" or \"initrd\"");
+        refused(&IMAGE.replace("handover", "#"), 4, "`bt-server add` makes it");
+        refused(&IMAGE.replace("initrd ", "#"), 4, "needs an `initrd`");
+        refused(&format!("{SMALL}cpu = [\"AVX 2\"]\n"), 3, "/proc/cpuinfo");
+        refused(&format!("{SMALL}firmware = \"coreboot\"\n"), 3, "\"bios\" or \"uefi\"");
         refused(&format!("{SMALL}family = \"windows\"\n"), 3, "one of: plain");
         refused(&format!("{SMALL}cmdline = \"quiet \\u0007\"\n"), 3, "printable ASCII");
         refused(&format!("{SMALL}icon = \"../x.png\"\n"), 3, "beside this one");

@@ -18,13 +18,17 @@
 mod catalog;
 mod entry;
 mod error;
+mod families;
+mod kernel;
 mod keys;
 
 pub use catalog::{Catalog, Icon, MAX_BYTES, MAX_SYSTEMS, System, SystemFile};
 pub use entry::{
-    ByteSize, Digest, Entry, EntryIcon, Family, Infohash, LabId, Role, SystemId, position,
+    ByteSize, Digest, Entry, EntryIcon, Firmware, Infohash, LabId, Role, SystemId, position,
 };
 pub use error::{CatalogError, EntryError};
+pub use families::{Family, HANDOVER_IMAGE, HANDOVER_INIT, MAX_RANGES, Medium, Way, command_line};
+pub use kernel::{KERNEL_HEADER_BYTES, KernelHeader};
 #[cfg(feature = "sign")]
 pub use keys::SecretKey;
 pub use keys::{KeyList, PublicKey, Signed, Trust, ValidKey};

@@ -76,6 +76,34 @@ pub fn find(from: &Path, version: Option<&str>) -> Result<KernelFiles> {
     Ok(KernelFiles { version, vmlinuz, modules, _unpacked: unpacked })
 }
 
+/// Finds the modules of kernel `release` alone: in a package, in a root folder, or in a folder `lib/modules/RELEASE` itself.
+///
+/// # Errors
+/// There are none of that release; says what to do.
+pub fn find_modules(from: &Path, release: &str) -> Result<KernelFiles> {
+    let unpacked = if from.is_file() { Some(Arc::new(unpack(from)?)) } else { None };
+    let root = unpacked.as_ref().map_or(from, |folder| folder.path());
+    let places = [
+        root.join("usr/lib/modules"),
+        root.join("lib/modules"),
+        root.join("modules"),
+        root.to_owned(),
+    ];
+    let folders = places.iter().map(|place| place.join(release)).chain([root.to_owned()]);
+    let modules = folders.into_iter().find(|folder| {
+        folder.join("kernel").is_dir() && (folder != root || root.ends_with(release))
+    });
+    let Some(modules) = modules else {
+        bail!(
+            "there are no modules of kernel {release} in {}: give the package of exactly this kernel, or a folder with \
+             lib/modules/{release}",
+            from.display()
+        );
+    };
+    let vmlinuz = root.join("boot").join(format!("vmlinuz-{release}"));
+    Ok(KernelFiles { version: release.to_owned(), vmlinuz, modules, _unpacked: unpacked })
+}
+
 impl KernelFiles {
     /// Lists its modules.
     ///
@@ -238,6 +266,18 @@ mod tests {
         fs::remove_dir_all(folder.path().join("lib")).expect("it was just made");
         let error = find(folder.path(), None).expect_err("no modules").to_string();
         assert!(error.contains("whole package linux-image-6.1.0-9-amd64"), "{error}");
+    }
+
+    #[test]
+    fn modules_are_found_without_their_kernel() {
+        let folder = folder(&["6.1.0-9-amd64"]);
+        fs::remove_dir_all(folder.path().join("boot")).expect("it was just made");
+        let modules = folder.path().join("lib/modules/6.1.0-9-amd64");
+        for from in [folder.path(), &folder.path().join("lib/modules"), &modules] {
+            assert_eq!(find_modules(from, "6.1.0-9-amd64").expect("modules").modules, modules);
+        }
+        let error = find_modules(&modules, "6.1.0-56-amd64").expect_err("another").to_string();
+        assert!(error.contains("exactly this kernel"), "{error}");
     }
 
     #[test]

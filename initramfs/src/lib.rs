@@ -7,12 +7,13 @@
 //! Debian kernel ---+
 //! ```
 //!
-//! The same inputs give the same bytes. [`sample`] makes a small system to boot with it, so that a
+//! The same inputs give the same bytes. [`handover`] makes the small part that lets a foreign live system find its image. [`sample`] makes a small system to boot with it, so that a
 //! lab can be tried before any image is there.
 
 pub mod build;
 pub mod cpio;
 pub mod elf;
+pub mod handover;
 pub mod image;
 pub mod kernel;
 pub mod manifest;

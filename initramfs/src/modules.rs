@@ -24,6 +24,8 @@ pub struct ModuleInfo {
     pub aliases: Vec<String>,
     /// Firmware files it may ask for.
     pub firmware: Vec<String>,
+    /// The kernel it was built for: release first, then options.
+    pub vermagic: String,
 }
 
 impl ModuleInfo {
@@ -40,6 +42,7 @@ impl ModuleInfo {
                 }
                 "softdep" => info.soft_depends.extend(before(value)),
                 "alias" => info.aliases.push(value.to_owned()),
+                "vermagic" => info.vermagic = value.to_owned(),
                 "firmware" => info.firmware.push(value.to_owned()),
                 _ => {}
             }
@@ -172,6 +175,19 @@ impl ModuleSet {
                 order.push(next);
             }
         }
+    }
+
+    /// These modules and all they need, each once and after what it needs itself; what is not in the set is left out.
+    pub fn load_order(&self, names: &[&str]) -> Vec<String> {
+        let mut order: Vec<&str> = Vec::new();
+        for name in names.iter().filter(|name| self.modules.contains_key(**name)) {
+            for next in self.before(name).into_iter().chain([*name]) {
+                if !order.contains(&next) {
+                    order.push(next);
+                }
+            }
+        }
+        order.into_iter().map(str::to_owned).collect()
     }
 
     /// `modules.dep`: each module and what it needs, the last of which is loaded first.

@@ -99,8 +99,11 @@ fn write_initrd(path: &Path, image: &[u8], pad_bytes: u64) -> io::Result<()> {
     fs::rename(new, path)
 }
 
-/// SplitMix64 from 0: always the same bytes, and nothing that compression could use.
-fn write_noise(out: &mut dyn Write, size: u64) -> io::Result<()> {
+/// Writes `size` bytes of SplitMix64 from 0: always the same, and nothing that compression could use.
+///
+/// # Errors
+/// What `out` reports.
+pub fn write_noise(out: &mut dyn Write, size: u64) -> io::Result<()> {
     let mut state = 0u64;
     let mut left = size;
     let mut block = [0u8; 64 * 1024];

@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 
 use self::work::Shared;
 use crate::cmdline::Cmdline;
+use crate::handover::keeper::Keeper;
 use crate::init::modules::Drivers;
 use crate::init::{children, last_words, mounts, serial};
 use crate::input;
@@ -43,6 +44,8 @@ pub fn run_as_init() -> ! {
         .with_writer(std::io::stderr)
         .init();
     serial::step("init", &[]);
+    // First of all, while memory is whole; cleaning the pages goes on while drivers load.
+    let keeper = Keeper::start();
     children::reap_forever();
     load_drivers();
     let runtime = match tokio::runtime::Runtime::new() {
@@ -50,7 +53,7 @@ pub fn run_as_init() -> ! {
         Err(error) => last_words::give_up(&format!("cannot start threads: {error}")),
     };
     let (notes, inbox) = mpsc::unbounded_channel();
-    runtime.spawn(App::new(line, notes.clone()).run(inbox));
+    runtime.spawn(App::new(line, keeper, notes.clone()).run(inbox));
     if let Err(error) = show_screen(&notes) {
         tracing::warn!(%error, "no picture");
         post(&notes, None, What::Screen(None));
@@ -127,9 +130,9 @@ struct App {
 }
 
 impl App {
-    fn new(line: Cmdline, notes: mpsc::UnboundedSender<Note>) -> Self {
+    fn new(line: Cmdline, keeper: Keeper, notes: mpsc::UnboundedSender<Note>) -> Self {
         Self {
-            shared: Arc::new(Shared::new(line)),
+            shared: Arc::new(Shared::new(line, keeper)),
             notes,
             screen: None,
             is_text: false,

@@ -129,11 +129,18 @@ pub struct Identity {
 /// The menu of this catalog, with its pictures.
 ///
 /// A picture that is missing or not the signed one is replaced by the plain drawing: it must not keep a class waiting.
-pub async fn menu(http: &Http, catalog: &Catalog, who: Identity, line: &Cmdline) -> Arc<Menu> {
+/// `obstacle` says why a system cannot start on this PC.
+pub async fn menu(
+    http: &Http,
+    catalog: &Catalog,
+    who: Identity,
+    line: &Cmdline,
+    obstacle: impl Fn(&System) -> Option<Problem>,
+) -> Arc<Menu> {
     let room = line.room.as_deref();
     let mut systems = Vec::new();
     for system in catalog.systems.iter().filter(|system| is_for_room(&system.rooms, room)) {
-        systems.push(item(http, system).await);
+        systems.push(MenuItem { obstacle: obstacle(system), ..item(http, system).await });
     }
     let default = visible_default(line.default.as_deref(), catalog, room);
     Arc::new(Menu {
@@ -171,6 +178,7 @@ async fn item(http: &Http, system: &System) -> MenuItem {
         note: system.note.clone(),
         icon,
         size: system.total(),
+        obstacle: None,
     }
 }
 

@@ -5,13 +5,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bt_catalog::{ByteSize, System, SystemId};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::catalog;
-use crate::fetch::Download;
+use crate::fetch::{Download, no_room};
+use crate::handover::payload::Payload;
 use crate::http::Http;
 use crate::journey::Progress;
 use crate::problem::Problem;
@@ -141,7 +143,8 @@ async fn fetch_into(
     partial: &Path,
 ) -> Result<Download, Problem> {
     let began = now();
-    let mut download = Download::start(http, system, partial).await?;
+    let room = || Payload::in_folder(system, partial).map_err(|error| no_room(system, &error));
+    let mut download = Download::start(http, system, room).await?;
     let mut told = began;
     download
         .complete(|progress| {
@@ -152,7 +155,7 @@ async fn fetch_into(
         })
         .await?;
     let fetched = now().duration_since(began);
-    check(system, partial).await?;
+    check(&download).await?;
     for file in &system.files {
         let name = file.role.name();
         let to = options.out.join(name);
@@ -180,9 +183,12 @@ async fn fetch_into(
     Ok(download)
 }
 
-async fn check(system: &System, folder: &Path) -> Result<(), Problem> {
-    let (system, folder) = (system.clone(), folder.to_owned());
-    let verified = tokio::task::spawn_blocking(move || verify(&system, &folder, &mut |_| true));
+async fn check(download: &Download) -> Result<(), Problem> {
+    if download.proven().is_some() {
+        return Ok(());
+    }
+    let (system, payload) = (download.system().clone(), Arc::clone(download.payload()));
+    let verified = tokio::task::spawn_blocking(move || verify(&system, &payload, &mut |_| true));
     match verified.await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(Refused::Problem(problem))) => Err(problem),

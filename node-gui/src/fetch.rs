@@ -1,21 +1,21 @@
 //! Shell: fetches the payload of one system through the swarm, and goes on sharing it.
 //!
 //! The .torrent comes by HTTP and must have the SHA-256 and the infohash of the signed catalog, and name the same files.
-//! What arrives is still unproven: `verify.rs` hashes it.
+//! Where that .torrent states the SHA-256 of every piece, what has arrived is proven ([`Proven`]); `verify.rs` judges.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bt_catalog::{Digest, System, SystemId};
-use bt_swarm::{Files, Metainfo, Node, NodeOptions, SwarmError};
+use bt_swarm::{Metainfo, Node, NodeOptions, SwarmError};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use self::announce::Tracker;
 use self::pace::{GIVE_UP, Pace, Sample};
+use crate::handover::payload::Payload;
 use crate::http::Http;
 use crate::journey::Progress;
 use crate::problem::{Problem, ProblemKind};
@@ -41,27 +41,50 @@ struct State {
 /// A running download, later a running share of it. Ends with [`Download::stop`].
 #[derive(Debug)]
 pub struct Download {
-    id: SystemId,
-    folder: PathBuf,
+    system: System,
+    payload: Arc<Payload>,
+    /// Whether each piece counts only with its SHA-256.
+    is_proving: bool,
     pace: Pace,
     state: watch::Receiver<State>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
+/// A system whose every piece arrived with the SHA-256 that the signed .torrent states. Only a [`Download`] makes one.
+#[derive(Debug)]
+pub struct Proven {
+    system: System,
+    payload: Arc<Payload>,
+}
+
+impl Proven {
+    /// The system and its files.
+    #[must_use]
+    pub fn into_parts(self) -> (System, Arc<Payload>) {
+        (self.system, self.payload)
+    }
+}
+
 impl Download {
-    /// Starts to fetch this system's files into the folder; what is in there is emptied.
+    /// Starts to fetch this system's files into the room that `room` makes for them.
     ///
     /// # Errors
     /// When the .torrent is missing or not the signed one, or there is no room.
-    pub async fn start(http: &Http, system: &System, folder: &Path) -> Result<Self, Problem> {
+    pub async fn start(
+        http: &Http,
+        system: &System,
+        room: impl FnOnce() -> Result<Payload, Problem>,
+    ) -> Result<Self, Problem> {
         let metainfo = torrent(http, system).await?;
-        let files = Files::create(&metainfo, folder).map_err(|error| no_room(system, &error))?;
+        let payload = Arc::new(room()?);
+        let is_proving = metainfo.has_sha256();
+        let storage: Arc<Payload> = Arc::clone(&payload);
         let infohash = metainfo.infohash();
         let server = server_address(http.server());
         // Any free port will do, as is the default: the tracker tells it to the others.
         let options = NodeOptions { server, ..NodeOptions::default() };
-        let node = Node::start(metainfo, Arc::new(files), options).await.map_err(|error| {
+        let node = Node::start(metainfo, storage, options).await.map_err(|error| {
             Problem::internal(format!("cannot start the swarm of {}: {error}", system.id))
         })?;
         let tracker = Tracker::new(http.clone(), infohash, &node);
@@ -69,19 +92,33 @@ impl Download {
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(drive(system.id.clone(), node, tracker, report, stopped));
         let pace = Pace::new(server, now());
-        Ok(Self { id: system.id.clone(), folder: folder.to_owned(), pace, state, stop, task })
+        Ok(Self { system: system.clone(), payload, is_proving, pace, state, stop, task })
     }
 
     /// Which system it is for.
     #[must_use]
     pub fn id(&self) -> &SystemId {
-        &self.id
+        &self.system.id
     }
 
-    /// Where the files are.
+    /// What is fetched, as the catalog described it when this began.
     #[must_use]
-    pub fn folder(&self) -> &Path {
-        &self.folder
+    pub fn system(&self) -> &System {
+        &self.system
+    }
+
+    /// Where it goes.
+    #[must_use]
+    pub fn payload(&self) -> &Arc<Payload> {
+        &self.payload
+    }
+
+    /// The proof that all of it is here; `None` while pieces are missing, or where the .torrent has no SHA-256 of them.
+    #[must_use]
+    pub fn proven(&self) -> Option<Proven> {
+        let is_complete = matches!(self.state.borrow().end, Some(Ok(())));
+        (is_complete && self.is_proving)
+            .then(|| Proven { system: self.system.clone(), payload: Arc::clone(&self.payload) })
     }
 
     /// How many bytes came from whom.
@@ -105,7 +142,9 @@ impl Download {
             match end {
                 Some(Ok(())) => return Ok(()),
                 Some(Err(problem)) => return Err(problem),
-                None if self.pace.is_hopeless(now()) => return Err(stalled(&self.id, progress)),
+                None if self.pace.is_hopeless(now()) => {
+                    return Err(stalled(&self.system.id, progress));
+                }
                 None => {}
             }
             if self.state.changed().await.is_err() {
@@ -232,7 +271,9 @@ fn failed(id: &SystemId, error: &SwarmError) -> Problem {
     }
 }
 
-fn no_room(system: &System, error: &std::io::Error) -> Problem {
+/// The words for a payload that could not be set up.
+#[must_use]
+pub fn no_room(system: &System, error: &std::io::Error) -> Problem {
     Problem::new(
         ProblemKind::NoMemory,
         format!("There is no room for {}", system.name),
@@ -261,7 +302,7 @@ mod tests {
 
     use super::*;
     use crate::verify::tests::sample;
-    use crate::verify::verify;
+    use crate::verify::{accept, verify};
 
     /// A system with a real torrent of its files.
     struct Lab {
@@ -282,6 +323,12 @@ mod tests {
     fn specs(folder: &TempDir) -> [FileSpec; 2] {
         let spec = |name: &str| FileSpec { name: name.into(), path: folder.path().join(name) };
         [spec("initrd"), spec("kernel")]
+    }
+
+    /// Starts a download into this folder.
+    async fn start(http: &Http, system: &System, folder: &TempDir) -> Result<Download, Problem> {
+        let room = || Payload::in_folder(system, folder.path());
+        Download::start(http, system, || room().map_err(|error| no_room(system, &error))).await
     }
 
     /// A server on this machine: the .torrent, and a tracker that knows one seed. It answers for ever.
@@ -345,14 +392,16 @@ mod tests {
         let http = serve(lab.torrent.clone(), seed.port()).await;
         let here = tempfile::tempdir().expect("a temporary folder");
 
-        let started = Download::start(&http, &lab.system, here.path()).await;
+        let started = start(&http, &lab.system, &here).await;
         let mut download = started.expect("the torrent is the signed one");
         let mut last = Progress::default();
         download.complete(|progress| last = progress).await.expect("the seed has everything");
         assert_eq!(last.done, lab.system.total());
         assert_eq!(download.sources().iter().map(|(_, bytes)| bytes).sum::<u64>(), last.done);
+        verify(&lab.system, download.payload(), &mut |_| true).expect("bit for bit");
+        let proven = download.proven().expect("our torrents state SHA-256");
+        assert_eq!(accept(proven).id(), &lab.system.id);
         download.stop().await;
-        verify(&lab.system, here.path(), &mut |_| true).expect("bit for bit");
         seed.stop().await;
     }
 
@@ -368,10 +417,11 @@ mod tests {
         let http = serve(lab.torrent.clone(), seed.port()).await;
         let here = tempfile::tempdir().expect("a temporary folder");
 
-        let started = Download::start(&http, &lab.system, here.path()).await;
+        let started = start(&http, &lab.system, &here).await;
         let mut download = started.expect("the torrent is the signed one");
         let problem = download.complete(|_| {}).await.expect_err("wrong for ever");
         assert_eq!(problem.kind, ProblemKind::HashWrong, "{problem}");
+        assert!(download.proven().is_none());
         download.stop().await;
         seed.stop().await;
     }
@@ -381,7 +431,7 @@ mod tests {
         let lab = lab();
         let http = serve(b"d4:infodee".to_vec(), 1).await;
         let here = tempfile::tempdir().expect("a temporary folder");
-        let problem = Download::start(&http, &lab.system, here.path()).await;
+        let problem = start(&http, &lab.system, &here).await;
         let problem = problem.expect_err("must be refused");
         assert_eq!(problem.kind, ProblemKind::BadSignature);
         assert!(std::fs::read_dir(here.path()).expect("readable").next().is_none());

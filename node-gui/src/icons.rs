@@ -149,7 +149,7 @@ mod tests {
 
     fn item(name: &str, icon: IconRef) -> MenuItem {
         let id = "x".parse().expect("a test id");
-        MenuItem { id, name: name.to_owned(), note: String::new(), icon, size: 0 }
+        MenuItem { id, name: name.to_owned(), note: String::new(), icon, size: 0, obstacle: None }
     }
 
     fn png_of(width: u32, height: u32) -> Vec<u8> {

@@ -156,6 +156,8 @@ pub struct MenuItem {
     pub icon: IconRef,
     /// Bytes to download.
     pub size: u64,
+    /// Why it cannot start on this PC, as far as that is known before anything is fetched.
+    pub obstacle: Option<Problem>,
 }
 
 /// Where a system's picture comes from.
@@ -206,7 +208,7 @@ pub enum Event {
     /// The verification of this system is so far: bytes hashed, bytes in all.
     Hashed(SystemId, u64, u64),
     /// Every file of the system is the one the catalog names.
-    Verified(VerifiedSystem),
+    Verified(Box<VerifiedSystem>),
     /// Download, verification or hand-over of this system failed.
     Failed(SystemId, Problem),
 }
@@ -234,7 +236,7 @@ pub enum Effect {
     /// Hash the payload of this system.
     Verify(SystemId),
     /// Load the kernel and start it.
-    Start(VerifiedSystem),
+    Start(Box<VerifiedSystem>),
     /// Switch off or restart.
     Leave(Leaving),
 }
@@ -362,8 +364,11 @@ impl Journey {
     }
 }
 
-/// Begins the download of a system of this menu.
+/// Begins the download of a system of this menu, or says why that would lead nowhere.
 fn download(menu: Arc<Menu>, system: SystemId) -> (Journey, Option<Effect>) {
+    if let Some(problem) = menu.item(&system).and_then(|item| item.obstacle.clone()) {
+        return (Journey::Stopped { menu: Some(menu), system: Some(system), problem }, None);
+    }
     let total = menu.item(&system).map_or(0, |item| item.size);
     let progress = Progress { total, ..Progress::default() };
     let effect = Effect::Download(system.clone());
@@ -431,13 +436,16 @@ mod tests {
             note: String::new(),
             icon: IconRef::Builtin(String::new()),
             size: 10,
+            obstacle: None,
         };
+        let obstacle = Some(Problem::internal("too big"));
+        let too_big = MenuItem { obstacle, ..item("too-big") };
         Arc::new(Menu {
             lab_name: "Lab".into(),
             room: None,
             node_name: None,
             address: None,
-            systems: vec![item("a"), item("b")],
+            systems: vec![item("a"), item("b"), too_big],
             default: Some(id("b")),
         })
     }
@@ -482,7 +490,7 @@ mod tests {
             Event::Progress(id("a"), Progress { done: 10, total: 10, ..Progress::default() }),
             Event::Downloaded(id("a")),
             Event::Hashed(id("a"), 10, 10),
-            Event::Verified(proof("a")),
+            Event::Verified(Box::new(proof("a"))),
         ];
         check(events, "starting", &["Download(a)", "Verify(a)", "start a"]);
     }
@@ -492,6 +500,14 @@ mod tests {
         check(vec![ready(Some("a"), Some(9))], "downloading", &["Download(a)"]);
         check(vec![ready(Some("zzz"), None)], "problem", &[]);
         check(vec![ready(Some("zzz"), None), Event::Ui(UiEvent::Back)], "menu", &[]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_before_anything_is_fetched() {
+        check(vec![ready(None, None), choose("too-big")], "problem", &[]);
+        check(vec![ready(Some("too-big"), None)], "problem", &[]);
+        let back = vec![ready(None, None), choose("too-big"), Event::Ui(UiEvent::Back)];
+        check(back, "menu", &[]);
     }
 
     #[test]
@@ -515,7 +531,7 @@ mod tests {
             choose("b"),
             Event::Downloaded(id("a")),
             Event::Failed(id("a"), Problem::internal("late")),
-            Event::Verified(proof("a")),
+            Event::Verified(Box::new(proof("a"))),
         ];
         check(events, "downloading", &["Download(a)", "Abandon(a)", "Download(b)"]);
     }
@@ -545,7 +561,7 @@ mod tests {
             ready(None, None),
             choose("a"),
             Event::Downloaded(id("a")),
-            Event::Verified(proof("a")),
+            Event::Verified(Box::new(proof("a"))),
             Event::Ui(UiEvent::PowerOff),
             Event::Failed(id("a"), Problem::internal("kexec")),
         ];
@@ -573,7 +589,7 @@ mod tests {
             11 => Event::Ui(UiEvent::Cancel),
             12 => Event::Ui(UiEvent::Back),
             13 => Event::Ui(UiEvent::Retry),
-            14 => Event::Verified(proof(if name == "zzz" { "a" } else { name })),
+            14 => Event::Verified(Box::new(proof(if name == "zzz" { "a" } else { name }))),
             _ => Event::Connecting(Connecting::Catalog, String::new()),
         })
     }

@@ -85,6 +85,8 @@ pub struct Card {
     pub note: String,
     /// How much there is to download.
     pub size: String,
+    /// Why it cannot start on this PC; empty where it can.
+    pub obstacle: String,
 }
 
 /// The line above the shrinking bar.
@@ -219,8 +221,9 @@ fn choosing(menu: &Arc<Menu>, countdown: Option<&Countdown>) -> Presentation {
 /// The card of this system.
 #[must_use]
 pub fn card(item: &MenuItem) -> Card {
-    let MenuItem { id, name, note, size, .. } = item;
-    Card { id: id.clone(), name: name.clone(), note: note.clone(), size: bytes(*size) }
+    let MenuItem { id, name, note, size, obstacle, .. } = item;
+    let obstacle = obstacle.as_ref().map_or(String::new(), |problem| problem.why.clone());
+    Card { id: id.clone(), name: name.clone(), note: note.clone(), size: bytes(*size), obstacle }
 }
 
 fn downloading(menu: &Arc<Menu>, system: &SystemId, progress: &Progress) -> Presentation {
@@ -302,9 +305,9 @@ fn stopped(menu: Option<&Arc<Menu>>, problem: &Problem) -> Presentation {
     let mut buttons = vec![Button::primary("Try again", UiEvent::Retry)];
     if menu.is_some() {
         let back = Button::new("Back to the list", UiEvent::Back);
-        // Another try meets the same memory; another system may fit.
+        // Another try meets the same PC; another system may fit.
         match problem.kind {
-            ProblemKind::NoMemory => {
+            ProblemKind::NoMemory | ProblemKind::DoesNotFit => {
                 buttons = vec![Button { is_primary: true, ..back }];
             }
             _ => buttons.push(back),
@@ -435,6 +438,7 @@ mod tests {
             note: String::new(),
             icon: IconRef::Builtin("linux".to_owned()),
             size,
+            obstacle: None,
         };
         Arc::new(Menu {
             lab_name: "Lab".to_owned(),

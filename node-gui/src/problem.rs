@@ -17,6 +17,8 @@ pub enum ProblemKind {
     Expired,
     /// The system does not fit into this PC's memory.
     NoMemory,
+    /// The system asks for another kind of PC: processor, firmware, Secure Boot.
+    DoesNotFit,
     /// The download got no data for a long time.
     Stalled,
     /// A downloaded file is not the one that the catalog names.
@@ -38,6 +40,7 @@ impl ProblemKind {
             Self::BadCatalog => "bad-catalog",
             Self::Expired => "expired",
             Self::NoMemory => "no-memory",
+            Self::DoesNotFit => "does-not-fit",
             Self::Stalled => "stalled",
             Self::HashWrong => "hash-wrong",
             Self::KexecRefused => "kexec-refused",

@@ -1,47 +1,61 @@
-//! Shell: hashes a downloaded payload against the signed catalog; alone makes a [`VerifiedSystem`].
+//! Shell: proves a downloaded payload against the signed catalog; alone makes a [`VerifiedSystem`].
 //!
-//! SHA-256 of every file, whole. The SHA-1 of BitTorrent's pieces is never the proof. The files stay open: what was
-//! hashed through a descriptor is what kexec loads through the same one, whatever happens to the names.
+//! The SHA-1 of BitTorrent's pieces is never the proof, SHA-256 is: of every piece, as the .torrent states them whose own
+//! SHA-256 the catalog states. The engine takes them while the pieces arrive, so that nothing is left to do at the end
+//! ([`accept`]). A .torrent without them is of an older server; then every file is hashed as a whole ([`verify`]).
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::Path;
+use std::io;
+use std::sync::Arc;
 
-use bt_catalog::{Digest, Role, System, SystemFile, SystemId};
+use bt_catalog::{Digest, System, SystemFile, SystemId};
+use bt_swarm::Storage;
 use sha2::{Digest as _, Sha256};
 
+use crate::fetch::Proven;
+use crate::handover::payload::Payload;
 use crate::problem::{Problem, ProblemKind};
 
-/// Bytes read at a time: large enough that the system call does not matter, small enough to cancel quickly.
+/// Bytes read at a time: large enough that the call does not matter, small enough to cancel quickly.
 const CHUNK: usize = 1 << 20;
 
 /// A system whose every file is here and is the one that the catalog names.
 ///
-/// Only [`verify`] makes one.
+/// Only [`accept`] and [`verify`] make one.
 #[derive(Debug)]
 pub struct VerifiedSystem {
-    id: SystemId,
-    cmdline: String,
-    files: Vec<(Role, File)>,
+    system: System,
+    payload: Arc<Payload>,
 }
 
 impl VerifiedSystem {
     /// Which system.
     #[must_use]
     pub fn id(&self) -> &SystemId {
-        &self.id
+        &self.system.id
     }
 
     /// Its kernel command line, exactly as signed.
     #[must_use]
     pub fn cmdline(&self) -> &str {
-        &self.cmdline
+        &self.system.cmdline
     }
 
-    /// The open file of this role, if the system has one.
+    /// What the catalog says about it.
     #[must_use]
-    pub fn file(&self, role: Role) -> Option<&File> {
-        self.files.iter().find(|(r, _)| *r == role).map(|(_, file)| file)
+    pub fn system(&self) -> &System {
+        &self.system
+    }
+
+    /// Its files.
+    #[must_use]
+    pub fn payload(&self) -> &Payload {
+        &self.payload
+    }
+
+    /// Its files, for good; `None` while somebody else holds them too.
+    #[must_use]
+    pub fn into_payload(self) -> Option<Payload> {
+        Arc::into_inner(self.payload)
     }
 }
 
@@ -50,11 +64,18 @@ impl VerifiedSystem {
 pub enum Refused {
     /// The caller asked to stop.
     Cancelled,
-    /// A file is missing, unreadable or wrong.
+    /// A file is unreadable or wrong.
     Problem(Problem),
 }
 
-/// Hashes every file of the system in this folder. Blocks for seconds; for a thread of its own.
+/// A system whose every piece was proven while it arrived.
+#[must_use]
+pub fn accept(proven: Proven) -> VerifiedSystem {
+    let (system, payload) = proven.into_parts();
+    VerifiedSystem { system, payload }
+}
+
+/// Hashes every file of the system. Blocks for seconds; for a thread of its own.
 ///
 /// `progress` gets the bytes hashed so far, in all files, and says whether to go on.
 ///
@@ -62,62 +83,51 @@ pub enum Refused {
 /// [`Refused`], with the name of the file.
 pub fn verify(
     system: &System,
-    folder: &Path,
+    payload: &Arc<Payload>,
     progress: &mut dyn FnMut(u64) -> bool,
 ) -> Result<VerifiedSystem, Refused> {
     let mut done = 0;
-    let mut files = Vec::new();
     for expected in &system.files {
-        let path = folder.join(expected.role.name());
-        let unreadable = |error| Refused::Problem(unreadable(system, expected, &error));
-        let file = File::open(&path).map_err(unreadable)?;
-        let (length, digest) = hash(&file, &mut done, progress).map_err(unreadable)??;
-        if length != expected.length || digest != expected.sha256 {
-            return Err(Refused::Problem(wrong_hash(system, expected, length, digest)));
+        let hashed = hash(payload, &mut done, expected.length, progress);
+        let digest =
+            hashed.map_err(|error| Refused::Problem(unreadable(system, expected, &error)))??;
+        if digest != expected.sha256 {
+            return Err(Refused::Problem(wrong_hash(system, expected, digest)));
         }
-        files.push((expected.role, file));
     }
-    Ok(VerifiedSystem { id: system.id.clone(), cmdline: system.cmdline.clone(), files })
+    Ok(VerifiedSystem { system: system.clone(), payload: Arc::clone(payload) })
 }
 
-/// Length and SHA-256 of a file; the inner error is the caller's wish to stop.
+/// SHA-256 of the next bytes of the payload; the inner error is the caller's wish to stop.
 fn hash(
-    mut file: &File,
+    payload: &Payload,
     done: &mut u64,
+    length: u64,
     progress: &mut dyn FnMut(u64) -> bool,
-) -> io::Result<Result<(u64, Digest), Refused>> {
+) -> io::Result<Result<Digest, Refused>> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; CHUNK];
-    let mut length = 0;
-    loop {
-        let read = match file.read(&mut buffer) {
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        if read == 0 {
-            return Ok(Ok((length, Digest(hasher.finalize().into()))));
-        }
-        hasher.update(&buffer[..read]);
-        length += read as u64;
-        *done += read as u64;
+    let end = *done + length;
+    while *done < end {
+        let step = usize::try_from(end - *done).unwrap_or(CHUNK).min(CHUNK);
+        payload.read_at(*done, &mut buffer[..step])?;
+        hasher.update(&buffer[..step]);
+        *done += step as u64;
         if !progress(*done) {
             return Ok(Err(Refused::Cancelled));
         }
     }
+    Ok(Ok(Digest(hasher.finalize().into())))
 }
 
-fn wrong_hash(system: &System, expected: &SystemFile, length: u64, digest: Digest) -> Problem {
+fn wrong_hash(system: &System, expected: &SystemFile, digest: Digest) -> Problem {
     let name = expected.role.name();
     Problem::new(
         ProblemKind::HashWrong,
         format!("{} did not arrive unharmed", system.name),
         format!("Its file “{name}” is not the one that your lab signed, so it was not started."),
         "Try again. If it stays, tell your supervisor: the file was changed after signing.",
-        format!(
-            "{}/{name}: {length} bytes, sha256 {digest}; the catalog says {} bytes, sha256 {}",
-            system.id, expected.length, expected.sha256
-        ),
+        format!("{}/{name}: sha256 {digest}; the catalog says {}", system.id, expected.sha256),
     )
 }
 
@@ -128,8 +138,9 @@ fn unreadable(system: &System, expected: &SystemFile, error: &io::Error) -> Prob
 #[cfg(test)]
 pub(crate) mod tests {
     use std::fs;
+    use std::path::Path;
 
-    use bt_catalog::{ByteSize, Family, Icon, Infohash};
+    use bt_catalog::{ByteSize, Family, Icon, Infohash, Role};
     use tempfile::TempDir;
 
     use super::*;
@@ -152,6 +163,11 @@ pub(crate) mod tests {
             cmdline: "quiet".into(),
             min_ram: ByteSize(0),
             family: Family::Plain,
+            way: None,
+            kernel_memory: ByteSize(0),
+            kernel_signed: false,
+            cpu: Vec::new(),
+            firmware: None,
             magnet: String::new(),
             infohash: Infohash([0; 20]),
             torrent_sha256: Digest([0; 32]),
@@ -163,11 +179,25 @@ pub(crate) mod tests {
     /// A real proof for tests of what follows verification.
     pub(crate) fn proof(id: &str) -> VerifiedSystem {
         let (system, folder) = sample(id);
-        verify(&system, folder.path(), &mut |_| true).expect("the sample is as its digests say")
+        let payload = arrived(&system, folder.path());
+        verify(&system, &payload, &mut |_| true).expect("the sample is as its digests say")
+    }
+
+    /// The payload as if it had just been downloaded from this folder.
+    fn arrived(system: &System, from: &Path) -> Arc<Payload> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let payload = Payload::in_folder(system, folder.path()).expect("room");
+        let mut at = 0;
+        for file in &system.files {
+            let bytes = fs::read(from.join(file.role.name())).expect("the sample has it");
+            payload.write_at(at, &bytes[..file.length as usize]).expect("inside");
+            at += file.length;
+        }
+        Arc::new(payload)
     }
 
     fn refusal(system: &System, folder: &Path) -> Problem {
-        match verify(system, folder, &mut |_| true) {
+        match verify(system, &arrived(system, folder), &mut |_| true) {
             Err(Refused::Problem(problem)) => problem,
             other => panic!("must be refused: {other:?}"),
         }
@@ -181,9 +211,10 @@ pub(crate) mod tests {
             seen.push(done);
             true
         };
-        let verified = verify(&system, folder.path(), &mut progress).expect("as signed");
+        let verified =
+            verify(&system, &arrived(&system, folder.path()), &mut progress).expect("as signed");
         assert_eq!(verified.id().as_str(), "a");
-        assert!(verified.file(Role::Kernel).is_some() && verified.file(Role::Image).is_none());
+        assert_eq!(verified.cmdline(), "quiet");
         assert_eq!(seen.last(), Some(&system.total()));
     }
 
@@ -197,18 +228,9 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_longer_or_missing_file_is_refused() {
-        let (system, folder) = sample("a");
-        fs::write(folder.path().join("kernel"), vec![7; CHUNK + 2]).expect("a file");
-        assert_eq!(refusal(&system, folder.path()).kind, ProblemKind::HashWrong);
-        fs::remove_file(folder.path().join("kernel")).expect("was there");
-        assert_eq!(refusal(&system, folder.path()).kind, ProblemKind::Internal);
-    }
-
-    #[test]
     fn the_caller_can_stop_it() {
         let (system, folder) = sample("a");
-        let stopped = verify(&system, folder.path(), &mut |_| false);
+        let stopped = verify(&system, &arrived(&system, folder.path()), &mut |_| false);
         assert!(matches!(stopped, Err(Refused::Cancelled)));
     }
 }

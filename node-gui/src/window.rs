@@ -462,9 +462,15 @@ impl Inner {
         }
         let view = self.app.global::<View>();
         let card = |item: &MenuItem| {
-            let present::Card { name, note, size, .. } = present::card(item);
+            let present::Card { name, note, size, obstacle, .. } = present::card(item);
             let tile = self.tile(item, ICON);
-            Card { name: name.into(), note: note.into(), size: size.into(), tile }
+            Card {
+                name: name.into(),
+                note: note.into(),
+                size: size.into(),
+                obstacle: obstacle.into(),
+                tile,
+            }
         };
         view.set_columns(self.columns(menu.systems.len()) as i32);
         view.set_cards(model(menu.systems.iter().map(card)));

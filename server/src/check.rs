@@ -279,7 +279,7 @@ mod tests {
         let config = Config::parse("interface = \"eth0\"\n[[room]]\nname = \"A1\"\n");
         let entry = "name = \"A\"\nkernel = \"images/a/vmlinuz\"\nrooms = [\"A1\", \"ZZ\"]\n";
         let entry = bt_catalog::Entry::parse("a".parse().expect("an id"), entry).expect("valid");
-        let system = OfferedSystem { entry, files: Vec::new(), icon: None };
+        let system = OfferedSystem { entry, files: Vec::new(), icon: None, kernel: None };
         let found = unknown_rooms(&Offer { config: config.expect("valid"), systems: vec![system] });
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].to_string().starts_with("catalog/a.toml: `rooms` has ZZ"), "{found:?}");

@@ -4,10 +4,12 @@ use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use bt_catalog::SystemId;
 use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,7 +23,7 @@ use crate::instance::{Instance, RoleSet};
 use crate::lab::Lab;
 use crate::notify::Manager;
 use crate::torrents::Progress;
-use crate::{check, control, doctor, prepare, report, rights, run, words};
+use crate::{add, check, control, doctor, prepare, report, rights, run, words};
 
 /// `status` when no server runs, as init scripts expect it (LSB: program is not running).
 const NOT_RUNNING: u8 = 3;
@@ -46,6 +48,8 @@ pub struct Cli {
 enum Command {
     /// Make a lab folder: settings, keys, and a place for systems
     Init(InitArgs),
+    /// Add a live ISO, a squashfs, or a folder as a system for the PCs; or replace its files
+    Add(AddArgs),
     /// Start the server; returns when it is ready
     Start(StartArgs),
     /// Stop the server; returns when it has ended
@@ -98,6 +102,22 @@ struct InitArgs {
 }
 
 #[derive(Debug, Args)]
+struct AddArgs {
+    /// The ISO or squashfs file, or a folder: an unpacked medium, kernel and initrd, or a root file system
+    #[arg(value_name = "ISO|FOLDER|FILE")]
+    source: PathBuf,
+    /// The system's id (default: from the file's name)
+    #[arg(long, value_name = "ID", value_parser = SystemId::from_str)]
+    id: Option<SystemId>,
+    /// What students read (default: what the system calls itself)
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Where the modules of its kernel are, if they are not found: its package (.deb), or a folder
+    #[arg(long, value_name = "PATH")]
+    modules: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct StartArgs {
     /// Stay in the foreground and log to the terminal
     #[arg(long)]
@@ -119,6 +139,7 @@ impl Cli {
         let open = || Lab::open(&self.lab);
         match self.command {
             Command::Init(args) => initialise(&self.lab, args),
+            Command::Add(args) => add_system(&open()?, args),
             Command::Start(args) => {
                 let instance = Instance::new(&open()?, args.roles);
                 match args {
@@ -145,6 +166,14 @@ fn initialise(lab: &Path, args: InitArgs) -> Result<ExitCode> {
         node: args.node,
     };
     for line in init::init(&options)? {
+        say(line)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn add_system(lab: &Lab, args: AddArgs) -> Result<ExitCode> {
+    let AddArgs { source, id, name, modules } = args;
+    for line in add::add(lab, &add::Options { source, id, name, modules })? {
         say(line)?;
     }
     Ok(ExitCode::SUCCESS)

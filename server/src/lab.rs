@@ -17,7 +17,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bt_catalog::{Entry, EntryIcon, MAX_SYSTEMS, Role, SystemId};
+use bt_catalog::{
+    Entry, EntryIcon, KERNEL_HEADER_BYTES, KernelHeader, MAX_SYSTEMS, Role, SystemId,
+};
 
 use crate::config::{Config, ConfigError, NamedSystem, Place};
 
@@ -232,7 +234,11 @@ impl Lab {
                 }
             },
         };
-        if findings.is_empty() { Ok(OfferedSystem { entry, files, icon }) } else { Err(findings) }
+        if !findings.is_empty() {
+            return Err(findings);
+        }
+        let kernel = kernel_header(&self.root.join(&entry.kernel)).ok();
+        Ok(OfferedSystem { entry, files, icon, kernel })
     }
 
     fn read_text(&self, path: &Path) -> Result<String, Finding> {
@@ -302,6 +308,8 @@ pub struct OfferedSystem {
     pub files: Vec<SourceFile>,
     /// Its icon, where that is a file.
     pub icon: Option<IconFile>,
+    /// What its kernel says about itself; `None` where that is no Linux kernel.
+    pub kernel: Option<KernelHeader>,
 }
 
 /// One file of a system as it was when the lab was read.
@@ -404,6 +412,16 @@ fn stamp_of_file(path: &Path) -> Result<Stamp, String> {
         return Err("is empty; copy the file again".to_owned());
     }
     Ok(Stamp::of_metadata(&metadata))
+}
+
+/// What a kernel file says about itself.
+///
+/// # Errors
+/// A file that cannot be read, or is no kernel.
+pub fn kernel_header(path: &Path) -> io::Result<KernelHeader> {
+    let mut start = Vec::new();
+    File::open(path)?.take(KERNEL_HEADER_BYTES as u64).read_to_end(&mut start)?;
+    KernelHeader::parse(&start).map_err(io::Error::other)
 }
 
 fn read_icon(path: &Path) -> Result<IconFile, String> {

@@ -11,6 +11,7 @@
 //! ```
 //! Nothing on the network can change the lab: only its files and the control socket can.
 
+pub mod add;
 pub mod arch;
 pub mod bind;
 pub mod check;

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bt_catalog::{Catalog, CatalogError, EntryIcon, Icon, System, SystemFile, SystemId};
+use bt_catalog::{ByteSize, Catalog, CatalogError, EntryIcon, Icon, System, SystemFile, SystemId};
 use bt_swarm::{Infohash, magnet};
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -413,7 +413,7 @@ fn is_overwritten(old: &[SourceFile], new: &[SourceFile]) -> bool {
 }
 
 fn system_of(ready: &Ready, announce: &str) -> System {
-    let Ready { offered: OfferedSystem { entry, icon, .. }, torrent } = ready;
+    let Ready { offered: OfferedSystem { entry, icon, kernel, .. }, torrent } = ready;
     let files = torrent.files.iter().map(|(role, length, sha256)| SystemFile {
         role: *role,
         length: *length,
@@ -432,6 +432,11 @@ fn system_of(ready: &Ready, announce: &str) -> System {
         cmdline: entry.cmdline.clone(),
         min_ram: entry.min_ram,
         family: entry.family,
+        way: entry.way,
+        kernel_memory: ByteSize(kernel.as_ref().map_or(0, |kernel| u64::from(kernel.init_size))),
+        kernel_signed: kernel.as_ref().is_some_and(|kernel| kernel.signed),
+        cpu: entry.cpu.clone(),
+        firmware: entry.firmware,
         magnet: magnet(torrent.infohash, entry.id.as_str(), announce, torrent.total),
         infohash: bt_catalog::Infohash(torrent.infohash.0),
         torrent_sha256: torrent.sha256,

@@ -121,7 +121,8 @@ impl Torrents {
         if sha256(&bytes).to_string() != known.torrent_sha256 {
             return None;
         }
-        let metainfo = Metainfo::parse(&bytes).ok()?;
+        // Nodes check piece by piece what they fetch; a torrent from before that is made anew.
+        let metainfo = Metainfo::parse(&bytes).ok().filter(Metainfo::has_sha256)?;
         let digests = files
             .iter()
             .zip(&known.files)
@@ -261,6 +262,10 @@ pub fn sha256(bytes: &[u8]) -> Digest {
 fn with_announce(metainfo: &Metainfo, announce: &str) -> Vec<u8> {
     let mut bytes = format!("d8:announce{}:{announce}4:info", announce.len()).into_bytes();
     bytes.extend_from_slice(metainfo.info_bytes());
+    let hashes: Vec<u8> =
+        (0..metainfo.pieces()).filter_map(|n| metainfo.sha256_of(n)).flatten().collect();
+    bytes.extend_from_slice(format!("13:sha256 pieces{}:", hashes.len()).as_bytes());
+    bytes.extend_from_slice(&hashes);
     bytes.push(b'e');
     bytes
 }

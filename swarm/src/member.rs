@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, io, sync::Arc, time::Instant};
 
 use librqbit_sha1_wrapper::{ISha1, Sha1};
 use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, warn};
@@ -188,10 +189,20 @@ impl Member {
     }
 
     /// The hash of a piece as it stands in the storage, and of its blocks if wanted or wrong.
+    ///
+    /// Where the torrent states SHA-256 too, it is taken in the same pass and counts as well.
     fn hash(&self, piece: u32, wants_blocks: bool) -> io::Result<Checked> {
         let mut sha1 = Sha1::new();
-        self.read_piece(piece, |bytes| sha1.update(bytes))?;
-        let is_right = sha1.finish() == self.meta.hash_of(piece);
+        let wanted = self.meta.sha256_of(piece);
+        let mut sha256 = wanted.map(|_| Sha256::new());
+        self.read_piece(piece, |bytes| {
+            sha1.update(bytes);
+            if let Some(sha256) = &mut sha256 {
+                sha256.update(bytes);
+            }
+        })?;
+        let is_proven = sha256.map(|sha256| sha256.finalize().into()) == wanted;
+        let is_right = sha1.finish() == self.meta.hash_of(piece) && is_proven;
         let mut blocks = Vec::new();
         if wants_blocks || !is_right {
             self.read_piece(piece, |bytes| {

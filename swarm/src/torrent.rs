@@ -9,6 +9,9 @@ mod metainfo;
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
+/// Key of a `.torrent` beside `info`: the SHA-256 of every piece, one after the other.
+const SHA256_PIECES: &str = "sha256 pieces";
+
 pub use create::{CreateError, Created, FileDigest, create};
 pub use metainfo::{Metainfo, MetainfoError};
 

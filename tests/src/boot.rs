@@ -62,7 +62,7 @@ impl FirmwareKind {
     }
 
     /// What its lab says below `[node]`.
-    fn node_settings(self) -> String {
+    pub fn node_settings(self) -> String {
         match self {
             Self::Bios | Self::Uefi | Self::UefiHttp => usual_words(),
             // The kernel's notices tell whether Secure Boot really was on.

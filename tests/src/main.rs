@@ -13,7 +13,9 @@ mod demo;
 mod dhcp_load;
 mod dnsmasq;
 mod fuzz;
+mod handover;
 mod http;
+mod image;
 mod net;
 mod process;
 mod proxy;
@@ -63,6 +65,8 @@ enum Action {
     Build(build::Options),
     Test(test::Options),
     Boot(boot::Options),
+    Image(image::Options),
+    Handover(handover::Options),
     Fuzz(fuzz::Options),
     Swarm(swarm_bench::Options),
     Simulate(simulate::Options),
@@ -77,6 +81,8 @@ fn main() -> ExitCode {
         Action::Build(options) => build::run(options),
         Action::Test(options) => test::run(options),
         Action::Boot(options) => boot::run(options),
+        Action::Image(options) => image::run_command(options),
+        Action::Handover(options) => handover::run(options),
         Action::Fuzz(options) => fuzz::run(options),
         Action::Swarm(options) => swarm_bench::run(options),
         Action::Simulate(options) => simulate::run(options),

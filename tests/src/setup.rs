@@ -72,7 +72,16 @@ const TESTING: &[Package] = &[
         "nftables",
         "a firewall that the doctor must find, and one that keeps a node from the server",
     ),
+    package("squashfs-tools", "root file systems that bt-server add looks into"),
     package("tftp-hpa", "the usual TFTP client"),
+    package("xorriso", "live media to add"),
+];
+/// What only the making of test systems needs.
+const IMAGES: &[Package] = &[
+    package("libxenmisc4.17", "a library of kexec-tools, which is measured beside"),
+    package("mmdebstrap", "small Debian systems to boot"),
+    package("squashfs-tools", "their root file systems"),
+    package("xorriso", "their media"),
 ];
 
 /// What the packages are for, beside the basics.
@@ -92,6 +101,8 @@ pub enum Extra {
     Fuzzing,
     /// The tests.
     Testing,
+    /// Test systems of Debian packages.
+    Images,
 }
 
 /// Sees to it that all Debian packages are there: shows what is missing, asks (not with `yes`),
@@ -105,6 +116,7 @@ pub fn ensure_packages(extra: Extra, yes: bool) -> Result<()> {
         Extra::Room => ROOM,
         Extra::Fuzzing => FUZZING,
         Extra::Testing => TESTING,
+        Extra::Images => IMAGES,
     };
     let missing: Vec<&Package> =
         PACKAGES.iter().chain(extra).filter(|package| !has_package(package.name)).collect();
@@ -199,19 +211,23 @@ pub fn ensure_kernel() -> Result<PathBuf> {
 
 /// A folder with ISC's DHCP server Kea in it.
 pub fn ensure_kea() -> Result<PathBuf> {
-    ensure_unpacked("kea-dhcp4-server", "usr/sbin/kea-dhcp4")
+    ensure_unpacked("kea", "kea-dhcp4-server", "usr/sbin/kea-dhcp4")
+}
+
+/// A folder with kexec-tools in it: installed, it would take part in this machine's own restarts.
+pub fn ensure_kexec_tools() -> Result<PathBuf> {
+    ensure_unpacked("kexec-tools", "kexec-tools", "sbin/kexec")
 }
 
 /// The program transmission-daemon.
 pub fn ensure_transmission() -> Result<PathBuf> {
     let program = "usr/bin/transmission-daemon";
-    Ok(ensure_unpacked("transmission-daemon", program)?.join(program))
+    Ok(ensure_unpacked("transmission-daemon", "transmission-daemon", program)?.join(program))
 }
 
-/// A folder with the files of a Debian package, `program` among them: only unpacked, so that no
-/// service of it ever starts.
-fn ensure_unpacked(package: &str, program: &str) -> Result<PathBuf> {
-    let cache = cache_folder()?.join(package);
+/// A folder in the cache with `package` in it, which has the file `program`: only unpacked, so that no service starts.
+fn ensure_unpacked(name: &str, package: &str, program: &str) -> Result<PathBuf> {
+    let cache = cache_folder()?.join(name);
     let ready = cache.join("root");
     if ready.join(program).is_file() {
         return Ok(ready);
@@ -280,7 +296,7 @@ fn kernel_versions(root: &Path) -> Vec<String> {
 }
 
 /// `${XDG_CACHE_HOME:-~/.cache}/boottorrent`.
-fn cache_folder() -> Result<PathBuf> {
+pub fn cache_folder() -> Result<PathBuf> {
     let base = match std::env::var_os("XDG_CACHE_HOME") {
         Some(folder) if !folder.is_empty() => PathBuf::from(folder),
         _ => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cache"),

@@ -171,3 +171,17 @@ fn private_folders_are_recognised() {
     assert!(!names_a_private_folder("https://example.org/home/page"));
     assert!(!names_a_private_folder("/home/*/lab"));
 }
+
+/// The fuzz targets are no members of the workspace, so nothing else notices when it goes stale.
+#[test]
+fn the_fuzz_targets_lock_file_is_up_to_date() {
+    let manifest = workspace().join("server/fuzz/Cargo.toml");
+    let mut metadata = Command::new(env!("CARGO"));
+    metadata.args(["metadata", "--locked", "--format-version", "1", "--manifest-path"]);
+    let output = metadata.arg(manifest).output().expect("cargo runs");
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "`cargo update --workspace` in server/fuzz mends it:\n{words}"
+    );
+}

@@ -1,6 +1,5 @@
 //! Shell: the pieces of work that the journey asks for, one function each.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,8 +12,11 @@ use super::Say;
 use crate::catalog::{self, Identity};
 use crate::cmdline::{Cmdline, Mac};
 use crate::console::{self, Graphics};
-use crate::fetch::Download;
-use crate::handover::{kexec, memory};
+use crate::fetch::{Download, no_room};
+use crate::handover::fit::{self, Plan};
+use crate::handover::keeper::Keeper;
+use crate::handover::payload::Payload;
+use crate::handover::{kexec, machine};
 use crate::http::Http;
 use crate::init::mounts::PAYLOAD;
 use crate::init::network::{Network, Patience};
@@ -39,6 +41,7 @@ pub(super) struct Shared {
     /// The lab, once its catalog was verified.
     pub(super) lab: parking_lot::Mutex<Option<Lab>>,
     network: parking_lot::Mutex<Option<Network>>,
+    keeper: Keeper,
     /// The payload in memory. Whoever works on it holds the lock, so that the next one waits for its end.
     payload: tokio::sync::Mutex<Option<Download>>,
     graphics: parking_lot::Mutex<Option<Graphics>>,
@@ -54,9 +57,10 @@ pub(super) struct Lab {
 }
 
 impl Shared {
-    pub(super) fn new(line: Cmdline) -> Self {
+    pub(super) fn new(line: Cmdline, keeper: Keeper) -> Self {
         Self {
             line,
+            keeper,
             lab: parking_lot::Mutex::default(),
             network: parking_lot::Mutex::default(),
             payload: tokio::sync::Mutex::default(),
@@ -80,6 +84,11 @@ impl Shared {
     /// Leaves the swarm and frees the memory of the payload.
     pub(super) async fn drop_payload(&self) {
         drop_payload(&mut *self.payload.lock().await).await;
+    }
+
+    /// Whether the network is up; not while it is just being brought up.
+    fn has_network(&self) -> bool {
+        self.network.try_lock().is_some_and(|network| network.is_some())
     }
 
     fn http_and_system(&self, id: &SystemId) -> Result<(Http, System), Problem> {
@@ -113,11 +122,7 @@ impl Shared {
 
 async fn drop_payload(slot: &mut Option<Download>) {
     let Some(download) = slot.take() else { return };
-    let folder = download.folder().to_owned();
     download.stop().await;
-    if let Err(error) = fs::remove_dir_all(&folder) {
-        tracing::warn!(%error, folder = %folder.display(), "the payload stays in memory");
-    }
 }
 
 /// Network, server, catalog, menu. What may cure itself is tried again without being asked: a room is often
@@ -145,7 +150,11 @@ async fn try_connect(shared: &Arc<Shared>, say: &Say) -> Result<Ready, Problem> 
     let catalog = Arc::new(catalog::fetch(&http, &trust()?).await?);
     serial::step("catalog", &[("version", &catalog.version.to_string())]);
     let name = who.name.clone();
-    let menu = catalog::menu(&http, &catalog, who, &shared.line).await;
+    let this = Arc::clone(shared);
+    let machine = spawn_blocking(move || machine::look(this.keeper.runs())).await;
+    let machine = machine.map_err(|error| Problem::internal(format!("memory: {error}")))?;
+    let obstacle = |system: &System| fit::plan(system, &machine).err();
+    let menu = catalog::menu(&http, &catalog, who, &shared.line, obstacle).await;
     let reporter = Arc::new(Reporter::start(http.clone()));
     let timeout =
         Some(shared.line.timeout.unwrap_or(catalog.timeout_secs)).filter(|secs| *secs > 0);
@@ -197,8 +206,12 @@ pub(super) async fn download(shared: Arc<Shared>, say: Say, id: SystemId) {
     }
 }
 
-async fn try_download(shared: &Shared, say: &Say, id: &SystemId) -> Result<(), Problem> {
+async fn try_download(shared: &Arc<Shared>, say: &Say, id: &SystemId) -> Result<(), Problem> {
     let (http, system) = shared.http_and_system(id)?;
+    if !shared.has_network() {
+        // Taken down for a kernel that was refused, and it did not come back.
+        network_up(shared, say).await?;
+    }
     let mut slot = shared.payload.lock().await;
     if slot.as_ref().is_some_and(|download| download.id() != id) {
         drop_payload(&mut slot).await;
@@ -213,14 +226,12 @@ async fn try_download(shared: &Shared, say: &Say, id: &SystemId) -> Result<(), P
 
 /// Starts a fresh download. A .torrent that does not match was most likely published after our catalog.
 async fn begin(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     id: &SystemId,
     http: &Http,
     system: System,
 ) -> Result<Download, Problem> {
-    let folder = Path::new(PAYLOAD).join(id.as_str());
-    memory::check(&system, memory_now()?)?;
-    let problem = match Download::start(http, &system, &folder).await {
+    let problem = match begin_one(shared, http, &system).await {
         Err(problem) if problem.kind == ProblemKind::BadSignature => problem,
         started => return started,
     };
@@ -228,13 +239,33 @@ async fn begin(
         return Err(problem);
     }
     let (_, system) = shared.http_and_system(id)?;
-    memory::check(&system, memory_now()?)?;
-    Download::start(http, &system, &folder).await
+    begin_one(shared, http, &system).await
 }
 
-fn memory_now() -> Result<memory::Memory, Problem> {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    memory::Memory::parse(&text).ok_or_else(|| Problem::internal("/proc/meminfo is not readable"))
+/// Finds the way this system starts here, and begins to fetch it to where that way needs it.
+async fn begin_one(
+    shared: &Arc<Shared>,
+    http: &Http,
+    system: &System,
+) -> Result<Download, Problem> {
+    let this = Arc::clone(shared);
+    let machine = spawn_blocking(move || machine::look(this.keeper.runs())).await;
+    let machine = machine.map_err(|error| Problem::internal(format!("memory: {error}")))?;
+    let plan = fit::plan(system, &machine)?;
+    serial::step("fit", &[("system", system.id.as_str()), ("way", plan.word())]);
+    Download::start(http, system, || room(shared, system, plan)).await
+}
+
+/// Makes room for the files where the plan wants them; what is not needed goes back to the kernel.
+fn room(shared: &Shared, system: &System, plan: Plan) -> Result<Payload, Problem> {
+    let payload = match plan {
+        Plan::Files => {
+            shared.keeper.release();
+            Payload::as_kexec_files(system, &Path::new(PAYLOAD).join(system.id.as_str()))
+        }
+        plan => Payload::in_memory(system, shared.keeper.take(), plan),
+    };
+    payload.map_err(|error| no_room(system, &error))
 }
 
 /// Stops blocking work when the task that waits for it is aborted.
@@ -247,11 +278,11 @@ impl Drop for StopOnDrop {
     }
 }
 
-/// Hashes the payload; the swarm goes on sharing it meanwhile.
+/// Proves the payload; the swarm goes on sharing it meanwhile.
 pub(super) async fn verify(shared: Arc<Shared>, say: Say, id: SystemId) {
     let stop = StopOnDrop::default();
     match try_verify(&shared, &say, &id, Arc::clone(&stop.0)).await {
-        Ok(proof) => say.event(Event::Verified(proof)),
+        Ok(proof) => say.event(Event::Verified(Box::new(proof))),
         Err(Refused::Cancelled) => {}
         Err(Refused::Problem(problem)) => {
             // Wrong bytes are neither kept nor shared; trying again fetches all of them.
@@ -267,13 +298,21 @@ async fn try_verify(
     id: &SystemId,
     stop: Arc<AtomicBool>,
 ) -> Result<VerifiedSystem, Refused> {
-    let (_, system) = shared.http_and_system(id).map_err(Refused::Problem)?;
+    let (system, payload) = {
+        let slot = shared.payload.lock().await;
+        let download = slot.as_ref().filter(|download| download.id() == id);
+        let lost = || Refused::Problem(Problem::internal(format!("{id}: its files are gone")));
+        let download = download.ok_or_else(lost)?;
+        if let Some(proven) = download.proven() {
+            return Ok(verify::accept(proven));
+        }
+        (download.system().clone(), Arc::clone(download.payload()))
+    };
     let say = say.clone();
     let verified = spawn_blocking(move || {
-        let folder = Path::new(PAYLOAD).join(system.id.as_str());
         let total = system.total();
         let mut told = now();
-        verify::verify(&system, &folder, &mut |done| {
+        verify::verify(&system, &payload, &mut |done| {
             if now().duration_since(told) >= TELL || done == total {
                 told = now();
                 say.event(Event::Hashed(system.id.clone(), done, total));
@@ -286,22 +325,28 @@ async fn try_verify(
 }
 
 /// Loads the kernel, lets go of everything and starts it. Comes back only with a problem.
-pub(super) async fn hand_over(shared: Arc<Shared>, say: Say, proof: VerifiedSystem) {
+pub(super) async fn hand_over(shared: Arc<Shared>, say: Say, proof: Box<VerifiedSystem>) {
     let id = proof.id().clone();
-    // The engine holds the files open for writing, and the kernel refuses to load such files.
+    // Nobody may write into what is being started; the server learns that we leave.
     shared.drop_payload().await;
     shared.last_report().await;
-    let loaded = spawn_blocking(move || kexec::load(&proof)).await;
+    let loaded = spawn_blocking(move || kexec::load(*proof)).await;
     let problem = match loaded {
-        Ok(Ok(loaded)) => execute(&shared, &say, loaded).await,
+        Ok(Ok(loaded)) => execute(&shared, loaded).await,
         Ok(Err(problem)) => problem,
         Err(error) => Problem::internal(format!("loading: {error}")),
     };
+    // First the person is told: the network may take more than a minute.
     say.event(Event::Failed(id, problem));
+    if !shared.has_network()
+        && let Err(second) = network_up(&shared, &say).await
+    {
+        tracing::warn!(error = %second, "no network after a refused kernel");
+    }
 }
 
-/// The last second of this kernel. If there is a next one after all, the network comes back.
-async fn execute(shared: &Arc<Shared>, say: &Say, loaded: kexec::Loaded) -> Problem {
+/// The last second of this kernel, and of its network. Comes back only with a problem.
+async fn execute(shared: &Arc<Shared>, loaded: kexec::Loaded) -> Problem {
     let this = Arc::clone(shared);
     let executed = spawn_blocking(move || {
         if let Some(network) = this.network.lock().take() {
@@ -312,11 +357,7 @@ async fn execute(shared: &Arc<Shared>, say: &Say, loaded: kexec::Loaded) -> Prob
         // The console stays in graphics mode: that ends with this kernel, and until the next one draws the picture stands.
         loaded.execute()
     });
-    let problem = executed.await.unwrap_or_else(|error| Problem::internal(error.to_string()));
-    if let Err(second) = network_up(shared, say).await {
-        tracing::warn!(error = %second, "no network after a refused kernel");
-    }
-    problem
+    executed.await.unwrap_or_else(|error| Problem::internal(error.to_string()))
 }
 
 /// Switches off or restarts.

@@ -1,42 +1,58 @@
-//! Shell: `kexec_file_load(2)` and `reboot(2)`: the two halves of kexec.
+//! Shell: the two halves of kexec: load, by our own loader or by the kernel's, and `reboot(2)`.
+//!
+//! The kernel's own (`kexec_file_load(2)`) copies and hashes everything, but it is the one that Secure Boot allows.
 
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-use bt_catalog::{Role, SystemId};
+use bt_catalog::{Medium, Role, SystemId, command_line};
 use nix::errno::Errno;
 
+use super::in_place;
 use crate::problem::{Problem, ProblemKind};
 use crate::verify::VerifiedSystem;
 
 /// `KEXEC_FILE_NO_INITRAMFS` of `linux/kexec.h`.
 const NO_INITRAMFS: libc::c_ulong = 0x4;
 
+/// `KEXEC_FILE_UNLOAD` of `linux/kexec.h`.
+const FILE_UNLOAD: libc::c_ulong = 0x1;
+
 /// A kernel that is loaded and waits for [`Loaded::execute`].
 #[derive(Debug)]
 pub struct Loaded {
     id: SystemId,
+    /// Initrd and medium stay where they are until the very end.
+    held: Option<VerifiedSystem>,
 }
 
-/// Loads kernel and initrd of a verified system, by the descriptors through which they were hashed.
-///
-/// Nobody may hold the files open for writing any more: the kernel refuses them then (`ETXTBSY`). Blocks for seconds.
+/// Loads a verified system. Nobody else may hold its payload any more. Blocks for seconds.
 ///
 /// # Errors
 /// The kernel's refusal in words.
-pub fn load(system: &VerifiedSystem) -> Result<Loaded, Problem> {
-    if system.file(Role::Image).is_some() {
-        return Err(needs_image(system.id()));
+pub fn load(system: VerifiedSystem) -> Result<Loaded, Problem> {
+    let id = system.id().clone();
+    if let Some(memory) = system.payload().memory() {
+        in_place::load(&system, memory)?;
+        return Ok(Loaded { id, held: Some(system) });
     }
-    let kernel = system.file(Role::Kernel);
-    let kernel = kernel.ok_or_else(|| Problem::internal("a verified system without a kernel"))?;
-    let cmdline = CString::new(system.cmdline())
-        .map_err(|_| Problem::internal("a command line with a NUL byte"))?;
-    file_load(kernel, system.file(Role::Initrd), &cmdline)
-        .map_err(|error| refused(system.id(), &error))?;
-    Ok(Loaded { id: system.id().clone() })
+    let medium = match system.system().file(Role::Image) {
+        Some(_) => Medium::Initrd,
+        None => Medium::None,
+    };
+    let cmdline = command_line(system.cmdline(), system.system().family, medium);
+    let cmdline =
+        CString::new(cmdline).map_err(|_| Problem::internal("a command line with a NUL byte"))?;
+    // The kernel refuses files that are open for writing (`ETXTBSY`).
+    let files = system.into_payload().and_then(|p| p.into_read_only([Role::Kernel, Role::Initrd]));
+    let Some([Some(kernel), initrd]) = files else {
+        return Err(refused("kexec_file_load", &id, &io::Error::from(Errno::ETXTBSY)));
+    };
+    file_load(&kernel, initrd.as_ref(), &cmdline)
+        .map_err(|error| refused("kexec_file_load", &id, &error))?;
+    Ok(Loaded { id, held: None })
 }
 
 fn file_load(kernel: &File, initrd: Option<&File>, cmdline: &CString) -> io::Result<()> {
@@ -57,6 +73,23 @@ fn file_load(kernel: &File, initrd: Option<&File>, cmdline: &CString) -> io::Res
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Frees what the loaded kernel takes, by the call that loaded it: lockdown refuses the other one.
+fn unload(is_file: bool) {
+    let nothing = std::ptr::null::<u8>();
+    // SAFETY: without segments, or with this flag, the kernel only forgets what was loaded before, and reads nothing.
+    let result = unsafe {
+        if is_file {
+            libc::syscall(libc::SYS_kexec_file_load, -1, -1, 0_usize, nothing, FILE_UNLOAD)
+        } else {
+            libc::syscall(libc::SYS_kexec_load, 0_u64, 0_u64, nothing, 0_u64)
+        }
+    };
+    if result != 0 {
+        let error = io::Error::last_os_error();
+        tracing::warn!(%error, is_file, "the refused kernel stays in memory");
+    }
+}
+
 impl Loaded {
     /// Starts the loaded kernel. Returns only when that was refused.
     ///
@@ -66,12 +99,15 @@ impl Loaded {
         nix::unistd::sync();
         // SAFETY: reboot(2) with this command touches no memory of ours; it does not return when it works.
         unsafe { libc::reboot(libc::LINUX_REBOOT_CMD_KEXEC) };
-        refused(&self.id, &io::Error::last_os_error())
+        let error = io::Error::last_os_error();
+        unload(self.held.is_none());
+        drop(self.held);
+        refused("reboot", &self.id, &error)
     }
 }
 
-/// Words for the error codes of `kexec_file_load(2)` and the kernel's sources.
-fn refused(id: &SystemId, error: &io::Error) -> Problem {
+/// Words for the error codes of kexec_load(2) and the kernel's sources.
+pub(super) fn refused(call: &str, id: &SystemId, error: &io::Error) -> Problem {
     let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
     let (why, remedy) = reason(errno);
     Problem::new(
@@ -79,7 +115,7 @@ fn refused(id: &SystemId, error: &io::Error) -> Problem {
         "This PC refused to start the system",
         why,
         remedy,
-        format!("kexec_file_load of {id}: {errno:?}: {error}"),
+        format!("{call} of {id}: {errno:?}: {error}"),
     )
 }
 
@@ -106,16 +142,6 @@ fn reason(errno: Errno) -> (&'static str, &'static str) {
     }
 }
 
-fn needs_image(id: &SystemId) -> Problem {
-    Problem::new(
-        ProblemKind::KexecRefused,
-        "This system cannot be started yet",
-        "It has a root image, and this version starts only systems of kernel and initrd.",
-        "Choose another system, and tell your supervisor.",
-        format!("{id} has an image file; the hand-over of images is not part of this version"),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,7 +150,7 @@ mod tests {
     #[test]
     fn the_kernels_refusal_is_told_in_words() {
         // The sample's kernel is no kernel; without the right to load one the answer is EPERM.
-        let problem = load(&proof("a")).expect_err("must be refused");
+        let problem = load(proof("a")).expect_err("must be refused");
         assert_eq!(problem.kind, ProblemKind::KexecRefused);
         assert!(problem.detail.contains("kexec_file_load of a: E"), "{problem}");
     }

@@ -16,6 +16,8 @@ pub fn mount_all() -> Result<(), String> {
     let plain = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount_one("proc", "/proc", plain, "")?;
     mount_one("sysfs", "/sys", plain, "")?;
+    // Whether the kernel is locked down is told here; a kernel without it has no lockdown either.
+    mount_one("securityfs", "/sys/kernel/security", plain, "").ok();
     mount_devices()?;
     open_console();
     mount_one("devpts", "/dev/pts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "mode=0620")?;

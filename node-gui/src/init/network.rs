@@ -39,6 +39,8 @@ pub struct Network {
     pub lease: Lease,
     /// The server's base URL, without a slash at the end.
     pub server: String,
+    /// Every card that was set up to look for a link, with the one that is used.
+    raised: Vec<String>,
     dhcp: Running,
 }
 
@@ -51,18 +53,21 @@ impl Network {
     /// Says which of card, link, address or server is missing.
     pub fn up(line: &Cmdline, patience: &Patience<'_>) -> Result<Self, Problem> {
         ip(&["link", "set", "lo", "up"]);
-        let interface = card_with_link(line.bootif, patience)?;
+        let (interface, raised) = card_with_link(line.bootif, patience)?;
         (patience.say)("Asking for a network address.".to_owned());
         let (lease, dhcp) = address(&interface, patience)?;
         let server = server_url(line.server.as_deref(), &lease).ok_or_else(no_server_known)?;
         let mac = read_mac(&interface);
-        Ok(Self { interface, mac, lease, server, dhcp })
+        Ok(Self { interface, mac, lease, server, raised, dhcp })
     }
 
-    /// Takes the interface down, as the next kernel expects it. The lease stays: the next system has the same card.
+    /// Takes all cards down, as the next kernel expects them: one that is up goes on writing what it receives into memory
+    /// that is the next kernel's. The lease stays: the next system has the same card.
     pub fn down(self) {
         drop(self.dhcp);
-        ip(&["link", "set", &self.interface, "down"]);
+        for name in &self.raised {
+            ip(&["link", "set", name, "down"]);
+        }
     }
 }
 
@@ -138,8 +143,11 @@ pub fn server_url(from_line: Option<&str>, lease: &Lease) -> Option<String> {
     Some(url.trim_end_matches(['/', '\0']).to_owned())
 }
 
-/// Waits for the card and then for its link.
-fn card_with_link(wanted: Option<Mac>, patience: &Patience<'_>) -> Result<String, Problem> {
+/// Waits for the card and then for its link; says which one has it, and which ones were set up.
+fn card_with_link(
+    wanted: Option<Mac>,
+    patience: &Patience<'_>,
+) -> Result<(String, Vec<String>), Problem> {
     let candidates = patience.wait(WAIT_CARD, || {
         let cards = cards(wanted);
         (!cards.is_empty()).then_some(cards)
@@ -163,7 +171,12 @@ fn card_with_link(wanted: Option<Mac>, patience: &Patience<'_>) -> Result<String
         let cards = if wanted.is_some() { candidates.clone() } else { cards(None) };
         cards.into_iter().find(|name| has_link(name))
     });
-    linked.ok_or_else(|| no_link(&candidates))
+    let Some(interface) = linked else { return Err(no_link(&candidates)) };
+    let mut raised = candidates;
+    if !raised.contains(&interface) {
+        raised.push(interface.clone());
+    }
+    Ok((interface, raised))
 }
 
 /// Starts udhcpc and waits for its lease.

@@ -21,6 +21,7 @@ fn item(id_text: &str, name: &str, note: &str, icon: &str, megabytes: u64) -> Me
         note: note.to_owned(),
         icon: IconRef::Builtin(icon.to_owned()),
         size: megabytes * 1_000_000,
+        obstacle: None,
     }
 }
 

@@ -44,6 +44,14 @@ pub enum Refusal {
     Full,
 }
 
+/// Of two connections to one peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stays {
+    Old,
+    New,
+    Both,
+}
+
 impl Swarm {
     /// Checks a newcomer, and lets go of an older connection that it replaces.
     pub(super) fn admit(&mut self, newcomer: &Newcomer, now: Instant) -> Result<(), Refusal> {
@@ -54,12 +62,15 @@ impl Swarm {
         if self.blame.is_shut_out(ip) {
             return Err(Refusal::ShutOut);
         }
-        let old = self.peers.iter().find(|(_, peer)| peer.id == newcomer.id);
-        if let Some((key, old)) = old {
-            if !self.replaces(old, newcomer) {
-                return Err(Refusal::Duplicate);
+        let same = self.peers.iter().filter(|(_, peer)| peer.id == newcomer.id);
+        let same: Vec<_> = same.map(|(key, old)| (*key, self.of_two(old, newcomer))).collect();
+        if same.iter().any(|(_, stays)| *stays == Stays::Old) {
+            return Err(Refusal::Duplicate);
+        }
+        for (key, stays) in same {
+            if stays == Stays::New {
+                self.leave(key, now);
             }
-            self.leave(*key, now);
         }
         let neighbours = self.peers.values().filter(|peer| peer.address.ip() == ip).count();
         let most = if self.is_seed() { MAX_PEERS_OF_SEED } else { MAX_PEERS };
@@ -69,14 +80,24 @@ impl Swarm {
         Ok(())
     }
 
-    /// Which of two connections to one peer stays; both ends come to the same answer.
+    /// Which of two connections to one peer stays.
     ///
-    /// If both dialled, the one dialled by the smaller id stays. If one of them dialled again, it
-    /// has given up its first connection. Another address cannot push a peer out by using its id.
-    fn replaces(&self, old: &Peer, newcomer: &Newcomer) -> bool {
+    /// If one of the ends dialled again, it has given up its first connection. If both dialled, the
+    /// one dialled by the smaller id stays: so say both ends, if the other is ours. A stock client has
+    /// a rule of its own, mostly that the one whose handshake it saw first stays. Where the
+    /// handshakes cross, any choice of ours could close the one that it keeps; so it is left the choice.
+    /// Another address cannot push a peer out by using its id.
+    fn of_two(&self, old: &Peer, newcomer: &Newcomer) -> Stays {
         if old.address.ip() != newcomer.address.ip() {
-            return false;
+            Stays::Old
+        } else if old.was_dialled == newcomer.was_dialled {
+            Stays::New
+        } else if !newcomer.id.is_ours() {
+            Stays::Both
+        } else if newcomer.was_dialled == (self.id < newcomer.id) {
+            Stays::New
+        } else {
+            Stays::Old
         }
-        old.was_dialled == newcomer.was_dialled || newcomer.was_dialled == (self.id < newcomer.id)
     }
 }

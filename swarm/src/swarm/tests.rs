@@ -71,6 +71,25 @@ fn of_two_connections_the_one_dialled_by_the_smaller_id_stays() {
 }
 
 #[test]
+fn a_stock_client_that_both_ends_dialled_chooses_itself() {
+    let now = start();
+    let stock =
+        |was_dialled| Newcomer { id: PeerId(*b"A2-1-36-0-abcdefghij"), ..newcomer(2, was_dialled) };
+    for first in [true, false] {
+        let mut swarm = node(now);
+        let one = swarm.join(stock(first), now).expect("the first may join");
+        let other = swarm.join(stock(!first), now).expect("the second may join too");
+        assert_eq!(swarm.peer_count(), 2);
+        swarm.join(stock(first), now).expect("it has given up its first connection");
+        assert_eq!(swarm.peer_count(), 2);
+        assert_eq!(swarm.next(one, now), Next::Closed);
+        assert_ne!(swarm.next(other, now), Next::Closed);
+        let thief = Newcomer { address: newcomer(1, false).address, ..stock(first) };
+        assert_eq!(swarm.join(thief, now), Err(Refusal::Duplicate));
+    }
+}
+
+#[test]
 fn nobody_is_pushed_out_by_his_id_from_another_address() {
     let now = start();
     let mut swarm = node(now);

@@ -1,7 +1,7 @@
 //! Shell: makes a torrent from files, reading each byte once.
 //!
-//! One thread reads, one takes the SHA-256 of the files in order, the others take the SHA-1 of the
-//! pieces as they come. Same files, same bytes: files are sorted by name, nothing is dated.
+//! One thread reads, one takes the SHA-256 of the files in order, the others take SHA-1 and SHA-256
+//! of the pieces as they come. Same files, same bytes: files are sorted by name, nothing is dated.
 
 use std::{
     fs::File,
@@ -17,7 +17,7 @@ use std::{
 use librqbit_sha1_wrapper::{ISha1, Sha1};
 use sha2::{Digest, Sha256};
 
-use super::{FileSpec, Infohash, is_plain_component};
+use super::{FileSpec, Infohash, SHA256_PIECES, is_plain_component};
 use crate::{bencode, layout::Layout};
 
 /// Smallest and largest piece. Below, there are more messages than use; above, a piece takes too
@@ -90,8 +90,8 @@ pub enum CreateError {
 
 /// Makes the torrent of `files`, private (BEP 27) and sorted by name.
 ///
-/// Blocks until all is read and hashed. `threads` (at least 1) take SHA-1 beside the thread that
-/// takes SHA-256. `progress` is called with the bytes read so far.
+/// Blocks until all is read and hashed. `threads` (at least 1) hash the pieces beside the thread that
+/// hashes the files. `progress` is called with the bytes read so far.
 ///
 /// # Errors
 /// [`CreateError`], which names the file.
@@ -119,7 +119,7 @@ pub fn create(
         .map(|(source, sha256)| FileDigest { name: source.name, length: source.length, sha256 })
         .collect();
     Ok(Created {
-        torrent: torrent_file(announce, &info),
+        torrent: torrent_file(announce, &info, &pieces),
         infohash: Infohash(sha1.finish()),
         files,
         total,
@@ -169,7 +169,13 @@ struct PieceData {
     bytes: Vec<u8>,
 }
 
-type PieceHashes = Vec<[u8; 20]>;
+/// SHA-1 and SHA-256 of each piece.
+#[derive(Default)]
+struct PieceHashes {
+    sha1: Vec<[u8; 20]>,
+    sha256: Vec<[u8; 32]>,
+}
+
 type FileHashes = Vec<[u8; 32]>;
 
 fn hash_all(
@@ -178,20 +184,22 @@ fn hash_all(
     threads: usize,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(PieceHashes, FileHashes), CreateError> {
-    let hashes = Mutex::new(vec![[0; 20]; layout.pieces() as usize]);
+    let pieces = layout.pieces() as usize;
+    let hashes = PieceHashes { sha1: vec![[0; 20]; pieces], sha256: vec![[0; 32]; pieces] };
+    let hashes = Mutex::new(hashes);
     thread::scope(|scope| {
-        let (to_sha1, pieces) = sync_channel::<Arc<PieceData>>(READ_AHEAD);
-        let (to_sha256, whole) = sync_channel::<Arc<PieceData>>(READ_AHEAD);
+        let (to_pieces, pieces) = sync_channel::<Arc<PieceData>>(READ_AHEAD);
+        let (to_files, whole) = sync_channel::<Arc<PieceData>>(READ_AHEAD);
         let pieces = Arc::new(Mutex::new(pieces));
         let lengths: Vec<u64> = sources.iter().map(|source| source.length).collect();
         let digests = scope.spawn(move || sha256_of_files(&whole, &lengths));
         for _ in 0..threads {
             let (pieces, hashes) = (Arc::clone(&pieces), &hashes);
-            scope.spawn(move || sha1_of_pieces(&pieces, hashes));
+            scope.spawn(move || hash_pieces(&pieces, hashes));
         }
         drop(pieces);
-        let read = read_pieces(sources, layout, [&to_sha1, &to_sha256], progress);
-        drop((to_sha1, to_sha256));
+        let read = read_pieces(sources, layout, [&to_pieces, &to_files], progress);
+        drop((to_pieces, to_files));
         let digests = digests.join().expect("hashing does not panic");
         read.map(|()| digests)
     })
@@ -199,13 +207,16 @@ fn hash_all(
 }
 
 /// Takes the next piece while holding the lock, hashes it after letting go.
-fn sha1_of_pieces(pieces: &Mutex<Receiver<Arc<PieceData>>>, hashes: &Mutex<PieceHashes>) {
+fn hash_pieces(pieces: &Mutex<Receiver<Arc<PieceData>>>, hashes: &Mutex<PieceHashes>) {
     loop {
         let next = pieces.lock().expect("receiving does not panic").recv();
         let Ok(piece) = next else { return };
         let mut sha1 = Sha1::new();
         sha1.update(&piece.bytes);
-        hashes.lock().expect("storing does not panic")[piece.number] = sha1.finish();
+        let (sha1, sha256) = (sha1.finish(), Sha256::digest(&piece.bytes).into());
+        let mut hashes = hashes.lock().expect("storing does not panic");
+        hashes.sha1[piece.number] = sha1;
+        hashes.sha256[piece.number] = sha256;
     }
 }
 
@@ -287,8 +298,13 @@ fn check_unchanged(source: &Source) -> Result<(), CreateError> {
     }
 }
 
-fn info_dictionary(name: &str, sources: &[Source], layout: Layout, pieces: &[[u8; 20]]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(pieces.len() * 20 + 1024);
+fn info_dictionary(
+    name: &str,
+    sources: &[Source],
+    layout: Layout,
+    pieces: &PieceHashes,
+) -> Vec<u8> {
+    let mut out = Vec::with_capacity(pieces.sha1.len() * 20 + 1024);
     out.push(b'd');
     bencode::put_bytes(&mut out, b"files");
     out.push(b'l');
@@ -305,19 +321,23 @@ fn info_dictionary(name: &str, sources: &[Source], layout: Layout, pieces: &[[u8
     bencode::put_bytes(&mut out, name.as_bytes());
     bencode::put_pair(&mut out, "piece length", u64::from(layout.piece_length()));
     bencode::put_bytes(&mut out, b"pieces");
-    bencode::put_bytes(&mut out, pieces.as_flattened());
+    bencode::put_bytes(&mut out, pieces.sha1.as_flattened());
     bencode::put_pair(&mut out, "private", 1);
     out.push(b'e');
     out
 }
 
-fn torrent_file(announce: &str, info: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(info.len() + announce.len() + 64);
+fn torrent_file(announce: &str, info: &[u8], pieces: &PieceHashes) -> Vec<u8> {
+    let sha256 = pieces.sha256.as_flattened();
+    let mut out = Vec::with_capacity(info.len() + sha256.len() + announce.len() + 64);
     out.push(b'd');
     bencode::put_bytes(&mut out, b"announce");
     bencode::put_bytes(&mut out, announce.as_bytes());
     bencode::put_bytes(&mut out, b"info");
     out.extend_from_slice(info);
+    // Outside of the info dictionary, so that the infohash is that of a plain v1 torrent.
+    bencode::put_bytes(&mut out, SHA256_PIECES.as_bytes());
+    bencode::put_bytes(&mut out, sha256);
     out.push(b'e');
     out
 }
@@ -360,6 +380,7 @@ mod tests {
             let mut sha1 = Sha1::new();
             sha1.update(bytes);
             assert_eq!(meta.hash_of(piece), sha1.finish());
+            assert_eq!(meta.sha256_of(piece), Some(Sha256::digest(bytes).into()));
         }
         for (digest, content) in created.files.iter().zip(&contents) {
             assert_eq!(digest.sha256, <[u8; 32]>::from(Sha256::digest(content)));

@@ -2,8 +2,8 @@
 
 use librqbit_core::torrent_metainfo::torrent_from_bytes;
 
-use super::{Infohash, is_plain_component};
-use crate::layout::Layout;
+use super::{Infohash, SHA256_PIECES, is_plain_component};
+use crate::{bencode::Value, layout::Layout};
 
 /// Longest `.torrent` that is read: 2^20 piece hashes and a good deal of names.
 const MAX_TORRENT: usize = 24 << 20;
@@ -15,6 +15,8 @@ pub struct Metainfo {
     infohash: Infohash,
     layout: Layout,
     hashes: Vec<[u8; 20]>,
+    /// One for each piece, or none at all.
+    sha256: Vec<[u8; 32]>,
     files: Vec<(String, u64)>,
     announce: Option<String>,
     info: Vec<u8>,
@@ -45,7 +47,7 @@ pub enum MetainfoError {
     BadPieces {
         /// Bytes found.
         found: usize,
-        /// 20 bytes for each piece.
+        /// 20 bytes for each piece; 32 where they are SHA-256.
         expected: usize,
     },
 }
@@ -85,6 +87,7 @@ impl Metainfo {
             infohash: Infohash(meta.info_hash.0),
             layout,
             hashes: hashes.as_chunks().0.to_vec(),
+            sha256: sha256_of_pieces(torrent, layout)?,
             files,
             announce: meta.announce.and_then(|url| text(url.as_ref())),
             info: meta.info.raw_bytes.as_ref().to_vec(),
@@ -143,6 +146,31 @@ impl Metainfo {
     pub fn hash_of(&self, piece: u32) -> [u8; 20] {
         self.hashes[piece as usize]
     }
+
+    /// SHA-256 of one piece, where the torrent states it.
+    ///
+    /// A torrent that is trusted itself then proves its payload piece by piece, in any order.
+    pub fn sha256_of(&self, piece: u32) -> Option<[u8; 32]> {
+        self.sha256.get(piece as usize).copied()
+    }
+
+    /// Whether [`Metainfo::sha256_of`] knows every piece.
+    pub fn has_sha256(&self) -> bool {
+        !self.sha256.is_empty()
+    }
+}
+
+/// Our own key; torrents of other makers do not have it.
+fn sha256_of_pieces(torrent: &[u8], layout: Layout) -> Result<Vec<[u8; 32]>, MetainfoError> {
+    let outer = Value::read(torrent);
+    let Some(hashes) = outer.as_ref().and_then(|outer| outer.at(SHA256_PIECES)?.bytes()) else {
+        return Ok(Vec::new());
+    };
+    let expected = layout.pieces() as usize * 32;
+    if hashes.len() != expected {
+        return Err(MetainfoError::BadPieces { found: hashes.len(), expected });
+    }
+    Ok(hashes.as_chunks().0.to_vec())
 }
 
 fn checked_layout(files: &[(String, u64)], piece_length: u32) -> Result<Layout, MetainfoError> {

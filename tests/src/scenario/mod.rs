@@ -3,6 +3,7 @@
 //! Every scenario uses the programs as they ship, on the virtual LAN, and says in one sentence what
 //! it saw.
 
+mod added;
 mod attack;
 mod boot;
 mod clients;
@@ -162,6 +163,21 @@ pub const ALL: &[Scenario] = &[
         run: hosts::unsigned_loader,
     },
     Scenario {
+        name: "added-live",
+        what: "a live ISO added by one command boots at one times its size, and sees the very medium",
+        run: added::live,
+    },
+    Scenario {
+        name: "added-divided",
+        what: "the same where the image has to lie in several pieces of memory",
+        run: added::divided,
+    },
+    Scenario {
+        name: "added-too-large",
+        what: "a live ISO that does not fit into a PC is refused in words, before the download",
+        run: added::too_large,
+    },
+    Scenario {
         name: "refuse-flipped-bit",
         what: "a catalog with one flipped bit is refused on the screen, in words",
         run: refusal::flipped_bit,
@@ -175,6 +191,11 @@ pub const ALL: &[Scenario] = &[
         name: "refuse-changed-image",
         what: "an image changed after signing never starts, and the screen says so",
         run: refusal::changed_image,
+    },
+    Scenario {
+        name: "refuse-broken-kernel",
+        what: "after a kernel that cannot be started the picker is back with the reason, and starts another",
+        run: refusal::broken_kernel,
     },
     Scenario {
         name: "no-server",

@@ -8,6 +8,7 @@ use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 
 use crate::bench::{Bench, direct};
+use crate::boot::START_LIMIT;
 use crate::clock;
 use crate::proxy::Proxy;
 use crate::qemu::{Firmware, Machine};
@@ -98,6 +99,39 @@ fn change_secretly(file: &Path) -> Result<()> {
     let here = nix::fcntl::AT_FDCWD;
     utimensat(here, file, &time, &time, UtimensatFlags::FollowSymlink)
         .context("cannot set back the file's time")
+}
+
+pub fn broken_kernel(bench: &mut Bench) -> Result<String> {
+    let name = "refuse-broken-kernel";
+    let lab = bench.sample_lab(name)?;
+    cut_off_kernel(lab.folder(), &lab.image("kernel"))?;
+    let server = bench.serve(&lab, name)?;
+    let machine = Machine::new(direct(&lab, ""), 1);
+    let mut student = Student::switch_on(name, &machine, &mut bench.lan, &bench.out)?;
+    let outcome = (|| {
+        student.wait_step("menu", CATALOG_LIMIT)?;
+        student.press(&["ret"])?;
+        let words = refused(&mut student, name, PROBLEM_LIMIT, &["kexec-refused"])?;
+        student.press(&["esc"])?;
+        student.wait_recovered("menu", DRAWN).context("after the kernel was refused")?;
+        student.press(&["right", "ret"])?;
+        student.wait_started(START_LIMIT).context("another system, afterwards")?;
+        Ok(format!("the screen says \"{words}\"; back in the menu, the next system starts"))
+    })();
+    server.explain(outcome)
+}
+
+/// Gives the first system of the menu a kernel that ends behind its header.
+fn cut_off_kernel(lab: &Path, kernel: &Path) -> Result<()> {
+    let folder = lab.join("images/broken");
+    std::fs::create_dir(&folder)?;
+    let bytes = std::fs::read(kernel)?;
+    std::fs::write(folder.join("vmlinuz"), &bytes[..16 << 10])?;
+    let entry = lab.join("catalog/debian-12.toml");
+    let text = std::fs::read_to_string(&entry)?;
+    let changed = text.replace("images/sample/vmlinuz", "images/broken/vmlinuz");
+    ensure!(changed != text, "the entry names another kernel");
+    std::fs::write(&entry, changed).context("cannot change the entry")
 }
 
 pub fn no_server(bench: &mut Bench) -> Result<String> {

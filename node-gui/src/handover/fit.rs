@@ -1,0 +1,444 @@
+//! Core: will this system start on this PC, and which way? Told before anything is fetched.
+//!
+//! ```text
+//! way        memory of the node                       memory of the system
+//! pmem       image + initrd, once                     image + what it needs itself
+//! initrd     image + initrd, once                     2 x (image + initrd) + what it needs itself
+//! files      3 x (image + initrd + kernel)            the same; the kernel's own loader, for Secure Boot
+//! ```
+
+use std::collections::BTreeSet;
+
+use bt_catalog::{ByteSize, Firmware, MAX_RANGES, Role, System, Way};
+
+use super::in_place::BUNDLE;
+use super::initrd::{Composition, MAX_IMAGE};
+use super::memory_map::{Entry, KernelRoom, place_kernel};
+use super::runs::{NoRoom, PAGE, Places, Range, Wish, place, whole_pages};
+use crate::problem::{Problem, ProblemKind};
+
+/// What the node itself goes on needing while it loads the next kernel.
+const NODE: u64 = 24 << 20;
+/// What the next kernel takes to unpack itself where the catalog does not say: Debian's.
+const KERNEL: u64 = 66 << 20;
+/// What the files way needs beside its three copies.
+const BESIDE: u64 = 150 << 20;
+/// How many times the files way holds everything at its peak: here, in the kernel's buffer, in the pages set aside.
+const COPIES: u64 = 3;
+
+/// What this PC is and has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// Memory that the firmware gives to a system, in bytes.
+    pub ram: u64,
+    /// Memory that this kernel manages.
+    pub total: u64,
+    /// What can be had now, with the huge pages.
+    pub available: u64,
+    /// The firmware's memory map, where the next kernel finds its place.
+    pub map: Vec<Entry>,
+    /// Contiguous runs of huge pages.
+    pub runs: Vec<Range>,
+    /// Whether the kernel starts only what is signed (Secure Boot).
+    pub is_locked_down: bool,
+    /// Whether it was started by UEFI.
+    pub is_uefi: bool,
+    /// The processor's flags, as `/proc/cpuinfo` names them.
+    pub cpu: BTreeSet<String>,
+}
+
+/// How a system will be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    /// The image in memory that the system sees as a disk.
+    Pmem(Places),
+    /// Everything in the initrd, where it lies.
+    InPlace(Places),
+    /// Files, loaded by the kernel itself.
+    Files,
+}
+
+impl Plan {
+    /// The word of this way in step records.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Pmem(_) => "pmem",
+            Self::InPlace(_) => "initrd",
+            Self::Files => "files",
+        }
+    }
+}
+
+/// Finds the way this system starts on this PC.
+///
+/// # Errors
+/// Why it cannot, with the sum, in words.
+pub fn plan(system: &System, machine: &Machine) -> Result<Plan, Problem> {
+    check_kind(system, machine)?;
+    if machine.is_locked_down {
+        return files(system, machine);
+    }
+    if system.file(Role::Image).is_none() {
+        return in_place(system, machine).or_else(|problem| {
+            // Small systems start from files too, where huge pages are scarce.
+            files(system, machine).map_err(|_| problem)
+        });
+    }
+    let has_pmem = system.file(Role::Handover).is_some();
+    match system.way {
+        Some(Way::Initrd) => in_place(system, machine),
+        _ if !has_pmem => in_place(system, machine),
+        Some(Way::Pmem) => pmem(system, machine),
+        // What refuses the way that needs least is what counts.
+        None => pmem(system, machine).or_else(|why| in_place(system, machine).map_err(|_| why)),
+    }
+}
+
+/// Firmware, processor and signature.
+fn check_kind(system: &System, machine: &Machine) -> Result<(), Problem> {
+    match (system.firmware, machine.is_uefi) {
+        (Some(Firmware::Uefi), false) => {
+            return Err(refuse(system, "Needs a PC that starts by UEFI; this one starts by BIOS."));
+        }
+        (Some(Firmware::Bios), true) => {
+            return Err(refuse(system, "Needs a PC that starts by BIOS; this one starts by UEFI."));
+        }
+        _ => {}
+    }
+    let missing: Vec<&str> =
+        system.cpu.iter().filter(|flag| !machine.cpu.contains(*flag)).map(String::as_str).collect();
+    if !missing.is_empty() {
+        let why = format!("Needs a processor with {}; this PC's has not.", missing.join(", "));
+        return Err(refuse(system, why));
+    }
+    if machine.is_locked_down && !system.kernel_signed {
+        return Err(refuse(system, "Secure Boot is on, and this system's kernel is not signed."));
+    }
+    if machine.is_locked_down && system.way == Some(Way::Pmem) {
+        let why = "Secure Boot is on, and this system is set to the way that Secure Boot forbids.";
+        return Err(refuse(system, why));
+    }
+    Ok(())
+}
+
+fn length(system: &System, role: Role) -> u64 {
+    system.file(role).map_or(0, |file| file.length)
+}
+
+/// What the next kernel takes to unpack itself.
+fn kernel_area(system: &System) -> u64 {
+    if system.kernel_memory.0 == 0 { KERNEL } else { system.kernel_memory.0 }
+}
+
+/// What becomes the initrd; with the image, in the initrd way.
+#[must_use]
+pub fn composition(system: &System, with_image: bool) -> Composition {
+    let of = |role| system.file(role).map(|file| file.length);
+    Composition::of(of(Role::Initrd), of(Role::Handover), of(Role::Image).filter(|_| with_image))
+}
+
+fn pmem(system: &System, machine: &Machine) -> Result<Plan, Problem> {
+    let image = whole_pages(length(system, Role::Image));
+    check_pc(system, machine, image.saturating_add(system.min_ram.0))?;
+    let wish = Wish {
+        medium: image,
+        initrd: composition(system, false).length,
+        max_ranges: MAX_RANGES,
+        initrd_below: u64::MAX,
+    };
+    Ok(Plan::Pmem(placed(system, machine, wish)?))
+}
+
+fn in_place(system: &System, machine: &Machine) -> Result<Plan, Problem> {
+    let image = length(system, Role::Image);
+    if image > MAX_IMAGE {
+        let why = "Its image is larger than 4 GiB, which this way of starting cannot carry.";
+        return Err(refuse(system, why));
+    }
+    let initrd = composition(system, true).length;
+    let twice = if image > 0 { initrd.saturating_mul(2) } else { initrd };
+    check_pc(system, machine, twice.saturating_add(system.min_ram.0))?;
+    let wish = Wish { medium: 0, initrd, max_ranges: 1, initrd_below: u64::MAX };
+    Ok(Plan::InPlace(placed(system, machine, wish)?))
+}
+
+/// What the node needs while it loads, and room in one piece.
+fn placed(system: &System, machine: &Machine, wish: Wish) -> Result<Places, Problem> {
+    let kernel = length(system, Role::Kernel).saturating_add(kernel_area(system));
+    let pages = whole_pages(wish.medium).saturating_add(whole_pages(wish.initrd));
+    let needed = pages.saturating_add(kernel).saturating_add(NODE);
+    if machine.available < needed {
+        return Err(too_small(system, needed, machine.available, "free", machine));
+    }
+    let places = place(&machine.runs, wish).map_err(|error| in_pieces(system, error, machine))?;
+    check_kernel(system, wish, &places, machine)?;
+    Ok(places)
+}
+
+/// The words for memory that is there, but divided.
+fn in_pieces(system: &System, error: NoRoom, machine: &Machine) -> Problem {
+    let problem = match error {
+        NoRoom::Initrd { needed } => {
+            let longest = machine.runs.iter().map(|run| run.size).max().unwrap_or(0);
+            too_small(system, needed, longest, "in one piece", machine)
+        }
+        NoRoom::Medium { needed, found } => {
+            too_small(system, needed, found, &format!("in up to {MAX_RANGES} pieces"), machine)
+        }
+    };
+    Problem { detail: format!("{error}; {}", problem.detail), ..problem }
+}
+
+/// Whether the kernel itself has a place beside them: where `in_place` will look for it, with what is known by now.
+fn check_kernel(
+    system: &System,
+    wish: Wish,
+    places: &Places,
+    machine: &Machine,
+) -> Result<(), Problem> {
+    let kernel = kernel_area(system).max(length(system, Role::Kernel)).saturating_add(BUNDLE);
+    let room = KernelRoom { size: kernel, align: PAGE, limit: u64::MAX };
+    let start = places.initrd.map_or(0, |range| range.start);
+    let initrd = Range { start, size: wish.initrd };
+    match place_kernel(&machine.map, initrd, &places.medium, room) {
+        Ok(_) => Ok(()),
+        Err(why) => {
+            let needs = ByteSize(kernel);
+            let problem = too_small(system, 0, 0, "", machine);
+            Err(Problem {
+                why: format!(
+                    "Its kernel needs {needs} in one piece beside its other files; this PC has none."
+                ),
+                detail: format!("{why}; {}", problem.detail),
+                ..problem
+            })
+        }
+    }
+}
+
+fn files(system: &System, machine: &Machine) -> Result<Plan, Problem> {
+    let image = length(system, Role::Image);
+    if image > MAX_IMAGE {
+        let why =
+            "Its image is larger than 4 GiB, which Secure Boot's way of starting cannot carry.";
+        return Err(refuse(system, why));
+    }
+    let payload = system.total();
+    // What kexec sets aside may fill no more than half of all memory.
+    let half = payload.saturating_add(kernel_area(system)).saturating_mul(2);
+    let unpacked = if image > 0 { image.saturating_mul(2) } else { 0 };
+    check_pc(system, machine, unpacked.saturating_add(system.min_ram.0))?;
+    if machine.total < half {
+        return Err(too_small(system, half, machine.total, "", machine));
+    }
+    let needed = payload.saturating_mul(COPIES).saturating_add(BESIDE);
+    if machine.available < needed {
+        return Err(too_small(system, needed, machine.available, "free", machine));
+    }
+    Ok(Plan::Files)
+}
+
+/// Whether the system itself will have enough.
+fn check_pc(system: &System, machine: &Machine, needed: u64) -> Result<(), Problem> {
+    if machine.ram < needed {
+        return Err(too_small(system, needed, machine.ram, "", machine));
+    }
+    Ok(())
+}
+
+/// Two sizes that can be told apart.
+fn sizes(one: u64, other: u64) -> (String, String) {
+    let (long, short) = (ByteSize(one).to_string(), ByteSize(other).to_string());
+    if long != short {
+        return (long, short);
+    }
+    let mebibytes = |bytes: u64| format!("{} MiB", bytes >> 20);
+    (mebibytes(one.saturating_add((1 << 20) - 1)), mebibytes(other))
+}
+
+fn too_small(system: &System, needs: u64, has: u64, which: &str, machine: &Machine) -> Problem {
+    let (needs, has) = sizes(needs, has);
+    let which = if which.is_empty() { String::new() } else { format!(" {which}") };
+    Problem::new(
+        ProblemKind::NoMemory,
+        format!("{} does not fit into this PC", system.name),
+        format!("Needs {needs}, this PC has {has}{which}."),
+        "Choose another system, or a PC with more memory.",
+        format!(
+            "files {}, min_ram {}; RAM {}, MemTotal {}, available {}, longest run {} bytes",
+            system.total(),
+            system.min_ram.0,
+            machine.ram,
+            machine.total,
+            machine.available,
+            machine.runs.iter().map(|run| run.size).max().unwrap_or(0)
+        ),
+    )
+}
+
+fn refuse(system: &System, why: impl Into<String>) -> Problem {
+    Problem::new(
+        ProblemKind::DoesNotFit,
+        format!("{} cannot start on this PC", system.name),
+        why,
+        "Choose another system, or ask your supervisor for a PC that suits it.",
+        format!("{}: refused before the download", system.id),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use bt_catalog::{Digest, Family, SystemFile};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::handover::memory_map::RAM;
+    use crate::verify::tests::sample;
+
+    const MIB: u64 = 1 << 20;
+
+    fn file(role: Role, length: u64) -> SystemFile {
+        SystemFile { role, length, sha256: Digest([0; 32]) }
+    }
+
+    /// A live system: an image of so many MiB, 40 MiB of initrd, 8 MiB of kernel.
+    fn live(image: u64) -> System {
+        let (system, _) = sample("a");
+        System {
+            family: Family::DebianLive,
+            min_ram: ByteSize(320 * MIB),
+            kernel_memory: ByteSize(62 * MIB),
+            files: vec![
+                file(Role::Handover, MIB),
+                file(Role::Image, image * MIB),
+                file(Role::Initrd, 40 * MIB),
+                file(Role::Kernel, 8 * MIB),
+            ],
+            ..system
+        }
+    }
+
+    /// A PC of so many MiB, of which 150 are gone before the picker is there.
+    fn pc(ram: u64) -> Machine {
+        let run = Range { start: 100 * MIB, size: (ram - 300) * MIB / PAGE * PAGE };
+        Machine {
+            ram: ram * MIB,
+            total: (ram - 60) * MIB,
+            available: (ram - 150) * MIB,
+            map: vec![Entry { range: Range { start: MIB, size: (ram - 1) * MIB }, kind: RAM }],
+            runs: vec![run],
+            ..Machine::default()
+        }
+    }
+
+    fn why(system: &System, machine: &Machine) -> String {
+        plan(system, machine).expect_err("must be refused").why
+    }
+
+    #[test]
+    fn an_image_is_needed_once() {
+        assert!(matches!(plan(&live(800), &pc(1152)), Ok(Plan::Pmem(_))));
+        assert_eq!(why(&live(800), &pc(752)), "Needs 1.1 GiB, this PC has 752 MiB.");
+    }
+
+    #[test]
+    fn just_below_the_limit_is_refused_with_sizes_that_differ() {
+        let mut machine = pc(1300);
+        machine.ram = 1119 * MIB;
+        assert_eq!(why(&live(800), &machine), "Needs 1120 MiB, this PC has 1119 MiB.");
+        machine.ram = 1120 * MIB;
+        assert!(plan(&live(800), &machine).is_ok());
+    }
+
+    #[test]
+    fn a_system_set_to_the_initrd_way_needs_its_image_twice() {
+        let system = System { way: Some(Way::Initrd), ..live(300) };
+        assert!(matches!(plan(&system, &pc(1100)), Ok(Plan::InPlace(_))));
+        assert!(why(&system, &pc(900)).starts_with("Needs 1002 MiB"), "{}", why(&system, &pc(900)));
+        assert!(plan(&live(300), &pc(900)).is_ok());
+    }
+
+    #[test]
+    fn secure_boot_wants_a_signature_and_three_copies() {
+        let locked = |ram| Machine { is_locked_down: true, ..pc(ram) };
+        let signed = System { kernel_signed: true, ..live(300) };
+        assert!(why(&live(300), &locked(4096)).contains("not signed"));
+        assert_eq!(plan(&signed, &locked(1400)), Ok(Plan::Files));
+        assert!(why(&signed, &locked(1200)).contains("free"));
+        let forced = System { way: Some(Way::Pmem), ..signed };
+        assert!(why(&forced, &locked(4096)).contains("forbids"));
+    }
+
+    #[test]
+    fn processor_and_firmware_are_looked_at_first() {
+        let needs = System { cpu: vec!["avx2".into(), "sse2".into()], ..live(10) };
+        let has = |flags: &[&str]| Machine {
+            cpu: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            ..pc(1152)
+        };
+        assert!(why(&needs, &has(&["sse2"])).contains("with avx2;"));
+        assert!(plan(&needs, &has(&["sse2", "avx2"])).is_ok());
+        let uefi = System { firmware: Some(Firmware::Uefi), ..live(10) };
+        assert!(why(&uefi, &pc(1152)).contains("by UEFI"));
+        assert!(plan(&uefi, &Machine { is_uefi: true, ..pc(1152) }).is_ok());
+    }
+
+    #[test]
+    fn memory_in_small_pieces_is_told_with_the_sum_of_those_that_count() {
+        let mut machine = pc(2048);
+        let run = |start, size| Range { start: start * MIB, size: size * MIB };
+        // The initrd takes 42 MiB of the shortest; the four longest of what is left hold 360 MiB.
+        machine.runs = (0..6).map(|n| run(100 + 200 * n, 90)).collect();
+        assert_eq!(
+            why(&live(800), &machine),
+            "Needs 800 MiB, this PC has 360 MiB in up to 4 pieces."
+        );
+        machine.runs = vec![run(100, 30), run(200, 40)];
+        assert_eq!(why(&live(20), &machine), "Needs 42 MiB, this PC has 40 MiB in one piece.");
+        machine.runs = vec![run(100, 450), run(700, 450)];
+        assert!(plan(&live(800), &machine).is_ok());
+    }
+
+    #[test]
+    fn a_kernel_without_a_place_is_refused_before_the_download() {
+        let mut machine = pc(2048);
+        // 60 MiB below the image and the initrd; the kernel needs 62, and what stands behind it.
+        let ram = |end: u64| vec![Entry { range: Range { start: 0, size: end * MIB }, kind: RAM }];
+        machine.runs = vec![Range { start: 76 * MIB, size: 842 * MIB }];
+        machine.map = ram(918);
+        assert_eq!(
+            why(&live(800), &machine),
+            "Its kernel needs 62 MiB in one piece beside its other files; this PC has none."
+        );
+        machine.map = ram(2048);
+        assert!(plan(&live(800), &machine).is_ok());
+        machine.map = Vec::new();
+        assert!(plan(&live(800), &machine).is_err());
+    }
+
+    #[test]
+    fn a_small_plain_system_starts_without_huge_pages() {
+        let (plain, _) = sample("a");
+        let machine = Machine { runs: Vec::new(), ..pc(600) };
+        assert_eq!(plan(&plain, &machine), Ok(Plan::Files));
+        assert!(matches!(plan(&plain, &pc(600)), Ok(Plan::InPlace(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn absurd_sizes_are_refused_without_overflow(image in (1_u64 << 40)..u64::MAX / 4, min_ram: u64) {
+            let mut system = live(1);
+            system.files[1].length = image;
+            system.min_ram = ByteSize(min_ram);
+            prop_assert!(plan(&system, &pc(4096)).is_err());
+        }
+
+        #[test]
+        fn more_memory_never_refuses_what_less_accepts(image in 1_u64..2000, ram in 400_u64..4000) {
+            if plan(&live(image), &pc(ram)).is_ok() {
+                prop_assert!(plan(&live(image), &pc(ram + 64)).is_ok());
+            }
+        }
+    }
+}
