@@ -1,6 +1,6 @@
 //! Shell: one TCP connection, from the handshake to its end.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, os::fd::AsRawFd as _, sync::Arc, time::Duration};
 
 use librqbit_core::hash_id::Id20;
 use librqbit_peer_protocol::Handshake;
@@ -177,7 +177,7 @@ async fn read(
 ) -> Result<Ended, Ended> {
     let layout = member.meta.layout();
     let mut buffer = vec![0; READ_BUFFER.max(2 * wire::longest(&layout))];
-    let mut filled = 0;
+    let (mut filled, mut wakes_at) = (0, 1);
     loop {
         let count = reader.read(&mut buffer[filled..]).await?;
         if count == 0 {
@@ -191,7 +191,26 @@ async fn read(
         }
         buffer.copy_within(used..filled, 0);
         filled -= used;
+        let awaited = wire::missing(&buffer[..filled]);
+        if awaited != wakes_at {
+            wake_at(&reader, awaited)?;
+            wakes_at = awaited;
+        }
     }
+}
+
+/// The kernel wakes us only when so many bytes are there (`SO_RCVLOWAT`, socket(7)): a block comes in a
+/// dozen packets, and nothing can be done before its last one.
+fn wake_at(reader: &OwnedReadHalf, bytes: usize) -> io::Result<()> {
+    let socket: &TcpStream = reader.as_ref();
+    let bytes = libc::c_int::try_from(bytes).map_err(io::Error::other)?;
+    let length = size_of_val(&bytes) as libc::socklen_t;
+    // SAFETY: the descriptor is open for the whole call, and `bytes` is as long as `length` says.
+    let outcome = unsafe {
+        let value = (&raw const bytes).cast();
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, value, length)
+    };
+    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 async fn write(
@@ -211,7 +230,7 @@ async fn write(
                     wire::write(&mut buffer, message, member.meta.info_bytes());
                 }
                 if !data.is_empty() {
-                    buffer = append_data(member, buffer, data.clone()).await?;
+                    buffer = append_data(member, buffer, &data).await?;
                 }
                 writer.write_all(&buffer).await?;
                 member.sent(key, &data);
@@ -220,8 +239,23 @@ async fn write(
     }
 }
 
-/// Reads ranges into the buffer on a thread that may wait for a disk.
+/// Appends ranges as data messages; what a disk must be waited for is read on another thread.
 async fn append_data(
+    member: &Arc<Member>,
+    mut buffer: Vec<u8>,
+    ranges: &[Range],
+) -> io::Result<Vec<u8>> {
+    for (at, range) in ranges.iter().enumerate() {
+        let before = buffer.len();
+        if !member.read_at_once(*range, room_for(&mut buffer, *range)) {
+            buffer.truncate(before);
+            return append_slowly(member, buffer, ranges[at..].to_vec()).await;
+        }
+    }
+    Ok(buffer)
+}
+
+async fn append_slowly(
     member: &Arc<Member>,
     mut buffer: Vec<u8>,
     ranges: Vec<Range>,
@@ -229,12 +263,17 @@ async fn append_data(
     let member = Arc::clone(member);
     let reading = tokio::task::spawn_blocking(move || {
         for range in ranges {
-            wire::write_data_head(&mut buffer, range);
-            let start = buffer.len();
-            buffer.resize(start + range.length as usize, 0);
-            member.read(range, &mut buffer[start..])?;
+            member.read(range, room_for(&mut buffer, range))?;
         }
         Ok(buffer)
     });
     reading.await.map_err(io::Error::other)?
+}
+
+/// The place of a range's data, after the head of its message.
+fn room_for(buffer: &mut Vec<u8>, range: Range) -> &mut [u8] {
+    wire::write_data_head(buffer, range);
+    let start = buffer.len();
+    buffer.resize(start + range.length as usize, 0);
+    &mut buffer[start..]
 }

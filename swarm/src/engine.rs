@@ -17,7 +17,7 @@ use tokio::{
     sync::Semaphore,
     time::MissedTickBehavior,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::{
@@ -30,6 +30,7 @@ use crate::{
     swarm::{Progress, Refusal, Swarm},
     torrent::{Infohash, Metainfo},
     utp,
+    worker::Worker,
 };
 
 /// How often the cores hear that time goes on.
@@ -114,7 +115,7 @@ pub struct Seed {
     members: Members,
     invitations: Arc<Semaphore>,
     stop: CancellationToken,
-    tasks: TaskTracker,
+    worker: Worker,
 }
 
 type Members = Arc<RwLock<HashMap<Infohash, Arc<Member>>>>;
@@ -126,20 +127,22 @@ impl Seed {
     /// If the port cannot be had.
     pub async fn start(options: SeedOptions) -> io::Result<Self> {
         let listener = TcpListener::bind(options.listen).await?;
+        let stop = CancellationToken::new();
+        let worker = Worker::start(&stop)?;
         let seed = Self {
             id: PeerId::ours(rand::random()),
             port: listener.local_addr()?.port(),
             members: Members::default(),
             invitations: Arc::new(Semaphore::new(MAX_INVITATIONS)),
-            stop: CancellationToken::new(),
-            tasks: TaskTracker::new(),
+            stop,
+            worker,
         };
         let members = Arc::clone(&seed.members);
         let lookup = move |infohash| members.read().get(&infohash).cloned();
-        listen(listener, seed.id, lookup, &seed.stop, &seed.tasks);
-        refuse_utp(SocketAddr::new(options.listen.ip(), seed.port), &seed.stop, &seed.tasks).await;
+        listen(listener, seed.id, lookup, &seed.stop, &seed.worker)?;
+        refuse_utp(SocketAddr::new(options.listen.ip(), seed.port), &seed.stop, &seed.worker);
         let members = Arc::clone(&seed.members);
-        tick(&seed.stop, &seed.tasks, move || {
+        tick(&seed.stop, &seed.worker, move || {
             let members: Vec<Arc<Member>> = members.read().values().cloned().collect();
             members.iter().for_each(|member| member.tick());
         });
@@ -151,7 +154,7 @@ impl Seed {
         let (infohash, metadata) = (metainfo.infohash(), metainfo.info_bytes().len());
         let swarm = Swarm::seed(metainfo.layout(), self.id, metadata, now());
         let stop = self.stop.child_token();
-        let member = Member::new(metainfo, storage, swarm, stop, self.tasks.clone());
+        let member = Member::new(metainfo, storage, swarm, stop, self.worker.clone());
         if let Some(old) = self.members.write().insert(infohash, member) {
             old.close();
         }
@@ -173,7 +176,7 @@ impl Seed {
         let Some(member) = self.members.read().get(&infohash).cloned() else { return };
         let Ok(place) = Arc::clone(&self.invitations).try_acquire_owned() else { return };
         let (id, stop) = (self.id, member.stop.clone());
-        self.tasks.spawn(stop.run_until_cancelled_owned(async move {
+        self.worker.spawn(stop.run_until_cancelled_owned(async move {
             tokio::time::sleep(INVITATION_DELAY).await;
             if member.with(|swarm, _| swarm.has_peer_at(address.ip())) {
                 return;
@@ -203,8 +206,7 @@ impl Seed {
     /// Ends every connection and waits until all is let go.
     pub async fn stop(self) {
         self.stop.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.worker.ended().await;
     }
 }
 
@@ -238,15 +240,16 @@ impl Node {
         let (layout, metadata) = (metainfo.layout(), metainfo.info_bytes().len());
         let place = Place { server: options.server, network: options.network };
         let swarm = Swarm::node(layout, id, metadata, place, rand::random(), now());
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let member = Member::new(metainfo, storage, swarm, stop.clone(), tasks.clone());
+        let stop = CancellationToken::new();
+        let worker = Worker::start(&stop)?;
+        let member = Member::new(metainfo, storage, swarm, stop.clone(), worker.clone());
         let own = Arc::clone(&member);
         let lookup = move |infohash| (own.meta.infohash() == infohash).then(|| Arc::clone(&own));
-        listen(listener, id, lookup, &stop, &tasks);
-        refuse_utp(SocketAddr::new(options.listen.ip(), port), &stop, &tasks).await;
+        listen(listener, id, lookup, &stop, &worker)?;
+        refuse_utp(SocketAddr::new(options.listen.ip(), port), &stop, &worker);
         let dials = Arc::new(Mutex::new(DialBook::default()));
         let node = Self { id, port, member: Arc::clone(&member), dials: Arc::clone(&dials) };
-        tick(&stop, &tasks, move || {
+        tick(&stop, &worker, move || {
             member.tick();
             dial_due(&member, id, &dials);
         });
@@ -292,8 +295,7 @@ impl Node {
     /// Ends every connection and waits until the storage is let go.
     pub async fn stop(self) {
         self.member.close();
-        self.member.tasks.close();
-        self.member.tasks.wait().await;
+        self.member.worker.ended().await;
     }
 }
 
@@ -308,10 +310,14 @@ fn listen(
     id: PeerId,
     lookup: impl Fn(Infohash) -> Option<Arc<Member>> + Clone + Send + Sync + 'static,
     stop: &CancellationToken,
-    tasks: &TaskTracker,
-) {
+    worker: &Worker,
+) -> io::Result<()> {
+    let listener = listener.into_std()?;
+    let entered = worker.enter();
+    let listener = TcpListener::from_std(listener)?;
+    drop(entered);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let (connections, connection_stop) = (tasks.clone(), stop.clone());
+    let (connections, connection_stop) = (worker.clone(), stop.clone());
     let accepting = async move {
         loop {
             let (stream, address) = match listener.accept().await {
@@ -332,16 +338,17 @@ fn listen(
             }));
         }
     };
-    tasks.spawn(stop.clone().run_until_cancelled_owned(accepting));
+    worker.spawn(stop.clone().run_until_cancelled_owned(accepting));
+    Ok(())
 }
 
 /// Sends clients that try UDP first to TCP. If the port is taken they find out by themselves.
-async fn refuse_utp(address: SocketAddr, stop: &CancellationToken, tasks: &TaskTracker) {
-    let socket = match UdpSocket::bind(address).await {
-        Ok(socket) => socket,
-        Err(error) => return debug!(%address, %error, "uTP will not be refused"),
-    };
+fn refuse_utp(address: SocketAddr, stop: &CancellationToken, worker: &Worker) {
     let refusing = async move {
+        let socket = match UdpSocket::bind(address).await {
+            Ok(socket) => socket,
+            Err(error) => return debug!(%address, %error, "uTP will not be refused"),
+        };
         let mut packet = [0; utp::HEADER];
         loop {
             // A longer packet is cut to its header; an error is a peer's ICMP and tells nothing.
@@ -353,10 +360,10 @@ async fn refuse_utp(address: SocketAddr, stop: &CancellationToken, tasks: &TaskT
             }
         }
     };
-    tasks.spawn(stop.clone().run_until_cancelled_owned(refusing));
+    worker.spawn(stop.clone().run_until_cancelled_owned(refusing));
 }
 
-fn tick(stop: &CancellationToken, tasks: &TaskTracker, act: impl Fn() + Send + 'static) {
+fn tick(stop: &CancellationToken, worker: &Worker, act: impl Fn() + Send + 'static) {
     let ticking = async move {
         let mut interval = tokio::time::interval(TICK);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -365,7 +372,7 @@ fn tick(stop: &CancellationToken, tasks: &TaskTracker, act: impl Fn() + Send + '
             act();
         }
     };
-    tasks.spawn(stop.clone().run_until_cancelled_owned(ticking));
+    worker.spawn(stop.clone().run_until_cancelled_owned(ticking));
 }
 
 /// Dials what is due. A complete node waits to be dialled.
@@ -376,7 +383,7 @@ fn dial_due(member: &Arc<Member>, id: PeerId, dials: &Arc<Mutex<DialBook>>) {
     for address in dials.lock().due(now()) {
         let (member, dials) = (Arc::clone(member), Arc::clone(dials));
         let stop = member.stop.clone();
-        member.tasks.clone().spawn(stop.run_until_cancelled_owned(async move {
+        member.worker.clone().spawn(stop.run_until_cancelled_owned(async move {
             let connected = || dials.lock().connected(address, now());
             let ended = connection::dial(&member, id, address, connected).await;
             debug!(peer = %address, %ended, "dial ended");

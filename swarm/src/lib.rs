@@ -34,10 +34,11 @@ pub mod swarm;
 pub mod torrent;
 mod utp;
 pub mod wire;
+mod worker;
 
 pub use engine::{Node, NodeOptions, Seed, SeedOptions, SeedStats, SwarmError};
 pub use peer::PeerId;
-pub use storage::{Files, ReadOnlyFiles, Storage};
+pub use storage::{Files, ReadOnlyFiles, Storage, read_cached};
 pub use swarm::Progress;
 pub use torrent::{
     CreateError, Created, FileDigest, FileSpec, Infohash, Metainfo, MetainfoError, create, magnet,

@@ -6,7 +6,7 @@ use librqbit_sha1_wrapper::{ISha1, Sha1};
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Notify, Semaphore, watch};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
     swarm::{Check, Checked, Newcomer, Refusal, Swarm},
     torrent::Metainfo,
     wire::{Incoming, Violation},
+    worker::Worker,
 };
 
 /// Pieces that are hashed at once; each takes a thread and a small buffer.
@@ -32,7 +33,7 @@ pub(crate) type Outcome = Option<Result<(), SwarmError>>;
 pub(crate) struct Member {
     pub(crate) meta: Metainfo,
     pub(crate) stop: CancellationToken,
-    pub(crate) tasks: TaskTracker,
+    pub(crate) worker: Worker,
     storage: Arc<dyn Storage>,
     state: Mutex<State>,
     hashers: Semaphore,
@@ -50,12 +51,12 @@ impl Member {
         storage: Arc<dyn Storage>,
         swarm: Swarm,
         stop: CancellationToken,
-        tasks: TaskTracker,
+        worker: Worker,
     ) -> Arc<Self> {
         Arc::new(Self {
             meta,
             stop,
-            tasks,
+            worker,
             storage,
             state: Mutex::new(State { swarm, wakers: BTreeMap::new() }),
             hashers: Semaphore::new(HASHERS),
@@ -123,9 +124,17 @@ impl Member {
         });
     }
 
+    /// Reads a range if that takes no waiting for a disk; tells whether it did.
+    pub(crate) fn read_at_once(&self, range: Range, buffer: &mut [u8]) -> bool {
+        self.storage.read_at_once(self.offset_of(range), buffer)
+    }
+
+    fn offset_of(&self, range: Range) -> u64 {
+        self.meta.layout().offset_of(range.piece) + u64::from(range.begin)
+    }
+
     pub(crate) fn read(&self, range: Range, buffer: &mut [u8]) -> io::Result<()> {
-        let offset = self.meta.layout().offset_of(range.piece) + u64::from(range.begin);
-        self.storage.read_at(offset, buffer).inspect_err(|error| {
+        self.storage.read_at(self.offset_of(range), buffer).inspect_err(|error| {
             error!(infohash = %self.meta.infohash(), piece = range.piece, %error, "cannot read");
         })
     }
@@ -144,8 +153,7 @@ impl Member {
     }
 
     fn store(self: &Arc<Self>, block: Block, data: &[u8]) {
-        let layout = self.meta.layout();
-        let offset = layout.offset_of(block.piece) + u64::from(layout.range(block).begin);
+        let offset = self.offset_of(self.meta.layout().range(block));
         if let Err(error) = self.storage.write_at(offset, data) {
             error!(infohash = %self.meta.infohash(), piece = block.piece, %error, "cannot store");
             self.settle(Err(SwarmError::Storage(Arc::new(error))));
@@ -153,7 +161,7 @@ impl Member {
         }
         if let Some(check) = self.with(|swarm, _| swarm.stored(block)) {
             let member = Arc::clone(self);
-            self.tasks.spawn(async move { member.check(check).await });
+            self.worker.spawn(async move { member.check(check).await });
         }
     }
 

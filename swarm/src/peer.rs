@@ -96,6 +96,8 @@ pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     pub(crate) was_dialled: bool,
     pub(crate) is_interesting: bool,
+    /// It has wanted something.
+    pub(crate) fetches: bool,
     /// Payload bytes that were wanted and came.
     pub(crate) received: u64,
     pub(crate) last_data: Option<Instant>,
@@ -116,6 +118,7 @@ impl Peer {
             address,
             was_dialled,
             is_interesting: false,
+            fetches: false,
             received: 0,
             last_data: None,
             messages: VecDeque::new(),

@@ -36,6 +36,10 @@ const FIRST_TIMEOUT: Duration = Duration::from_secs(2);
 const WINDOW: Duration = Duration::from_millis(100);
 const WINDOW_BLOCKS: (usize, usize) = (8, 256);
 
+/// So many requests go out together, or a quarter of the window: one packet for each would cost both ends
+/// more CPU than the block.
+const ASKED_AT_ONCE: usize = 4;
+
 /// A peer that is silent for this long between two blocks gives in bursts: it answers at a beat of its own
 /// (Transmission every 500 ms) or is far away.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -210,9 +214,9 @@ impl Picker {
         }
     }
 
-    /// Whether a peer holds everything.
-    pub fn is_full(&self, key: PeerKey) -> bool {
-        self.peers.get(&key).is_some_and(|source| source.holds.is_full())
+    /// Whether a peer is known to hold a piece.
+    pub fn peer_holds(&self, key: PeerKey, piece: u32) -> bool {
+        self.peers.get(&key).is_some_and(|source| source.holds.contains(piece))
     }
 
     /// Whether a peer holds anything that is missing here.
@@ -244,6 +248,10 @@ impl Picker {
             source.pace.begins(now);
         }
         let window = source.window(now);
+        let room = window.saturating_sub(source.asked.len());
+        if room < ASKED_AT_ONCE.min(window / 4) {
+            return blocks;
+        }
         while self.open_requests(key) < window {
             let Some(block) = self.next_block(key, now) else { break };
             self.ask(key, block);

@@ -5,6 +5,7 @@
 use std::{
     fs::{File, OpenOptions},
     io,
+    mem::MaybeUninit,
     os::{fd::AsRawFd, unix::fs::FileExt},
     path::{Path, PathBuf},
 };
@@ -18,6 +19,10 @@ pub trait Storage: Send + Sync + 'static {
     /// # Errors
     /// If not all of it can be read.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
+
+    /// Fills `buf` from `offset` on if that takes no waiting for a disk; otherwise, and after any
+    /// error, `false`: [`Storage::read_at`] is then to be called where waiting does no harm.
+    fn read_at_once(&self, offset: u64, buf: &mut [u8]) -> bool;
 
     /// Stores `data` from `offset` on.
     ///
@@ -57,6 +62,10 @@ impl ReadOnlyFiles {
 impl Storage for ReadOnlyFiles {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         self.0.read_at(offset, buf)
+    }
+
+    fn read_at_once(&self, offset: u64, buf: &mut [u8]) -> bool {
+        self.0.read_at_once(offset, buf)
     }
 
     fn write_at(&self, _offset: u64, _data: &[u8]) -> io::Result<()> {
@@ -109,6 +118,10 @@ impl Storage for Files {
         self.row.read_at(offset, buf)
     }
 
+    fn read_at_once(&self, offset: u64, buf: &mut [u8]) -> bool {
+        self.row.read_at_once(offset, buf)
+    }
+
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.row.write_at(offset, data)
     }
@@ -129,6 +142,27 @@ fn reserve(file: &File, length: u64) -> io::Result<()> {
         Some(libc::EOPNOTSUPP | libc::ENOSYS) => file.set_len(length),
         _ => Err(error),
     }
+}
+
+/// Fills `buf` from memory: `preadv2(2)` with `RWF_NOWAIT`, and a plain read where the file lies in a tmpfs,
+/// which knows no such flag. `false` if not all of it is there.
+pub fn read_cached(file: &File, offset: u64, buf: &mut [u8]) -> bool {
+    let Ok(at) = i64::try_from(offset) else { return false };
+    let into = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
+    // SAFETY: the descriptor is open and `into` describes memory that is ours alone for the whole call.
+    let read = unsafe { libc::preadv2(file.as_raw_fd(), &raw const into, 1, at, libc::RWF_NOWAIT) };
+    let lacks_flag =
+        read < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EOPNOTSUPP);
+    let is_read = lacks_flag && is_in_memory(file) && file.read_exact_at(buf, offset).is_ok();
+    is_read || usize::try_from(read) == Ok(buf.len())
+}
+
+fn is_in_memory(file: &File) -> bool {
+    let mut about = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: the descriptor is open for the whole call, and there is room for the answer.
+    let outcome = unsafe { libc::fstatfs(file.as_raw_fd(), about.as_mut_ptr()) };
+    // SAFETY: zero means that the kernel has filled it in.
+    outcome == 0 && unsafe { about.assume_init() }.f_type == libc::TMPFS_MAGIC
 }
 
 fn named(path: &Path, error: &io::Error) -> io::Error {
@@ -154,6 +188,14 @@ impl Row {
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.each_part(offset, data.len(), |file, at, range| file.write_all_at(&data[range], at))
+    }
+
+    fn read_at_once(&self, offset: u64, buf: &mut [u8]) -> bool {
+        let reading = self.each_part(offset, buf.len(), |file, at, range| {
+            let is_there = read_cached(file, at, &mut buf[range]);
+            is_there.then_some(()).ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        });
+        reading.is_ok()
     }
 
     /// Calls `part` with each file that the range touches, the offset in it, and which bytes.
@@ -209,6 +251,11 @@ mod tests {
         let mut buf = [0; 4];
         files.read_at(8, &mut buf).expect("inside");
         assert_eq!(&buf, b"aacc");
+        let mut again = [0; 4];
+        if files.read_at_once(8, &mut again) {
+            assert_eq!(&again, b"aacc");
+        }
+        assert!(!files.read_at_once(27, &mut buf));
         assert!(files.read_at(27, &mut buf).is_err());
         assert!(files.read_at(u64::MAX, &mut buf).is_err());
     }

@@ -29,9 +29,15 @@ use crate::{
     wire::{Incoming, Outgoing, Violation},
 };
 
-/// News of pieces wait for each other this long, unless something else goes out to the peer: a
-/// packet for each piece and peer would cost more CPU than the data.
+/// News of pieces wait for each other, unless something else goes out to the peer: a packet for each piece
+/// and peer would cost more CPU than the data. They wait for so many pieces, but not longer than
+/// [`NEWS_AT_LATEST`].
+const NEWS_AT_ONCE: u32 = 4;
 const NEWS_EVERY: Duration = Duration::from_millis(10);
+const NEWS_AT_LATEST: Duration = Duration::from_millis(100);
+
+/// While so few pieces are here, or are missing, each is news at once: a room that starts or ends waits for it.
+const EACH_COUNTS: u32 = 16;
 
 /// Time-outs are looked for this often.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -51,9 +57,9 @@ pub struct Swarm {
     blame: Blame,
     checking: BTreeMap<u32, Givers>,
     wakes: BTreeSet<PeerKey>,
-    /// When peers were last woken for news, and whether there are some since.
+    /// When peers were last woken for news, and how many pieces came since.
     told: Instant,
-    has_news: bool,
+    news: u32,
     looked: Instant,
     uploaded: u64,
     downloaded: Meter,
@@ -128,7 +134,7 @@ impl Swarm {
             checking: BTreeMap::new(),
             wakes: BTreeSet::new(),
             told: now,
-            has_news: false,
+            news: 0,
             looked: now,
             uploaded: 0,
             downloaded: Meter::new(now),
@@ -235,6 +241,7 @@ impl Swarm {
         peer.heard(now);
         match message {
             Incoming::Unknown => {}
+            Incoming::Interested => peer.fetches = true,
             Incoming::Choke | Incoming::Unchoke => {
                 if let Role::Node(picker) = &mut self.role {
                     picker.choked(key, *message == Incoming::Choke);
@@ -440,35 +447,45 @@ impl Swarm {
         }
     }
 
-    /// Tells everybody of a new piece; also those who hold it, for a super-seeder counts on it.
+    /// Tells of a new piece whom it may concern. A peer that fetches and holds the piece itself need not know;
+    /// one that never wanted anything may be a super-seeder, who counts on the news.
     fn tell_all(&mut self, piece: u32, now: Instant) {
-        let is_complete = self.have().is_full();
-        for peer in self.peers.values_mut() {
-            peer.say(Outgoing::Have(piece));
+        let Role::Node(picker) = &self.role else { return };
+        let is_complete = picker.have().is_full();
+        for (key, peer) in &mut self.peers {
+            if !(peer.fetches && picker.peer_holds(*key, piece)) {
+                peer.say(Outgoing::Have(piece));
+            }
             if is_complete && std::mem::take(&mut peer.is_interesting) {
                 peer.say(Outgoing::NotInterested);
             }
         }
-        self.has_news = true;
+        self.news += 1;
         if is_complete {
-            self.told = now;
-            self.wake_all();
+            self.wake_all(now);
         } else {
             self.spread_news(now);
         }
     }
 
-    /// Wakes the peers that have news to hear, unless that was done a moment ago.
+    /// Wakes the peers that have news to hear, unless more of it is worth waiting for.
     fn spread_news(&mut self, now: Instant) {
-        if self.has_news && now.saturating_duration_since(self.told) >= NEWS_EVERY {
-            self.told = now;
-            self.wake_all();
+        if self.news == 0 {
+            return;
+        }
+        let (here, waited) = (self.have().count(), now.saturating_duration_since(self.told));
+        let few = here.min(self.layout.pieces() - here);
+        let is_enough = self.news >= NEWS_AT_ONCE || few <= EACH_COUNTS;
+        if waited >= if is_enough { NEWS_EVERY } else { NEWS_AT_LATEST } {
+            self.wake_all(now);
         }
     }
 
-    fn wake_all(&mut self) {
-        self.has_news = false;
-        self.wakes.extend(self.peers.keys());
+    fn wake_all(&mut self, now: Instant) {
+        self.told = now;
+        self.news = 0;
+        let busy = self.peers.iter().filter(|(_, peer)| !peer.is_idle());
+        self.wakes.extend(busy.map(|(key, _)| *key));
     }
 
     fn close_all(&mut self, which: impl Fn(&Peer) -> bool, now: Instant) {

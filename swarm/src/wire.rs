@@ -39,6 +39,8 @@ pub enum Incoming<'a> {
     Choke,
     /// It answers requests.
     Unchoke,
+    /// It wants something that is held here.
+    Interested,
     /// It holds a piece.
     Have(u32),
     /// What it holds at the start.
@@ -56,7 +58,7 @@ pub enum Incoming<'a> {
     },
     /// It asks for a part of the metadata.
     MetadataRequest(u32),
-    /// Nothing that matters here: keep-alive, interest, foreign extensions.
+    /// Nothing that matters here: keep-alive, no interest, foreign extensions.
     Unknown,
 }
 
@@ -139,6 +141,14 @@ pub fn read<'a>(
     Ok(Some((interpret(message, layout)?, length)))
 }
 
+/// How many bytes are missing until the message at the front of `bytes` is complete, or its length is
+/// known; at least one.
+pub fn missing(bytes: &[u8]) -> usize {
+    let Some(prefix) = bytes.first_chunk() else { return 4 - bytes.len() };
+    let length = (u32::from_be_bytes(*prefix) as usize).saturating_add(4);
+    length.saturating_sub(bytes.len()).max(1)
+}
+
 /// Turns one whole message into what it says.
 fn interpret<'a>(message: &'a [u8], layout: &Layout) -> Result<Incoming<'a>, Violation> {
     let Some(kind) = message.get(4).copied() else { return Ok(Incoming::Unknown) };
@@ -157,6 +167,7 @@ fn interpret<'a>(message: &'a [u8], layout: &Layout) -> Result<Incoming<'a>, Vio
     Ok(match parsed {
         Message::Choke => Incoming::Choke,
         Message::Unchoke => Incoming::Unchoke,
+        Message::Interested => Incoming::Interested,
         Message::Have(piece) if piece < layout.pieces() => Incoming::Have(piece),
         Message::Have(_) => return Err(Violation::OutOfBounds(kind)),
         Message::Bitfield(bits) => {
@@ -317,6 +328,13 @@ mod tests {
     }
 
     #[test]
+    fn it_is_known_how_much_of_a_message_is_missing() {
+        let message = framed(4, &3_u32.to_be_bytes());
+        assert_eq!([0, 1, 3].map(|length| missing(&message[..length])), [4, 3, 1]);
+        assert_eq!([4, 8].map(|length| missing(&message[..length])), [5, 1]);
+    }
+
+    #[test]
     fn a_block_must_be_exactly_one() {
         let head = |begin: u32| [3_u32.to_be_bytes(), begin.to_be_bytes()].concat();
         let message = framed(7, &[head(0), b"hello".to_vec()].concat());
@@ -351,7 +369,8 @@ mod tests {
             (Outgoing::Bitfield(Bitfield::full(4)), Incoming::Bitfield(Bitfield::full(4))),
             (Outgoing::Request(range), Incoming::Request(range)),
             (Outgoing::Cancel(range), Incoming::Cancel(range)),
-            (Outgoing::Interested, Incoming::Unknown),
+            (Outgoing::Interested, Incoming::Interested),
+            (Outgoing::NotInterested, Incoming::Unknown),
             (Outgoing::Handshake { metadata_size: 9 }, Incoming::Handshake { metadata: Some(3) }),
         ] {
             let mut bytes = Vec::new();

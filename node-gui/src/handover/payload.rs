@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bt_catalog::{Role, System};
-use bt_swarm::Storage;
+use bt_swarm::{Storage, read_cached};
 use parking_lot::RwLock;
 
 use super::fit::{Plan, composition};
@@ -239,6 +239,27 @@ impl Payload {
         Ok(())
     }
 
+    /// Fills `buf` from `offset` on; what lies in a file by `from_file`.
+    fn read_with(
+        &self,
+        offset: u64,
+        buf: &mut [u8],
+        from_file: impl Fn(&File, u64, &mut [u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.each_part(offset, buf.len(), |place, at, range| match place {
+            Place::Memory(start) => self.in_pages()?.pages.read(start + at, &mut buf[range]),
+            Place::Kernel(start) => {
+                let kernel = self.in_pages()?.kernel.read();
+                let from = usize::try_from(start + at).map_err(io::Error::other)?;
+                buf[range.clone()].copy_from_slice(&kernel[from..from + range.len()]);
+                Ok(())
+            }
+            Place::File(number, start) => {
+                from_file(self.file(number)?, start + at, &mut buf[range])
+            }
+        })
+    }
+
     fn file(&self, number: usize) -> io::Result<&File> {
         match &self.store {
             Store::Files(files) => Ok(&files.open[number].1),
@@ -253,18 +274,14 @@ impl Payload {
 
 impl Storage for Payload {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.each_part(offset, buf.len(), |place, at, range| match place {
-            Place::Memory(start) => self.in_pages()?.pages.read(start + at, &mut buf[range]),
-            Place::Kernel(start) => {
-                let kernel = self.in_pages()?.kernel.read();
-                let from = usize::try_from(start + at).map_err(io::Error::other)?;
-                buf[range.clone()].copy_from_slice(&kernel[from..from + range.len()]);
-                Ok(())
-            }
-            Place::File(number, start) => {
-                self.file(number)?.read_exact_at(&mut buf[range], start + at)
-            }
-        })
+        self.read_with(offset, buf, |file, at, buf| file.read_exact_at(buf, at))
+    }
+
+    fn read_at_once(&self, offset: u64, buf: &mut [u8]) -> bool {
+        let cached = |file: &File, at, buf: &mut [u8]| {
+            read_cached(file, at, buf).then_some(()).ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        };
+        self.read_with(offset, buf, cached).is_ok()
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {

@@ -736,9 +736,8 @@ impl<'a> World<'a> {
     fn hear(&mut self, host: u32, key: PeerKey, message: Outgoing) -> bool {
         let now = self.time();
         let incoming = match message {
-            Outgoing::KeepAlive | Outgoing::Interested | Outgoing::NotInterested => {
-                Incoming::Unknown
-            }
+            Outgoing::Interested => Incoming::Interested,
+            Outgoing::KeepAlive | Outgoing::NotInterested => Incoming::Unknown,
             Outgoing::Unchoke => Incoming::Unchoke,
             Outgoing::Have(piece) => Incoming::Have(piece),
             Outgoing::Bitfield(bits) => Incoming::Bitfield(bits),

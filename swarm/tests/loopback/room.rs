@@ -137,6 +137,10 @@ impl Storage for Wrong {
         Ok(())
     }
 
+    fn read_at_once(&self, _offset: u64, _buf: &mut [u8]) -> bool {
+        false
+    }
+
     fn write_at(&self, _offset: u64, _data: &[u8]) -> io::Result<()> {
         Err(io::ErrorKind::PermissionDenied.into())
     }
