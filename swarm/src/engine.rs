@@ -27,14 +27,11 @@ use crate::{
     peer::PeerId,
     picker::Place,
     storage::Storage,
-    swarm::{Progress, Refusal, Swarm},
+    swarm::{Progress, Refusal, Swarm, TICK_OF_NODE, TICK_OF_SEED},
     torrent::{Infohash, Metainfo},
     utp,
     worker::Worker,
 };
-
-/// How often the cores hear that time goes on.
-const TICK: Duration = Duration::from_millis(10);
 
 /// Wait after an error of the listener.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -142,7 +139,7 @@ impl Seed {
         listen(listener, seed.id, lookup, &seed.stop, &seed.worker)?;
         refuse_utp(SocketAddr::new(options.listen.ip(), seed.port), &seed.stop, &seed.worker);
         let members = Arc::clone(&seed.members);
-        tick(&seed.stop, &seed.worker, move || {
+        tick(TICK_OF_SEED, &seed.stop, &seed.worker, move || {
             let members: Vec<Arc<Member>> = members.read().values().cloned().collect();
             members.iter().for_each(|member| member.tick());
         });
@@ -249,7 +246,7 @@ impl Node {
         refuse_utp(SocketAddr::new(options.listen.ip(), port), &stop, &worker);
         let dials = Arc::new(Mutex::new(DialBook::default()));
         let node = Self { id, port, member: Arc::clone(&member), dials: Arc::clone(&dials) };
-        tick(&stop, &worker, move || {
+        tick(TICK_OF_NODE, &stop, &worker, move || {
             member.tick();
             dial_due(&member, id, &dials);
         });
@@ -363,9 +360,14 @@ fn refuse_utp(address: SocketAddr, stop: &CancellationToken, worker: &Worker) {
     worker.spawn(stop.clone().run_until_cancelled_owned(refusing));
 }
 
-fn tick(stop: &CancellationToken, worker: &Worker, act: impl Fn() + Send + 'static) {
+fn tick(
+    every: Duration,
+    stop: &CancellationToken,
+    worker: &Worker,
+    act: impl Fn() + Send + 'static,
+) {
     let ticking = async move {
-        let mut interval = tokio::time::interval(TICK);
+        let mut interval = tokio::time::interval(every);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             interval.tick().await;

@@ -36,7 +36,7 @@ const FIRST_TIMEOUT: Duration = Duration::from_secs(2);
 const WINDOW: Duration = Duration::from_millis(100);
 const WINDOW_BLOCKS: (usize, usize) = (8, 256);
 
-/// So many requests go out together, or a quarter of the window: one packet for each would cost both ends
+/// So many requests go out together, or half of the window: one packet for each would cost both ends
 /// more CPU than the block.
 const ASKED_AT_ONCE: usize = 4;
 
@@ -249,7 +249,7 @@ impl Picker {
         }
         let window = source.window(now);
         let room = window.saturating_sub(source.asked.len());
-        if room < ASKED_AT_ONCE.min(window / 4) {
+        if room < ASKED_AT_ONCE.min(window / 2) {
             return blocks;
         }
         while self.open_requests(key) < window {

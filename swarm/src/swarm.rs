@@ -36,8 +36,17 @@ const NEWS_AT_ONCE: u32 = 4;
 const NEWS_EVERY: Duration = Duration::from_millis(10);
 const NEWS_AT_LATEST: Duration = Duration::from_millis(100);
 
+/// The same for a peer that fetches nothing, a seed: it plans by the news, but waits for none.
+const NEWS_AT_ONCE_TO_SEEDS: u32 = 16;
+const NEWS_AT_LATEST_TO_SEEDS: Duration = Duration::from_millis(250);
+
 /// While so few pieces are here, or are missing, each is news at once: a room that starts or ends waits for it.
 const EACH_COUNTS: u32 = 16;
+
+/// How often [`Swarm::tick`] is to be called: of a node news wait for it, a seed only looks for time-outs.
+pub const TICK_OF_NODE: Duration = NEWS_EVERY;
+/// See [`TICK_OF_NODE`].
+pub const TICK_OF_SEED: Duration = Duration::from_millis(50);
 
 /// Time-outs are looked for this often.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -60,6 +69,9 @@ pub struct Swarm {
     /// When peers were last woken for news, and how many pieces came since.
     told: Instant,
     news: u32,
+    /// The same for peers that fetch nothing.
+    told_seeds: Instant,
+    news_to_seeds: u32,
     looked: Instant,
     uploaded: u64,
     downloaded: Meter,
@@ -135,6 +147,8 @@ impl Swarm {
             wakes: BTreeSet::new(),
             told: now,
             news: 0,
+            told_seeds: now,
+            news_to_seeds: 0,
             looked: now,
             uploaded: 0,
             downloaded: Meter::new(now),
@@ -349,7 +363,12 @@ impl Swarm {
         }
     }
 
-    /// To be called about a hundred times a second: news, time-outs, take-backs, keep-alives.
+    /// How often [`Swarm::tick`] is to be called.
+    pub fn tick_every(&self) -> Duration {
+        if self.is_seed() { TICK_OF_SEED } else { TICK_OF_NODE }
+    }
+
+    /// News, time-outs, take-backs, keep-alives; to be called every [`Swarm::tick_every`].
     pub fn tick(&mut self, now: Instant) {
         self.spread_news(now);
         if now.saturating_duration_since(self.looked) < LOOK_EVERY {
@@ -461,31 +480,34 @@ impl Swarm {
             }
         }
         self.news += 1;
-        if is_complete {
-            self.wake_all(now);
-        } else {
-            self.spread_news(now);
-        }
+        self.news_to_seeds += 1;
+        self.spread_news(now);
     }
 
     /// Wakes the peers that have news to hear, unless more of it is worth waiting for.
     fn spread_news(&mut self, now: Instant) {
-        if self.news == 0 {
-            return;
+        let (here, is_complete) = (self.have().count(), self.is_complete());
+        let few = here.min(self.layout.pieces() - here) <= EACH_COUNTS;
+        let waited = now.saturating_duration_since(self.told);
+        let is_enough = self.news >= NEWS_AT_ONCE || few;
+        let is_time = waited >= if is_enough { NEWS_EVERY } else { NEWS_AT_LATEST };
+        if self.news > 0 && (is_time || is_complete) {
+            (self.told, self.news) = (now, 0);
+            self.wake_for_news(true);
         }
-        let (here, waited) = (self.have().count(), now.saturating_duration_since(self.told));
-        let few = here.min(self.layout.pieces() - here);
-        let is_enough = self.news >= NEWS_AT_ONCE || few <= EACH_COUNTS;
-        if waited >= if is_enough { NEWS_EVERY } else { NEWS_AT_LATEST } {
-            self.wake_all(now);
+        let waited = now.saturating_duration_since(self.told_seeds);
+        let is_enough = self.news_to_seeds >= NEWS_AT_ONCE_TO_SEEDS || few;
+        let is_time = waited >= if is_enough { NEWS_EVERY } else { NEWS_AT_LATEST_TO_SEEDS };
+        if self.news_to_seeds > 0 && (is_time || is_complete) {
+            (self.told_seeds, self.news_to_seeds) = (now, 0);
+            self.wake_for_news(false);
         }
     }
 
-    fn wake_all(&mut self, now: Instant) {
-        self.told = now;
-        self.news = 0;
-        let busy = self.peers.iter().filter(|(_, peer)| !peer.is_idle());
-        self.wakes.extend(busy.map(|(key, _)| *key));
+    fn wake_for_news(&mut self, fetches: bool) {
+        let concerned = |peer: &Peer| peer.fetches == fetches && !peer.is_idle();
+        let concerned = self.peers.iter().filter(|(_, peer)| concerned(peer));
+        self.wakes.extend(concerned.map(|(key, _)| *key));
     }
 
     fn close_all(&mut self, which: impl Fn(&Peer) -> bool, now: Instant) {

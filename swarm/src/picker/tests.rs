@@ -185,7 +185,7 @@ fn a_peer_that_dribbles_keeps_one_request_if_others_are_faster() {
         }
         (lost, picker.fill(A, now).len())
     };
-    assert_eq!(run(true), (vec![(A, 7)], 1));
+    assert_eq!(run(true), (vec![(A, 5)], 1));
     assert!(run(false).0.is_empty());
 }
 

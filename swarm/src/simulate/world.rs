@@ -21,9 +21,6 @@ use crate::{
     wire::{Incoming, Outgoing},
 };
 
-/// As in the engine.
-const TICK: Duration = Duration::from_millis(10);
-
 /// As in the engine: unsent bytes below which a socket takes the next batch.
 const NOT_SENT_LOW: u64 = 64 * 1024;
 
@@ -271,13 +268,14 @@ impl<'a> World<'a> {
         let machine = self.host(host);
         let Some(swarm) = &mut machine.swarm else { return };
         swarm.tick(now);
+        let next_tick = swarm.tick_every();
         let is_looking = machine.plan.role != Role::Seed
             && (!swarm.is_complete() || machine.plan.role != Role::Node);
         let due = if is_looking { machine.dials.due(now) } else { Vec::new() };
         for address in due {
             self.dial(host, address);
         }
-        self.after(TICK, Event::Tick(host));
+        self.after(next_tick, Event::Tick(host));
         self.wake(host);
     }
 
