@@ -3,12 +3,14 @@
 //! The .torrent comes by HTTP and must have the SHA-256 and the infohash of the signed catalog, and name the same files.
 //! Where that .torrent states the SHA-256 of every piece, what has arrived is proven ([`Proven`]); `verify.rs` judges.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bt_catalog::{Digest, System, SystemId};
 use bt_swarm::{Metainfo, Node, NodeOptions, SwarmError};
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::SockaddrStorage;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -83,7 +85,8 @@ impl Download {
         let infohash = metainfo.infohash();
         let server = server_address(http.server());
         // Any free port will do, as is the default: the tracker tells it to the others.
-        let options = NodeOptions { server, ..NodeOptions::default() };
+        let network = server.and_then(own_network);
+        let options = NodeOptions { server, network, ..NodeOptions::default() };
         let node = Node::start(metainfo, storage, options).await.map_err(|error| {
             Problem::internal(format!("cannot start the swarm of {}: {error}", system.id))
         })?;
@@ -235,6 +238,37 @@ fn server_address(url: &str) -> Option<IpAddr> {
     }
 }
 
+/// This PC's address on its way to the server and the length of its network's prefix: PCs of the same room
+/// are asked first. `None` when the kernel does not tell; all PCs are alike then.
+fn own_network(server: IpAddr) -> Option<(IpAddr, u8)> {
+    let any: IpAddr = match server {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    // To connect a UDP socket only looks up the route: no packet leaves. Any port will do.
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((server, 9)).ok()?;
+    let own = socket.local_addr().ok()?.ip();
+    let mut parts = getifaddrs().ok()?;
+    parts.find_map(|part| {
+        let is_own = ip_of(part.address.as_ref()?)? == own;
+        is_own.then_some((own, prefix(ip_of(part.netmask.as_ref()?)?)))
+    })
+}
+
+fn ip_of(address: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|it| it.ip().into());
+    v4.or_else(|| address.as_sockaddr_in6().map(|it| it.ip().into()))
+}
+
+fn prefix(mask: IpAddr) -> u8 {
+    let bits = match mask {
+        IpAddr::V4(mask) => mask.to_bits().leading_ones(),
+        IpAddr::V6(mask) => mask.to_bits().leading_ones(),
+    };
+    u8::try_from(bits).unwrap_or(0)
+}
+
 #[expect(clippy::disallowed_methods, reason = "a shell that waits for the network")]
 fn now() -> Instant {
     Instant::now()
@@ -361,6 +395,13 @@ mod tests {
     fn refused(system: &System, torrent: &[u8], part: &str) {
         let why = check_torrent(system, torrent).expect_err("must be refused");
         assert!(why.contains(part), "{why}");
+    }
+
+    #[test]
+    fn the_own_network_is_that_of_the_way_to_the_server() {
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        assert_eq!(own_network(loopback), Some((loopback, 8)));
+        assert_eq!(prefix(Ipv4Addr::new(255, 255, 252, 0).into()), 22);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use bt_swarm::FileSpec;
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use sha2::{Digest, Sha256};
 
 /// The torrent's name, and so the folder of its files.
@@ -21,12 +21,21 @@ pub struct Payload {
     digest: [u8; 32],
 }
 
+impl Drop for Payload {
+    fn drop(&mut self) {
+        // Else its mount point could not be removed.
+        if let Err(error) = umount2(&self.folder, MntFlags::MNT_DETACH) {
+            eprintln!("cannot unmount {}: {error}", self.folder.display());
+        }
+    }
+}
+
 impl Payload {
     /// Makes an image of this many bytes, mostly noise, in `folder`, on which memory gets mounted.
     pub fn create(folder: &Path, bytes: u64) -> Result<Self> {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make {}", folder.display()))?;
-        // Only the lab's own mount namespace sees it; it ends with the lab.
+        // Only the lab's own mount namespace sees it.
         mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), Some("size=90%"))
             .context("cannot make room in memory")?;
         let mut payload = Self { folder: folder.into(), bytes, digest: [0; 32] };
