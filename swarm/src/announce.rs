@@ -64,6 +64,9 @@ pub enum AnnounceError {
     Unreadable,
 }
 
+/// Peers that a node wants to be named: all of the largest room, for a full mesh. Trackers name 50 unless asked.
+const NAMED: u32 = 200;
+
 /// The query part of the announce URL, without the question mark.
 pub fn query(announce: &Announce) -> String {
     let event = match announce.event {
@@ -73,7 +76,7 @@ pub fn query(announce: &Announce) -> String {
         Some(Event::Stopped) => "&event=stopped",
     };
     format!(
-        "info_hash={}&peer_id={}&port={}&uploaded={}&downloaded={}&left={}&compact=1{event}",
+        "info_hash={}&peer_id={}&port={}&uploaded={}&downloaded={}&left={}&numwant={NAMED}&compact=1{event}",
         percent_encode(&announce.infohash.0),
         percent_encode(&announce.peer_id.0),
         announce.port,
@@ -147,7 +150,7 @@ mod tests {
         assert_eq!(
             query(&announce),
             format!(
-                "info_hash={}&peer_id=-BT0100-abcdefghijkl&port=6881&uploaded=1&downloaded=2&left=3&compact=1&event=started",
+                "info_hash={}&peer_id=-BT0100-abcdefghijkl&port=6881&uploaded=1&downloaded=2&left=3&numwant=200&compact=1&event=started",
                 "%FF".repeat(20)
             )
         );

@@ -58,17 +58,20 @@ impl DialBook {
     /// The addresses to dial now; each counts as being tried until its ending is told.
     pub fn due(&mut self, now: Instant) -> Vec<SocketAddr> {
         let trying = self.known.values().filter(|dial| matches!(dial, Dial::Trying { .. })).count();
+        let waiting = self.known.iter().filter_map(|(address, dial)| match dial {
+            Dial::Waiting { until, failures } if until.is_none_or(|until| until <= now) => {
+                Some((*failures, *until, *address))
+            }
+            _ => None,
+        });
+        // Who failed least, then who waited longest: addresses where nobody is keep nobody from their turn.
+        let mut waiting: Vec<_> = waiting.collect();
+        waiting.sort_unstable();
+        waiting.truncate(MAX_DIALS.saturating_sub(trying));
         let mut due = Vec::new();
-        for (address, dial) in &mut self.known {
-            if due.len() + trying >= MAX_DIALS {
-                break;
-            }
-            if let Dial::Waiting { until, failures } = dial
-                && until.is_none_or(|until| until <= now)
-            {
-                *dial = Dial::Trying { failures: *failures };
-                due.push(*address);
-            }
+        for (failures, _, address) in waiting {
+            self.known.insert(address, Dial::Trying { failures });
+            due.push(address);
         }
         due
     }
@@ -116,6 +119,21 @@ mod tests {
         let mut book = DialBook::default();
         book.learn(address(1));
         (book, Instant::now())
+    }
+
+    #[test]
+    fn addresses_where_nobody_is_keep_no_other_from_its_turn() {
+        let (mut book, mut now) = book();
+        (1..200).for_each(|port| book.learn(address(port + 1)));
+        let mut dialled = std::collections::BTreeSet::new();
+        for _ in 0..7 {
+            let due = book.due(now);
+            now += Duration::from_secs(5);
+            due.iter().for_each(|address| book.ended(*address, Ending::Over, now));
+            dialled.extend(due);
+            now += Duration::from_secs(5);
+        }
+        assert_eq!(dialled.len(), 200);
     }
 
     #[test]

@@ -19,6 +19,12 @@ const BATCH: u32 = 64 * 1024;
 /// Control messages handed to the shell at once.
 const BATCH_MESSAGES: usize = 512;
 
+/// Messages that may wait before nothing more is asked of a peer: it takes nothing.
+const MAX_MESSAGES: usize = 1024;
+
+/// HAVEs beyond one for each piece that end the connection.
+const HAVES_GRACE: u64 = 64;
+
 /// Metadata requests that may wait; more are dropped. A torrent of 2^20 pieces has 1280 parts.
 const MAX_METADATA_QUEUE: usize = 64;
 
@@ -107,6 +113,8 @@ pub(crate) struct Peer {
     metadata_queued: usize,
     asked_blocks: u64,
     unasked_blocks: u64,
+    haves: u64,
+    has_bitfield: bool,
     last_heard: Instant,
     last_spoken: Instant,
 }
@@ -127,6 +135,8 @@ impl Peer {
             metadata_queued: 0,
             asked_blocks: 0,
             unasked_blocks: 0,
+            haves: 0,
+            has_bitfield: false,
             last_heard: now,
             last_spoken: now,
         }
@@ -150,6 +160,32 @@ impl Peer {
             return Err(Violation::Flood);
         }
         self.uploads.push_back(range);
+        Ok(())
+    }
+
+    /// Whether so much waits for it that nothing more should be asked.
+    pub(crate) fn takes_nothing(&self) -> bool {
+        self.messages.len() >= MAX_MESSAGES
+    }
+
+    /// It chokes: requests that have not gone out need not go. One that voided open requests counts like a block that
+    /// nobody asked for.
+    pub(crate) fn chokes(&mut self, voids: bool) -> Result<(), Violation> {
+        self.messages.retain(|message| !matches!(message, Outgoing::Request(_)));
+        if voids { self.gave_unasked() } else { Ok(()) }
+    }
+
+    /// It names one of so many pieces. Nobody needs to name one twice.
+    pub(crate) fn names_piece(&mut self, pieces: u32) -> Result<(), Violation> {
+        self.haves += 1;
+        if self.haves > u64::from(pieces) + HAVES_GRACE { Err(Violation::Repeated) } else { Ok(()) }
+    }
+
+    /// It names all its pieces: once (BEP 3).
+    pub(crate) fn names_all(&mut self) -> Result<(), Violation> {
+        if std::mem::replace(&mut self.has_bitfield, true) {
+            return Err(Violation::Repeated);
+        }
         Ok(())
     }
 

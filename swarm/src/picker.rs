@@ -75,8 +75,9 @@ pub struct Picker {
     fresh: Bitfield,
     /// Started pieces of which a block is not asked for yet.
     open: BTreeSet<u32>,
-    /// Pieces that failed their hash and must come from one peer alone.
-    distrusted: BTreeSet<u32>,
+    /// Pieces that failed their hash and must come from one peer alone, with the peers that were to give it
+    /// and did not.
+    distrusted: BTreeMap<u32, BTreeSet<PeerKey>>,
     peers: BTreeMap<PeerKey, Source>,
     /// How many of the near peers hold each piece.
     near: Vec<u16>,
@@ -158,7 +159,7 @@ impl Picker {
             parts: BTreeMap::new(),
             fresh: Bitfield::full(pieces),
             open: BTreeSet::new(),
-            distrusted: BTreeSet::new(),
+            distrusted: BTreeMap::new(),
             peers: BTreeMap::new(),
             near: vec![0; pieces as usize],
             own_salt: salt,
@@ -197,6 +198,9 @@ impl Picker {
     /// A peer went; what was asked of it is free again.
     pub fn leave(&mut self, key: PeerKey) {
         self.release(key);
+        self.distrusted.values_mut().for_each(|failed| {
+            failed.remove(&key);
+        });
         let Some(source) = self.peers.remove(&key) else { return };
         for piece in source.holds.iter() {
             self.availability[piece as usize] -= 1;
@@ -204,14 +208,17 @@ impl Picker {
         }
     }
 
-    /// A peer holds one more piece.
-    pub fn holds(&mut self, key: PeerKey, piece: u32) {
-        let Some(source) = self.peers.get_mut(&key) else { return };
-        if source.holds.insert(piece) {
-            self.availability[piece as usize] += 1;
-            self.near[piece as usize] += u16::from(source.is_near);
-            source.fresh += u32::from(self.fresh.contains(piece));
+    /// A peer holds one more piece. Whether there is something to ask it for because of that.
+    pub fn holds(&mut self, key: PeerKey, piece: u32) -> bool {
+        let Some(source) = self.peers.get_mut(&key) else { return false };
+        if !source.holds.insert(piece) {
+            return false;
         }
+        let is_fresh = self.fresh.contains(piece);
+        self.availability[piece as usize] += 1;
+        self.near[piece as usize] += u16::from(source.is_near);
+        source.fresh += u32::from(is_fresh);
+        is_fresh || self.open.contains(&piece) || self.all_is_asked()
     }
 
     /// Whether a peer is known to hold a piece.
@@ -226,14 +233,16 @@ impl Picker {
         pairs.into_iter().any(|(theirs, ours)| theirs & !ours != 0)
     }
 
-    /// A peer chokes or unchokes. A choke voids what was asked of it (BEP 3).
-    pub fn choked(&mut self, key: PeerKey, is_choking: bool) {
+    /// A peer chokes or unchokes. A choke voids what was asked of it (BEP 3): whether there was anything.
+    pub fn choked(&mut self, key: PeerKey, is_choking: bool) -> bool {
+        let voids = is_choking && self.open_requests(key) > 0;
         if is_choking {
             self.release(key);
         }
         if let Some(source) = self.peers.get_mut(&key) {
             source.is_choking = is_choking;
         }
+        voids
     }
 
     /// The next blocks to ask of a peer.
@@ -254,7 +263,7 @@ impl Picker {
         }
         while self.open_requests(key) < window {
             let Some(block) = self.next_block(key, now) else { break };
-            self.ask(key, block);
+            self.ask(key, block, now);
             blocks.push(block);
         }
         blocks
@@ -305,7 +314,7 @@ impl Picker {
 
     /// A complete piece has a wrong hash: it is fetched again, from one peer alone.
     pub fn failed(&mut self, piece: u32) {
-        self.distrusted.insert(piece);
+        self.distrusted.entry(piece).or_default();
         self.parts.remove(&piece);
         self.settle(piece);
     }
@@ -338,8 +347,8 @@ impl Picker {
         let is_asked = |source: &&mut Source| !source.asked.is_empty();
         let rates = self.peers.values_mut().filter(is_asked).map(|source| source.meter.rate(now));
         let (sum, count) = rates.fold((0.0, 0.0), |(sum, count), rate| (sum + rate, count + 1.0));
-        let mut overdue = Vec::new();
-        for (key, source) in &mut self.peers {
+        let mut overdue: Vec<(PeerKey, Vec<Block>)> = Vec::new();
+        for (&key, source) in &mut self.peers {
             if source.asked.is_empty() {
                 continue;
             }
@@ -348,26 +357,57 @@ impl Picker {
             let rate = source.meter.rate(now);
             let is_behind = rate * (count - 1.0) < DRIBBLE * (sum - rate);
             let is_dribbling = is_behind && source.pace.age(now) >= REQUEST_TIMEOUT;
-            if is_silent || is_dribbling {
+            let mut pieces = source.asked.iter().map(|block| block.piece);
+            let is_late = pieces.any(|piece| {
+                self.parts.get(&piece).is_some_and(|part| part.is_late(key, now))
+                    && self.availability[piece as usize] > 1
+            });
+            if is_silent || is_dribbling || is_late {
                 source.is_stalled |= is_silent;
                 source.last_progress = now;
                 source.pace.is_too_slow();
-                overdue.push((*key, source.asked.iter().copied().collect()));
+                overdue.push((key, source.asked.iter().copied().collect()));
             }
         }
-        overdue.iter().for_each(|(key, _)| self.release(*key));
+        for (key, blocks) in &overdue {
+            for block in blocks {
+                self.let_down(*key, block.piece);
+            }
+            self.release(*key);
+        }
         overdue
+    }
+
+    /// Remembers that a peer did not give a piece that was to come from it alone. Once nobody is left to try, all
+    /// may try again.
+    fn let_down(&mut self, key: PeerKey, piece: u32) {
+        let Some(failed) = self.distrusted.get_mut(&piece) else { return };
+        failed.insert(key);
+        let mut holders = self.peers.iter().filter(|(_, source)| source.holds.contains(piece));
+        if holders.all(|(holder, _)| failed.contains(holder)) {
+            failed.clear();
+        }
+    }
+
+    /// Whether a piece may be started with this peer.
+    fn may_start(&self, key: PeerKey, piece: u32) -> bool {
+        self.distrusted.get(&piece).is_none_or(|failed| !failed.contains(&key))
+    }
+
+    /// Whether nothing new has come for long, so that far peers are asked too.
+    pub fn is_starved(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.last_new) >= STARVED
     }
 
     fn open_requests(&self, key: PeerKey) -> usize {
         self.peers.get(&key).map_or(0, |source| source.asked.len())
     }
 
-    fn ask(&mut self, key: PeerKey, block: Block) {
-        let distrusted = self.distrusted.contains(&block.piece);
+    fn ask(&mut self, key: PeerKey, block: Block, now: Instant) {
+        let distrusted = self.distrusted.contains_key(&block.piece);
         let blocks = self.layout.blocks_of(block.piece);
         let part = self.parts.entry(block.piece).or_insert_with(|| Part::new(blocks));
-        part.ask(block.index, distrusted.then_some(key));
+        part.ask(block.index, distrusted.then_some((key, now)));
         self.settle(block.piece);
         if let Some(source) = self.peers.get_mut(&key) {
             source.asked.push_back(block);
@@ -399,7 +439,7 @@ impl Picker {
         if source.fresh == 0 && self.open.is_empty() && !self.all_is_asked() {
             return None;
         }
-        let is_starved = now.saturating_duration_since(self.last_new) >= STARVED;
+        let is_starved = self.is_starved(now);
         let piece = match (source.is_near || is_starved, source.holds.is_full()) {
             (true, false) => self.piece_of_neighbour(key),
             (true, true) => self.piece_of_full(key),
@@ -462,7 +502,9 @@ impl Picker {
         let rivals: Vec<u64> = self.peers.values().filter(is_rival).map(|peer| peer.salt).collect();
         let source = self.peers.get(&key)?;
         let missing = source.holds.common(&self.fresh).filter(|piece| {
-            self.near[*piece as usize] == 0 && !is_anothers(*piece, self.own_salt, &rivals)
+            self.near[*piece as usize] == 0
+                && self.may_start(key, *piece)
+                && !is_anothers(*piece, self.own_salt, &rivals)
         });
         missing.min_by_key(|piece| {
             (self.availability[*piece as usize], mix(start ^ u64::from(*piece)))
@@ -497,7 +539,8 @@ impl Picker {
             return None;
         }
         let start = next_chance(&mut self.chance);
-        source.holds.common(&self.fresh).min_by_key(|piece| {
+        let fresh = source.holds.common(&self.fresh).filter(|piece| self.may_start(key, *piece));
+        fresh.min_by_key(|piece| {
             (self.availability[*piece as usize], mix(start ^ u64::from(*piece)))
         })
     }
@@ -514,7 +557,8 @@ impl Picker {
         let unfinished = self.peers.values().filter(|peer| !peer.holds.is_full());
         let rivals: Vec<u64> = unfinished.map(|peer| peer.salt).collect();
         let source = self.peers.get(&key)?;
-        source.holds.common(&self.fresh).min_by_key(|piece| {
+        let fresh = source.holds.common(&self.fresh).filter(|piece| self.may_start(key, *piece));
+        fresh.min_by_key(|piece| {
             let common = self.others_hold(*piece);
             let availability = self.availability[*piece as usize];
             let is_anothers = is_anothers(*piece, self.own_salt, &rivals);

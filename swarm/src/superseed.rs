@@ -29,12 +29,17 @@ const LANES: usize = 8;
 /// A shown piece that nobody asks for holds up the next one for this long (measured).
 const TAKE_BACK: Duration = Duration::from_millis(300);
 
+/// A node whose link takes nothing of what is queued for it loses its lane after this long.
+const LANE_LOST: Duration = Duration::from_secs(2);
+
 /// What a super-seeding server knows of one swarm.
 #[derive(Debug)]
 pub struct SuperSeed {
     layout: Layout,
     /// Connected nodes that hold the piece, and those that were shown it and do not hold it yet.
     spread: Vec<u16>,
+    /// How many pieces are spread so often: the lowest key ends a search.
+    levels: BTreeMap<u16, u32>,
     /// Where the search for a fresh piece goes on.
     cursor: u32,
     peers: BTreeMap<PeerKey, Viewer>,
@@ -47,7 +52,8 @@ pub struct SuperSeed {
 #[derive(Debug)]
 struct Viewer {
     holds: Bitfield,
-    shown: Bitfield,
+    /// What it holds or was shown.
+    known: Bitfield,
     /// Pieces shown and the blocks of each that are still to be sent.
     pending: BTreeMap<u32, u32>,
     last_sent: Instant,
@@ -57,10 +63,10 @@ impl SuperSeed {
     /// A seed of which nobody holds anything yet. Seeds of different `salt` begin with different pieces.
     pub fn new(layout: Layout, salt: u64) -> Self {
         let cursor = u32::try_from(salt % u64::from(layout.pieces())).unwrap_or(0);
-        let spread = vec![0; layout.pieces() as usize];
         Self {
             layout,
-            spread,
+            spread: vec![0; layout.pieces() as usize],
+            levels: BTreeMap::from([(0, layout.pieces())]),
             cursor,
             peers: BTreeMap::new(),
             lanes: BTreeSet::new(),
@@ -72,7 +78,7 @@ impl SuperSeed {
     pub fn join(&mut self, key: PeerKey, now: Instant) {
         let none = Bitfield::empty(self.layout.pieces());
         let viewer =
-            Viewer { holds: none.clone(), shown: none, pending: BTreeMap::new(), last_sent: now };
+            Viewer { holds: none.clone(), known: none, pending: BTreeMap::new(), last_sent: now };
         self.peers.insert(key, viewer);
     }
 
@@ -81,21 +87,33 @@ impl SuperSeed {
         let Some(viewer) = self.peers.remove(&key) else { return };
         self.lanes.remove(&key);
         self.waiting.retain(|other| *other != key);
-        for piece in 0..self.layout.pieces() {
-            if viewer.holds.contains(piece) || viewer.shown.contains(piece) {
-                self.spread[piece as usize] -= 1;
-            }
+        for piece in viewer.known.iter() {
+            self.spreads_to(piece, self.spread[piece as usize] - 1);
         }
     }
 
-    /// A node holds one more piece.
-    pub fn holds(&mut self, key: PeerKey, piece: u32) {
-        let Some(viewer) = self.peers.get_mut(&key) else { return };
-        viewer.pending.remove(&piece);
+    /// A node holds one more piece; whether that was unknown.
+    pub fn holds(&mut self, key: PeerKey, piece: u32) -> bool {
+        let Some(viewer) = self.peers.get_mut(&key) else { return false };
+        let was_awaited = viewer.pending.remove(&piece).is_some();
         self.lanes.remove(&key);
-        if viewer.holds.insert(piece) && !viewer.shown.contains(piece) {
-            self.spread[piece as usize] += 1;
+        let is_news = viewer.holds.insert(piece);
+        if viewer.known.insert(piece) {
+            self.spreads_to(piece, self.spread[piece as usize] + 1);
         }
+        is_news || was_awaited
+    }
+
+    /// So many nodes hold the piece now or were shown it.
+    fn spreads_to(&mut self, piece: u32, count: u16) {
+        let old = std::mem::replace(&mut self.spread[piece as usize], count);
+        if let Some(pieces) = self.levels.get_mut(&old) {
+            *pieces -= 1;
+            if *pieces == 0 {
+                self.levels.remove(&old);
+            }
+        }
+        *self.levels.entry(count).or_default() += 1;
     }
 
     /// A block of a piece went out to a node.
@@ -115,39 +133,65 @@ impl SuperSeed {
     /// What to show now, after something happened to this node: to it, and to those who wait for a lane.
     pub fn show(&mut self, key: PeerKey) -> Vec<(PeerKey, u32)> {
         let mut shown = Vec::new();
-        self.show_one(key, &mut shown);
+        if !self.is_novice(key) || self.lanes.contains(&key) {
+            self.show_one(key, &mut shown);
+        } else if !self.waiting.contains(&key) {
+            self.waiting.push_back(key);
+        }
         while self.lanes.len() < LANES
             && let Some(next) = self.waiting.pop_front()
         {
+            if self.is_novice(next) {
+                self.lanes.insert(next);
+            }
             self.show_one(next, &mut shown);
         }
         shown
     }
 
+    /// Whether a connected node holds nothing yet.
+    fn is_novice(&self, key: PeerKey) -> bool {
+        self.peers.get(&key).is_some_and(|viewer| viewer.holds.count() == 0)
+    }
+
     fn show_one(&mut self, key: PeerKey, shown: &mut Vec<(PeerKey, u32)>) {
         let viewers = self.peers.len();
-        let Some(viewer) = self.peers.get_mut(&key) else { return };
-        let is_novice = viewer.holds.count() == 0;
-        if is_novice && !self.lanes.contains(&key) {
-            if self.lanes.len() >= LANES {
-                if !self.waiting.contains(&key) {
-                    self.waiting.push_back(key);
-                }
-                return;
-            }
-            self.lanes.insert(key);
-        }
-        let most = if is_novice { 1 } else { at_once(self.layout, viewers) };
-        while viewer.pending.len() < most {
-            let Some(piece) = least_spread(&self.spread, self.cursor, viewer) else { break };
-            if self.spread[piece as usize] == 0 {
+        let Some(viewer) = self.peers.get(&key) else { return };
+        let most = match viewer.holds.count() {
+            0 => 1,
+            _ => at_once(self.layout, viewers),
+        };
+        for _ in viewer.pending.len()..most {
+            let Some(piece) = self.least_spread(key) else { break };
+            let count = self.spread[piece as usize];
+            if count == 0 {
                 self.cursor = piece + 1;
             }
-            viewer.shown.insert(piece);
-            self.spread[piece as usize] += 1;
-            viewer.pending.insert(piece, self.layout.blocks_of(piece));
+            self.spreads_to(piece, count + 1);
+            if let Some(viewer) = self.peers.get_mut(&key) {
+                viewer.known.insert(piece);
+                viewer.pending.insert(piece, self.layout.blocks_of(piece));
+            }
             shown.push((key, piece));
         }
+    }
+
+    /// The least spread piece that a node neither holds nor was shown, from the cursor on.
+    fn least_spread(&self, key: PeerKey) -> Option<u32> {
+        let viewer = self.peers.get(&key).filter(|viewer| !viewer.known.is_full())?;
+        let (&least, _) = self.levels.first_key_value()?;
+        let pieces = self.layout.pieces();
+        let mut best: Option<(u16, u32)> = None;
+        for piece in (self.cursor..pieces).chain(0..self.cursor.min(pieces)) {
+            let count = self.spread[piece as usize];
+            if best.is_none_or(|(so_far, _)| count < so_far) && !viewer.known.contains(piece) {
+                best = Some((count, piece));
+                if count == least {
+                    break;
+                }
+            }
+        }
+        best.map(|(_, piece)| piece)
     }
 
     /// Stops waiting for nodes that ask for nothing of what they were shown; returns these nodes.
@@ -156,7 +200,9 @@ impl SuperSeed {
         let mut forgiven = Vec::new();
         for (key, viewer) in &mut self.peers {
             let silent = now.saturating_duration_since(viewer.last_sent) >= TAKE_BACK;
-            if silent && !viewer.pending.is_empty() && is_idle(*key) {
+            let is_lost = now.saturating_duration_since(viewer.last_sent) >= LANE_LOST;
+            let is_over = is_idle(*key) || (is_lost && self.lanes.contains(key));
+            if silent && !viewer.pending.is_empty() && is_over {
                 viewer.pending.clear();
                 viewer.last_sent = now;
                 self.lanes.remove(key);
@@ -172,23 +218,6 @@ fn at_once(layout: Layout, viewers: usize) -> usize {
     let share = SHOWN_BYTES / u64::from(layout.piece_length()) / viewers.max(1) as u64;
     let least = if viewers <= LANES { 2 } else { 1 };
     share.clamp(least, SHOWN_AT_ONCE) as usize
-}
-
-/// The least spread piece that a node neither holds nor was shown, from the cursor on.
-fn least_spread(spread: &[u16], cursor: u32, viewer: &Viewer) -> Option<u32> {
-    let pieces = u32::try_from(spread.len()).unwrap_or(u32::MAX);
-    let mut best: Option<(u16, u32)> = None;
-    let known = |piece: u32| viewer.holds.contains(piece) || viewer.shown.contains(piece);
-    for piece in (cursor..pieces).chain(0..cursor.min(pieces)) {
-        let count = spread[piece as usize];
-        if best.is_none_or(|(least, _)| count < least) && !known(piece) {
-            best = Some((count, piece));
-            if count == 0 {
-                break;
-            }
-        }
-    }
-    best.map(|(_, piece)| piece)
 }
 
 #[cfg(test)]
@@ -267,6 +296,19 @@ mod tests {
         assert!(seed.take_back(later, |_| false).is_empty());
         assert_eq!(seed.take_back(later, |_| true), [PeerKey(0)]);
         assert_eq!(pieces(seed.show(PeerKey(0))), [1]);
+    }
+
+    #[test]
+    fn who_takes_nothing_loses_its_lane_to_who_waits() {
+        let (mut seed, now) = seed(30, 9);
+        (0..9).for_each(|key| {
+            seed.show(PeerKey(key));
+        });
+        assert!(seed.take_back(now + TAKE_BACK, |_| false).is_empty());
+        let later = now + LANE_LOST;
+        assert_eq!(seed.take_back(later, |_| false).len(), 8);
+        let shown = seed.show(PeerKey(0));
+        assert_eq!(shown.first().map(|(key, _)| *key), Some(PeerKey(8)));
     }
 
     #[test]

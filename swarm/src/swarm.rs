@@ -255,15 +255,30 @@ impl Swarm {
         peer.heard(now);
         match message {
             Incoming::Unknown => {}
-            Incoming::Interested => peer.fetches = true,
-            Incoming::Choke | Incoming::Unchoke => {
+            Incoming::Interested => {
+                peer.fetches = true;
+                self.wakes.insert(key);
+            }
+            Incoming::Choke => {
                 if let Role::Node(picker) = &mut self.role {
-                    picker.choked(key, *message == Incoming::Choke);
+                    peer.chokes(picker.choked(key, true))?;
+                    self.fill_all(now);
+                }
+            }
+            Incoming::Unchoke => {
+                if let Role::Node(picker) = &mut self.role {
+                    picker.choked(key, false);
                 }
                 self.fill(key, now);
             }
-            Incoming::Have(piece) => self.peer_holds(key, std::iter::once(*piece), now),
-            Incoming::Bitfield(bits) => self.peer_holds(key, bits.iter(), now),
+            Incoming::Have(piece) => {
+                peer.names_piece(self.layout.pieces())?;
+                self.peer_holds(key, std::iter::once(*piece), now);
+            }
+            Incoming::Bitfield(bits) => {
+                peer.names_all()?;
+                self.peer_holds(key, bits.iter(), now);
+            }
             Incoming::Request(range) => {
                 // Without BEP 6 there is no way to refuse: a request for what is not here is dropped.
                 if have(&self.role).contains(range.piece) {
@@ -358,8 +373,11 @@ impl Swarm {
     pub fn sent(&mut self, key: PeerKey, range: Range, now: Instant) {
         self.uploaded += u64::from(range.length);
         if let Role::Seed { superseed, .. } = &mut self.role {
-            superseed.sent(key, range.piece, now);
-            self.show(key);
+            // Nodes ask for whole blocks; anything else is no step towards the piece.
+            if self.layout.block_at(range.piece, range.begin, range.length as usize).is_some() {
+                superseed.sent(key, range.piece, now);
+                self.show(key);
+            }
         }
     }
 
@@ -389,13 +407,13 @@ impl Swarm {
             }
             Role::Node(picker) => {
                 let overdue = picker.expire(now);
-                let is_any = !overdue.is_empty();
+                let must_fill = !overdue.is_empty() || picker.is_starved(now);
                 for (key, blocks) in overdue {
                     for block in blocks {
                         self.say(key, Outgoing::Cancel(self.layout.range(block)));
                     }
                 }
-                if is_any {
+                if must_fill {
                     self.fill_all(now);
                 }
             }
@@ -425,11 +443,14 @@ impl Swarm {
     fn peer_holds(&mut self, key: PeerKey, pieces: impl Iterator<Item = u32>, now: Instant) {
         match &mut self.role {
             Role::Seed { superseed, .. } => {
-                pieces.for_each(|piece| superseed.holds(key, piece));
-                self.show(key);
+                let is_news = pieces.fold(false, |news, piece| superseed.holds(key, piece) | news);
+                if is_news {
+                    self.show(key);
+                }
             }
             Role::Node(picker) => {
-                pieces.for_each(|piece| picker.holds(key, piece));
+                let is_useful =
+                    pieces.fold(false, |useful, piece| picker.holds(key, piece) | useful);
                 if let Some(peer) = self.peers.get_mut(&key)
                     && !peer.is_interesting
                     && picker.wants_from(key)
@@ -437,7 +458,9 @@ impl Swarm {
                     peer.is_interesting = true;
                     self.say(key, Outgoing::Interested);
                 }
-                self.fill(key, now);
+                if is_useful {
+                    self.fill(key, now);
+                }
             }
         }
     }
@@ -445,6 +468,9 @@ impl Swarm {
     /// Asks a peer for as much as its window holds.
     fn fill(&mut self, key: PeerKey, now: Instant) {
         let Role::Node(picker) = &mut self.role else { return };
+        if self.peers.get(&key).is_none_or(Peer::takes_nothing) {
+            return;
+        }
         let layout = self.layout;
         for block in picker.fill(key, now) {
             self.say(key, Outgoing::Request(layout.range(block)));

@@ -110,6 +110,9 @@ pub enum Violation {
     /// More requests than [`MAX_QUEUE`].
     #[error("too many open requests")]
     Flood,
+    /// The same piece named again and again, or a second bitfield.
+    #[error("the same news again and again")]
+    Repeated,
     /// Blocks that nobody asked for, again and again.
     #[error("too much data that nobody asked for")]
     Unasked,

@@ -1,8 +1,14 @@
 //! Core: a piece that is being fetched.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use crate::peer::PeerKey;
+
+/// A piece that one peer alone shall give must come at this pace at least, or another peer gets the task.
+const PACE_ALONE: (usize, Duration) = (16, Duration::from_secs(6));
 
 /// The blocks of one piece between the first request and the check of its hash.
 #[derive(Debug)]
@@ -26,8 +32,8 @@ enum State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum From {
     Anyone,
-    /// The piece failed before: this peer alone may give it.
-    Only(PeerKey),
+    /// The piece failed before: this peer alone may give it, and was first asked then.
+    Only(PeerKey, Instant),
 }
 
 impl Part {
@@ -47,7 +53,19 @@ impl Part {
 
     /// Whether there is a block to ask this peer for.
     pub(super) fn is_open_to(&self, key: PeerKey) -> bool {
-        self.free > 0 && (self.source == From::Anyone || self.source == From::Only(key))
+        self.free > 0 && (self.source == From::Anyone || self.is_only(key))
+    }
+
+    fn is_only(&self, key: PeerKey) -> bool {
+        matches!(self.source, From::Only(only, _) if only == key)
+    }
+
+    /// Whether this peer alone is to give the piece and takes too long for it.
+    pub(super) fn is_late(&self, key: PeerKey, now: Instant) -> bool {
+        let From::Only(only, since) = self.source else { return false };
+        let (blocks, time) = PACE_ALONE;
+        let turns = u32::try_from(1 + self.blocks.len() / blocks).unwrap_or(u32::MAX);
+        only == key && now.saturating_duration_since(since) >= time.saturating_mul(turns)
     }
 
     pub(super) fn may_be_asked_of_many(&self) -> bool {
@@ -59,10 +77,12 @@ impl Part {
         self.free == self.blocks.len()
     }
 
-    /// A block is asked for; with `only`, the whole piece is to come from that peer.
-    pub(super) fn ask(&mut self, index: u32, only: Option<PeerKey>) {
-        if let Some(key) = only {
-            self.source = From::Only(key);
+    /// A block is asked for; with `only`, the whole piece is to come from that peer from that moment on.
+    pub(super) fn ask(&mut self, index: u32, only: Option<(PeerKey, Instant)>) {
+        if let Some((key, now)) = only
+            && !self.is_only(key)
+        {
+            self.source = From::Only(key, now);
         }
         let state = &mut self.blocks[index as usize];
         *state = match *state {
@@ -97,7 +117,7 @@ impl Part {
         ip: IpAddr,
         was_open: bool,
     ) -> Option<u8> {
-        if matches!(self.source, From::Only(only) if only != key || !was_open) {
+        if matches!(self.source, From::Only(only, _) if only != key || !was_open) {
             return None;
         }
         let state = &mut self.blocks[index as usize];
@@ -126,7 +146,7 @@ impl Part {
     /// it is complete and only its check is missing.
     pub(super) fn forsake(&mut self, key: PeerKey) {
         let is_here = |state: &State| matches!(state, State::Got(_) | State::Stored(_));
-        if self.source == From::Only(key) && !self.blocks.iter().all(is_here) {
+        if self.is_only(key) && !self.blocks.iter().all(is_here) {
             *self = Self::new(u32::try_from(self.blocks.len()).unwrap_or(u32::MAX));
         }
     }

@@ -17,7 +17,7 @@ fn picker(pieces: u32, peers: &[(PeerKey, &[u32])]) -> (Picker, Instant) {
         let ip = Ipv4Addr::from(u32::try_from(key.0).expect("small keys"));
         picker.join(*key, ip.into(), key.0, now);
         picker.choked(*key, false);
-        pieces.iter().for_each(|piece| picker.holds(*key, *piece));
+        pieces.iter().for_each(|piece| assert!(picker.holds(*key, *piece)));
     }
     (picker, now)
 }
@@ -61,7 +61,7 @@ fn a_started_piece_is_finished_before_a_new_one_is_begun() {
     picker.join(C, Ipv4Addr::LOCALHOST.into(), 3, now);
     picker.choked(C, false);
     picker.holds(C, 3);
-    picker.ask(C, Block { piece: 3, index: 0 });
+    picker.ask(C, Block { piece: 3, index: 0 }, now);
     assert_eq!(picker.fill(B, now)[0], Block { piece: 3, index: 1 });
 }
 
@@ -69,6 +69,38 @@ fn a_started_piece_is_finished_before_a_new_one_is_begun() {
 fn of_a_full_peer_only_what_nobody_else_holds() {
     let (mut picker, now) = picker(4, &[(A, &[0, 1, 2, 3]), (B, &[0, 1, 2])]);
     assert_eq!(picker.fill(A, now)[0].piece, 3);
+}
+
+#[test]
+fn a_distrusted_piece_goes_to_another_peer_when_one_is_silent_with_it() {
+    let (mut picker, now) = picker(1, &[(A, &[0]), (B, &[0])]);
+    let blocks = picker.fill(A, now);
+    assert_eq!(give(&mut picker, A, &blocks, now), [0]);
+    picker.failed(0);
+    assert_eq!(picker.fill(A, now).len(), 2);
+    assert!(picker.fill(B, now).is_empty(), "one peer alone");
+    let later = now + REQUEST_TIMEOUT;
+    assert_eq!(picker.expire(later).len(), 1);
+    assert!(picker.fill(A, later).is_empty(), "it has let it down");
+    assert_eq!(picker.fill(B, later).len(), 2);
+    // Nobody is left to try: all may try again.
+    let still_later = later + REQUEST_TIMEOUT;
+    assert_eq!(picker.expire(still_later).len(), 1);
+    assert_eq!(picker.fill(A, still_later).len(), 1);
+}
+
+#[test]
+fn a_distrusted_piece_is_taken_from_a_peer_that_dribbles_alone() {
+    let (mut picker, now) = picker(1, &[(A, &[0]), (B, &[0])]);
+    let blocks = picker.fill(A, now);
+    give(&mut picker, A, &blocks, now);
+    picker.failed(0);
+    let blocks = picker.fill(A, now);
+    let almost = now + REQUEST_TIMEOUT - Duration::from_millis(1);
+    give(&mut picker, A, &blocks[..1], almost);
+    assert!(picker.expire(almost).is_empty());
+    assert_eq!(picker.expire(now + REQUEST_TIMEOUT), [(A, blocks[1..].to_vec())]);
+    assert_eq!(picker.fill(B, now + REQUEST_TIMEOUT), blocks);
 }
 
 #[test]
@@ -253,8 +285,12 @@ proptest! {
                 }
                 Step::Join(_) => {}
                 Step::Leave(peer) => picker.leave(PeerKey(peer)),
-                Step::Holds(peer, piece) => picker.holds(PeerKey(peer), piece),
-                Step::Choke(peer, choke) => picker.choked(PeerKey(peer), choke),
+                Step::Holds(peer, piece) => {
+                    picker.holds(PeerKey(peer), piece);
+                }
+                Step::Choke(peer, choke) => {
+                    picker.choked(PeerKey(peer), choke);
+                }
                 Step::Fill(peer) => {
                     for block in picker.fill(PeerKey(peer), now) {
                         prop_assert!(!picker.have.contains(block.piece));
@@ -291,7 +327,9 @@ proptest! {
         for (key, pieces) in (2..).zip(&holdings) {
             picker.join(PeerKey(key), Ipv4Addr::LOCALHOST.into(), key, now);
             picker.choked(PeerKey(key), false);
-            pieces.iter().for_each(|piece| picker.holds(PeerKey(key), *piece));
+            pieces.iter().for_each(|piece| {
+                picker.holds(PeerKey(key), *piece);
+            });
         }
         let keys: Vec<PeerKey> = picker.peers.keys().copied().collect();
         for _ in 0..30 {

@@ -258,3 +258,38 @@ fn requests_for_what_is_not_here_are_dropped() {
     swarm.receive(key, &Incoming::Request(range), now).expect("no violation");
     assert_eq!(swarm.next(key, now), Next::Wait);
 }
+
+#[test]
+fn chokes_that_void_requests_again_and_again_end_the_connection() {
+    let now = start();
+    let mut node = node(now);
+    let key = node.join(newcomer(1, false), now).expect("there is room");
+    let mut take = |message| node.receive(key, &message, now);
+    take(Incoming::Bitfield(Bitfield::full(8))).expect("the first one");
+    let mut chokes = 0;
+    let violation = loop {
+        take(Incoming::Unchoke).expect("no offence");
+        if let Err(violation) = take(Incoming::Choke) {
+            break violation;
+        }
+        chokes += 1;
+        assert!(chokes < 1000);
+    };
+    assert_eq!((violation, chokes), (Violation::Unasked, 256));
+    let queued = queued(&mut node, key, now);
+    assert!(queued.len() < 10, "void requests are still queued: {queued:?}");
+}
+
+#[test]
+fn the_same_news_again_and_again_end_the_connection() {
+    let now = start();
+    let mut seed = Swarm::seed(layout(), id(0), 100, now);
+    let key = seed.join(newcomer(1, false), now).expect("there is room");
+    let bits = Incoming::Bitfield(Bitfield::empty(8));
+    assert_eq!(seed.receive(key, &bits, now), Ok(None));
+    assert_eq!(seed.receive(key, &bits, now), Err(Violation::Repeated));
+    for _ in 0..72 {
+        assert_eq!(seed.receive(key, &Incoming::Have(3), now), Ok(None));
+    }
+    assert_eq!(seed.receive(key, &Incoming::Have(3), now), Err(Violation::Repeated));
+}
