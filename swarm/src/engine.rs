@@ -42,8 +42,10 @@ const MAX_CONNECTIONS: usize = 2048;
 /// Stock clients that a seed dials at once; more are left to their own efforts.
 const MAX_INVITATIONS: usize = 32;
 
-/// Most clients dial at once after their announce; only the others need an invitation.
-const INVITATION_DELAY: Duration = Duration::from_secs(1);
+/// Most clients dial soon after their announce; only the others need an invitation. Not sooner:
+/// libtorrent dials by TCP one second after uTP was refused, and of two connections that cross at that
+/// moment it may close both, and then stays away for a minute.
+const INVITATION_DELAY: Duration = Duration::from_millis(2500);
 
 /// How a seed runs.
 #[derive(Debug, Clone, PartialEq, Eq)]

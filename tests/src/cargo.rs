@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 
@@ -63,6 +64,30 @@ pub fn build() -> Result<Programs> {
     })
 }
 
+/// The program of the peer that stands on librqbit, built where it has to be; once for each run of
+/// the lab, and before the lab leaves the world's network: cargo may have to fetch its crates.
+pub fn librqbit_peer() -> Result<PathBuf> {
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(found) = FOUND.get() {
+        return Ok(found.clone());
+    }
+    let name = "bt-librqbit-peer";
+    let finished = std::env::var_os("BT_LAB_PROGRAMS").map(|folder| Path::new(&folder).join(name));
+    let program = match finished.filter(|program| program.is_file()) {
+        Some(finished) => finished,
+        None => {
+            println!("Building a peer on librqbit (release; this takes some minutes once) ...");
+            // It is no member of the workspace, so it would have a target folder of its own.
+            let target = std::path::absolute(target_folder())?;
+            let target = target.to_str().context("the target folder's name is not UTF-8")?;
+            let peer = ["--release", "--locked", "--manifest-path", "tests/librqbit/Cargo.toml"];
+            let built = build_some(&[&peer[..], &["--target-dir", target]].concat())?;
+            find(&built, name)?
+        }
+    };
+    Ok(FOUND.get_or_init(|| program).clone())
+}
+
 /// Runs `cargo build` and returns the programs it made.
 fn build_some(words: &[&str]) -> Result<Vec<PathBuf>> {
     let mut cargo = cargo();
@@ -90,6 +115,11 @@ fn find(programs: &[PathBuf], name: &str) -> Result<PathBuf> {
 
 /// Where results are kept between runs: `lab/` in cargo's target folder, or in the workspace's.
 pub fn results_folder() -> PathBuf {
+    target_folder().join("lab")
+}
+
+/// Cargo's target folder.
+fn target_folder() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    target.unwrap_or_else(|| workspace().join("target")).join("lab")
+    target.unwrap_or_else(|| workspace().join("target"))
 }

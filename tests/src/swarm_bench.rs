@@ -147,6 +147,9 @@ pub fn run(options: &Options) -> Result<Report> {
         // Later there is no way to the world.
         setup::ensure_transmission()?;
     }
+    if options.engines.contains(&Engine::Librqbit) {
+        cargo::librqbit_peer()?;
+    }
     let programs = cargo::build()?;
     let out = options.out.clone().unwrap_or_else(|| cargo::results_folder().join("swarm"));
     std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;

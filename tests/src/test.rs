@@ -102,6 +102,9 @@ pub fn run(options: &Options) -> Result<Report> {
             // Later there is no way to the world.
             setup::ensure_transmission()?;
         }
+        if scenarios.iter().any(|it| it.name == scenario::LIBRQBIT) {
+            cargo::librqbit_peer()?;
+        }
         let out = options.out.clone().unwrap_or_else(|| cargo::results_folder().join("test"));
         let mut bench = Bench::prepare(Extra::Testing, options.yes, &out, Some(MBIT))?;
         bench.long = options.long;

@@ -12,6 +12,13 @@ use std::{
 
 use crate::common::{Payload, TestNode, local, wait_until};
 use bt_swarm::{Node, NodeOptions, Seed, SeedOptions, Storage, SwarmError};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpSocket},
+};
+
+/// A peer id of a client that is not ours.
+const STOCK_ID: &[u8] = b"-qB4520-abcdefghijkl";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_node_gets_everything_from_the_seed() {
@@ -125,6 +132,26 @@ async fn an_invited_peer_gets_everything_without_dialling() {
     let node = payload.node("node").await;
     seed.invite(payload.meta.infohash(), node.address);
     payload.assert_finishes(&node).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_dials_a_second_after_its_announce_is_not_dialled() {
+    let payload = Payload::new(1);
+    let infohash = payload.meta.infohash();
+    let seed = payload.seed().await;
+    let ip = Ipv4Addr::new(127, 0, 0, 77);
+    let listener = TcpListener::bind((ip, 0)).await.expect("a free port");
+    seed.invite(infohash, listener.local_addr().expect("it listens"));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind((ip, 0).into()).expect("a free port");
+    let mut stream = socket.connect(local(seed.port())).await.expect("the seed listens");
+    let hello = [b"\x13BitTorrent protocol\0\0\0\0\0\x10\0\0", &infohash.0[..], STOCK_ID].concat();
+    stream.write_all(&hello).await.expect("the seed reads");
+    let is_there = || seed.stats(infohash).is_some_and(|stats| stats.peers == 1);
+    wait_until("the client's place in the swarm", is_there).await;
+    let dialled = tokio::time::timeout(Duration::from_secs(3), listener.accept()).await;
+    assert!(dialled.is_err(), "the seed dialled a client that was connected");
 }
 
 /// Gives wrong bytes and counts how often it was asked.

@@ -89,14 +89,14 @@ pub fn libtorrent(bench: &mut Bench) -> Result<String> {
 }
 
 /// Where a client lives.
-struct At<'a> {
-    place: &'a Place,
+pub(super) struct At<'a> {
+    pub(super) place: &'a Place,
     home: PathBuf,
-    downloads: PathBuf,
-    torrent: PathBuf,
+    pub(super) downloads: PathBuf,
+    pub(super) torrent: PathBuf,
 }
 
-fn there_and_back(
+pub(super) fn there_and_back(
     bench: &mut Bench,
     client: &str,
     make: impl Fn(&At) -> Result<Command>,

@@ -12,6 +12,7 @@ mod dhcp_clients;
 mod doctor;
 mod hosts;
 mod interop;
+mod interop_librqbit;
 mod leases;
 mod refusal;
 mod swarm;
@@ -33,6 +34,8 @@ pub struct Scenario {
 
 /// The one that needs a package of its own.
 pub const TRANSMISSION: &str = "interop-transmission";
+/// The one that needs a program built from crates of its own.
+pub const LIBRQBIT: &str = "interop-librqbit";
 
 /// All of them; the quick ones first.
 pub const ALL: &[Scenario] = &[
@@ -110,6 +113,11 @@ pub const ALL: &[Scenario] = &[
         name: "interop-libtorrent",
         what: "libtorrent fetches a system from us, and a node fetches it from libtorrent alone",
         run: interop::libtorrent,
+    },
+    Scenario {
+        name: LIBRQBIT,
+        what: "librqbit fetches a system from us, and a node fetches it from librqbit alone",
+        run: interop_librqbit::run,
     },
     Scenario {
         name: "boot-bios",

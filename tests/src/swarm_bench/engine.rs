@@ -5,6 +5,7 @@
 
 mod aria2;
 mod http;
+pub mod librqbit;
 pub mod libtorrent;
 pub mod ours;
 pub mod transmission;
@@ -36,6 +37,8 @@ pub enum Engine {
     Aria2,
     /// Transmission
     Transmission,
+    /// librqbit, on whose crates ours stands
+    Librqbit,
     /// Multicast by udpcast: all PCs wait for each other
     Udpcast,
 }
@@ -75,6 +78,7 @@ impl Engine {
             Self::Libtorrent => "libtorrent",
             Self::Aria2 => "aria2",
             Self::Transmission => "transmission",
+            Self::Librqbit => "librqbit",
             Self::Udpcast => "udpcast",
         }
     }
@@ -92,6 +96,7 @@ impl Engine {
             Self::Libtorrent => libtorrent::source(stage),
             Self::Aria2 => aria2::source(stage),
             Self::Transmission => transmission::source(stage),
+            Self::Librqbit => librqbit::source(stage),
             Self::Udpcast => udpcast::source(stage),
         }
     }
@@ -115,6 +120,7 @@ impl Engine {
             }),
             Self::Aria2 => aria2::node(stage, node),
             Self::Transmission => transmission::node(stage, node),
+            Self::Librqbit => librqbit::node(stage, node),
             Self::Udpcast => udpcast::node(stage, node),
         }
     }

@@ -1,0 +1,12 @@
+//! Shell: librqbit, whose crates our engine stands on, fetches from our server, then feeds our node
+//! all alone.
+
+use anyhow::Result;
+
+use super::interop::there_and_back;
+use crate::bench::Bench;
+use crate::swarm_bench::engine::librqbit::peer;
+
+pub fn run(bench: &mut Bench) -> Result<String> {
+    there_and_back(bench, "librqbit", |at| peer(at.place, "fetch", &at.torrent, &at.downloads))
+}
