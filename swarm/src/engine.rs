@@ -26,6 +26,7 @@ use crate::{
     member::{Member, now},
     peer::PeerId,
     picker::Place,
+    places::Places,
     storage::Storage,
     swarm::{Progress, Refusal, Swarm, TICK_OF_NODE, TICK_OF_SEED},
     torrent::{Infohash, Metainfo},
@@ -37,7 +38,10 @@ use crate::{
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Connections of one listener, shaking hands or established; more are closed at once.
-const MAX_CONNECTIONS: usize = 2048;
+const MAX_CONNECTIONS_OF_SEED: usize = 2048;
+
+/// The same for a node, whose system allows 1024 open files.
+const MAX_CONNECTIONS_OF_NODE: usize = 512;
 
 /// Stock clients that a seed dials at once; more are left to their own efforts.
 const MAX_INVITATIONS: usize = 32;
@@ -138,7 +142,8 @@ impl Seed {
         };
         let members = Arc::clone(&seed.members);
         let lookup = move |infohash| members.read().get(&infohash).cloned();
-        listen(listener, seed.id, lookup, &seed.stop, &seed.worker)?;
+        let places = Places::new(MAX_CONNECTIONS_OF_SEED);
+        listen(listener, places, seed.id, lookup, &seed.stop, &seed.worker)?;
         refuse_utp(SocketAddr::new(options.listen.ip(), seed.port), &seed.stop, &seed.worker);
         let members = Arc::clone(&seed.members);
         tick(TICK_OF_SEED, &seed.stop, &seed.worker, move || {
@@ -244,10 +249,12 @@ impl Node {
         let member = Member::new(metainfo, storage, swarm, stop.clone(), worker.clone());
         let own = Arc::clone(&member);
         let lookup = move |infohash| (own.meta.infohash() == infohash).then(|| Arc::clone(&own));
-        listen(listener, id, lookup, &stop, &worker)?;
-        refuse_utp(SocketAddr::new(options.listen.ip(), port), &stop, &worker);
+        let places = Places::new(MAX_CONNECTIONS_OF_NODE);
         let dials = Arc::new(Mutex::new(DialBook::default()));
         let node = Self { id, port, member: Arc::clone(&member), dials: Arc::clone(&dials) };
+        // If this fails, dropping the node ends the worker.
+        listen(listener, places, id, lookup, &stop, &worker)?;
+        refuse_utp(SocketAddr::new(options.listen.ip(), port), &stop, &worker);
         tick(TICK_OF_NODE, &stop, &worker, move || {
             member.tick();
             dial_due(&member, id, &dials);
@@ -306,6 +313,7 @@ impl Drop for Node {
 
 fn listen(
     listener: TcpListener,
+    places: Arc<Places>,
     id: PeerId,
     lookup: impl Fn(Infohash) -> Option<Arc<Member>> + Clone + Send + Sync + 'static,
     stop: &CancellationToken,
@@ -315,7 +323,6 @@ fn listen(
     let entered = worker.enter();
     let listener = TcpListener::from_std(listener)?;
     drop(entered);
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let (connections, connection_stop) = (worker.clone(), stop.clone());
     let accepting = async move {
         loop {
@@ -328,7 +335,7 @@ fn listen(
                     continue;
                 }
             };
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+            let Some(place) = places.take(address.ip()) else { continue };
             let lookup = lookup.clone();
             connections.spawn(connection_stop.clone().run_until_cancelled_owned(async move {
                 let ended = connection::accept(stream, address, id, lookup).await;

@@ -27,6 +27,7 @@ mod member;
 pub mod meter;
 pub mod peer;
 pub mod picker;
+mod places;
 pub mod simulate;
 pub mod storage;
 pub mod superseed;
