@@ -116,12 +116,14 @@ pub(super) fn there_and_back(
         wait_for_files(&mut running, &lab, &at.downloads.join(SYSTEM))
             .with_context(|| format!("{client} got nothing from us"))?;
         let there = (clock::now() - begin).as_secs_f64();
+        let begin = clock::now();
         let back = node_fetches(bench, &lab, &name, &place)
             .with_context(|| format!("nothing came back from {client}"))?;
+        let back_took = (clock::now() - begin).as_secs_f64();
         running.check_running()?;
         Ok(format!(
             "{client} had the system from our server after {there:.0} s; a node got all of it, \
-             {:.1} MB, from {client}",
+             {:.1} MB, from {client} alone in {back_took:.0} s",
             back as f64 / 1e6
         ))
     })();
