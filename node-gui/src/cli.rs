@@ -20,12 +20,15 @@ use crate::problem::Problem;
 use crate::verify::{Refused, verify};
 
 const USAGE: &str = "\
-usage: bt-node fetch --server URL --system ID --out DIR [--once] [--json] [--key FILE]
+usage: bt-node fetch --server URL --system ID --out DIR [--once [--linger SECONDS]] [--json]
+                     [--key FILE]
 
   --server URL   the lab's server, for example http://10.77.0.1:6969
   --system ID    which system of its catalog
   --out DIR      where the files go: kernel, initrd, image
   --once         end when the files are here; else share them until Ctrl-C
+  --linger SECONDS
+                 with --once: share them for so long at most while other PCs still fetch
   --json         one line of JSON on the standard output at the end
   --key FILE     the lab's root key (minisign public key); default /etc/boottorrent/root.pub
 
@@ -41,6 +44,7 @@ struct Options {
     system: SystemId,
     out: PathBuf,
     once: bool,
+    linger: Duration,
     json: bool,
     key: PathBuf,
 }
@@ -90,6 +94,7 @@ fn parse(arguments: &[String]) -> Result<Option<Options>, String> {
     }
     let (mut server, mut system, mut out) = (None, None, None);
     let (mut once, mut json, mut key) = (false, false, PathBuf::from(catalog::ROOT_KEY));
+    let mut linger = Duration::ZERO;
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or(format!("{word} needs a value"));
         match word.as_str() {
@@ -98,10 +103,22 @@ fn parse(arguments: &[String]) -> Result<Option<Options>, String> {
             "--out" => out = Some(PathBuf::from(value()?)),
             "--key" => key = PathBuf::from(value()?),
             "--once" => once = true,
+            "--linger" => {
+                let seconds = value()?;
+                let number = seconds.parse::<u32>();
+                let number =
+                    number.map_err(|_| format!("--linger `{seconds}`: no whole seconds"))?;
+                linger = Duration::from_secs(number.into());
+            }
             "--json" => json = true,
             "--help" | "-h" => return Ok(None),
             other => return Err(format!("unknown option `{other}`")),
         }
+    }
+    if !linger.is_zero() && !once {
+        return Err(
+            "--linger goes with --once; without it the files are shared until Ctrl-C".into()
+        );
     }
     let missing = |name: &str| format!("{name} is missing");
     let server = server.ok_or_else(|| missing("--server URL"))?;
@@ -110,7 +127,7 @@ fn parse(arguments: &[String]) -> Result<Option<Options>, String> {
     }
     let system = system.ok_or_else(|| missing("--system ID"))?;
     let out = out.ok_or_else(|| missing("--out DIR"))?;
-    Ok(Some(Options { server, system, out, once, json, key }))
+    Ok(Some(Options { server, system, out, once, linger, json, key }))
 }
 
 async fn fetch(options: &Options) -> Result<(), Problem> {
@@ -126,10 +143,16 @@ async fn fetch(options: &Options) -> Result<(), Problem> {
     };
     // Empty after success, and worthless after failure.
     fs::remove_dir_all(&partial).ok();
-    let download = outcome?;
+    let mut download = outcome?;
     if !options.once {
         eprintln!("bt-node: sharing; Ctrl-C ends it");
         interrupted().await;
+    } else if !options.linger.is_zero() {
+        eprintln!("bt-node: sharing while other PCs fetch; Ctrl-C ends it");
+        tokio::select! {
+            () = download.unneeded(options.linger) => {}
+            () = interrupted() => {}
+        }
     }
     download.stop().await;
     Ok(())
@@ -261,6 +284,9 @@ mod tests {
         assert_eq!(options.server, "http://10.0.0.1:6969");
         assert!(options.once && options.json);
         assert_eq!(options.key, Path::new("k"));
+        assert!(options.linger.is_zero());
+        let line = "fetch --server http://x --system s --out o --once --linger 9";
+        assert_eq!(parsed(line).expect("right").expect("not help").linger, Duration::from_secs(9));
         let short = parsed("fetch --out o --system s --server http://x").expect("right");
         assert_eq!(short.expect("not help").key, Path::new(catalog::ROOT_KEY));
     }
@@ -278,6 +304,8 @@ mod tests {
         wrong("fetch --server https://x --out o --system s", "no http:// URL");
         wrong("fetch --server http://x --out o --system S", "no system id");
         wrong("fetch --fast", "--fast");
+        wrong("fetch --once --linger soon", "no whole seconds");
+        wrong("fetch --server http://x --out o --system s --linger 9", "goes with --once");
     }
 
     #[test]

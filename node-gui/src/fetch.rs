@@ -49,6 +49,7 @@ pub struct Download {
     is_proving: bool,
     pace: Pace,
     state: watch::Receiver<State>,
+    needy: watch::Receiver<Option<u32>>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
@@ -91,11 +92,12 @@ impl Download {
             Problem::internal(format!("cannot start the swarm of {}: {error}", system.id))
         })?;
         let tracker = Tracker::new(http.clone(), infohash, &node);
+        let needy = tracker.needy();
         let (report, state) = watch::channel(State::default());
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(drive(system.id.clone(), node, tracker, report, stopped));
         let pace = Pace::new(server, now());
-        Ok(Self { system: system.clone(), payload, is_proving, pace, state, stop, task })
+        Ok(Self { system: system.clone(), payload, is_proving, pace, state, needy, stop, task })
     }
 
     /// Which system it is for.
@@ -153,6 +155,14 @@ impl Download {
             if self.state.changed().await.is_err() {
                 return Err(Problem::internal("the download ended by itself"));
             }
+        }
+    }
+
+    /// Waits until the tracker says that no other PC fetches this system any more, but not longer than `most`.
+    pub async fn unneeded(&mut self, most: Duration) {
+        let unneeded = self.needy.wait_for(|needy| *needy == Some(0));
+        if tokio::time::timeout(most, unneeded).await.is_err() {
+            tracing::debug!("others still fetch, but this PC has stayed long enough");
         }
     }
 

@@ -51,6 +51,8 @@ pub struct Answer {
     pub interval: Duration,
     /// Where the others are.
     pub peers: Vec<SocketAddr>,
+    /// How many do not have everything yet, as far as the tracker tells; whoever announces may be among them.
+    pub incomplete: u32,
 }
 
 /// Why there is no answer.
@@ -105,7 +107,9 @@ pub fn parse_response(body: &[u8]) -> Result<Answer, AnnounceError> {
         Value::List(peers) => peers.iter().filter_map(listed_peer).collect::<Vec<_>>(),
         _ => return Err(AnnounceError::Unreadable),
     };
+    let incomplete = answer.at("incomplete").and_then(Value::integer);
     Ok(Answer {
+        incomplete: incomplete.and_then(|count| u32::try_from(count).ok()).unwrap_or(0),
         interval: Duration::from_secs(u64::from(seconds.ok_or(AnnounceError::Unreadable)?)),
         peers: peers.into_iter().filter(is_usable).take(MAX_PEERS).collect(),
     })
@@ -166,6 +170,14 @@ mod tests {
     fn listed_peers_are_read() {
         let body = b"d8:intervali5e5:peersld2:ip8:10.0.0.14:porti6881eed2:ip1:x4:porti1eeee";
         assert_eq!(peers(body), ["10.0.0.1:6881"]);
+    }
+
+    #[test]
+    fn how_many_still_fetch_is_read_where_the_tracker_tells() {
+        let incomplete = |body: &[u8]| parse_response(body).expect("an answer").incomplete;
+        assert_eq!(incomplete(b"d10:incompletei3e8:intervali5e5:peers0:e"), 3);
+        assert_eq!(incomplete(b"d8:intervali5e5:peers0:e"), 0);
+        assert_eq!(incomplete(b"d10:incompletei-3e8:intervali5e5:peers0:e"), 0);
     }
 
     #[test]

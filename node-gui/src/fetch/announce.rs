@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bt_swarm::announce::{Announce, Answer, Event, parse_response, query};
 use bt_swarm::{Infohash, Node, PeerId};
+use tokio::sync::watch;
 
 use crate::http::{Http, HttpError};
 
@@ -64,13 +65,22 @@ pub struct Tracker {
     infohash: Infohash,
     peer_id: PeerId,
     port: u16,
+    /// How many others still fetch, as last told since this node has everything.
+    needy: watch::Sender<Option<u32>>,
 }
 
 impl Tracker {
     /// The tracker of the lab's server, for this node of the engine.
     #[must_use]
     pub fn new(http: Http, infohash: Infohash, node: &Node) -> Self {
-        Self { http, infohash, peer_id: node.peer_id(), port: node.port() }
+        let needy = watch::Sender::new(None);
+        Self { http, infohash, peer_id: node.peer_id(), port: node.port(), needy }
+    }
+
+    /// How many others still fetch; `None` until this node has everything and has said so.
+    #[must_use]
+    pub fn needy(&self) -> watch::Receiver<Option<u32>> {
+        self.needy.subscribe()
     }
 
     /// Announces for as long as it is polled, and gives the engine the peers that it hears of.
@@ -82,6 +92,9 @@ impl Tracker {
             let wait = match self.announce(node, event).await {
                 Ok(answer) => {
                     node.add_peers(&answer.peers);
+                    if is_complete {
+                        self.needy.send_replace(Some(answer.incomplete));
+                    }
                     event = None;
                     rhythm.after_answer(answer.interval)
                 }

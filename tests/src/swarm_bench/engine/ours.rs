@@ -75,7 +75,7 @@ pub fn node(stage: &Stage, node: usize) -> Result<Worker> {
     fetch.arg("--key").arg(stage.lab.join("keys/root.pub"));
     fetch.arg("--out").arg(stage.make_node_folder(node)?);
     if stage.leaves {
-        fetch.arg("--once");
+        fetch.args(["--once", "--linger", "60"]);
     }
     stage.start_node("ours", node, fetch, Mark::Line("is complete and verified"))
 }
