@@ -346,9 +346,15 @@ fn clients_that_dawdle_are_dropped_while_others_are_served() {
         stream.write_all(b"GET /boot/vmlinuz HTTP/1.1\r\nHost: ").expect("sends");
     }
     assert_eq!(roles.get("/boot/vmlinuz").1, KERNEL);
-    // One address may have 64 connections: of 60 more, 36 are closed at once.
+    // One address may have 64 connections: of 60 more, 36 are closed at once. One more is, if the server
+    // has not let go of the connection above yet; then its place is free soon.
     let more: Vec<TcpStream> = (0..60).map(|_| roles.connect()).collect();
-    assert_eq!(more.iter().filter(|stream| is_closed_within(stream, 100)).count(), 36);
+    let (closed, mut kept): (Vec<_>, Vec<_>) =
+        more.into_iter().partition(|stream| is_closed_within(stream, 100));
+    assert!((36..=37).contains(&closed.len()), "{} were closed", closed.len());
+    kept.extend((kept.len()..24).map(|_| roles.connect()));
+    assert!(!kept.iter().any(|stream| is_closed_within(stream, 1)));
+    assert!(is_closed_within(&roles.connect(), 1000));
     // The head of a request has ten seconds.
     assert!(is_closed_within(&slow[0], 15_000));
 }
