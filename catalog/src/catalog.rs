@@ -9,9 +9,11 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::entry::position;
+use crate::values::cpu_flag;
+use crate::version::{self, Program, Readable, VersionError};
 use crate::{
     ByteSize, CatalogError, Digest, Family, Firmware, Infohash, LabId, Role, SystemId, Way,
-    entry::{cpu_flag, position},
 };
 
 /// The largest document a node reads, in bytes; 256 systems take about 200 KiB.
@@ -39,6 +41,21 @@ pub struct Catalog {
     pub timeout_secs: u32,
     /// In the order of the menu.
     pub systems: Vec<System>,
+    /// Systems that need newer boot files than these, in the order of the menu. None is startable.
+    pub too_new: Vec<TooNew>,
+}
+
+/// A system that this build cannot start, since it needs a newer version of the format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TooNew {
+    /// Its id.
+    pub id: SystemId,
+    /// What a student reads.
+    pub name: String,
+    /// Rooms that see it; empty: all.
+    pub rooms: Vec<String>,
+    /// Why it cannot start here, and what to update.
+    pub why: VersionError,
 }
 
 /// The picture beside a system's name.
@@ -113,7 +130,6 @@ impl System {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct RawCatalog {
     format: String,
     lab_id: String,
@@ -124,14 +140,16 @@ struct RawCatalog {
     #[serde(skip_serializing_if = "Option::is_none")]
     default: Option<String>,
     timeout_secs: u32,
+    // Read one by one: a system of a newer format may have keys of other types.
     #[serde(default, rename = "system", skip_serializing_if = "Vec::is_empty")]
-    systems: Vec<RawSystem>,
+    systems: Vec<toml::Table>,
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct RawSystem {
     id: String,
+    #[serde(default = "first", skip_serializing_if = "is_first")]
+    needs: u32,
     name: String,
     note: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -159,20 +177,45 @@ struct RawSystem {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct RawFile {
     name: String,
     length: u64,
     sha256: String,
 }
 
-const FORMAT: &str = "bt-catalog-v1";
+/// What every system's table has, whatever its version.
+#[derive(Deserialize)]
+struct RawHead {
+    id: String,
+    name: String,
+    #[serde(default = "first")]
+    needs: u32,
+    #[serde(default)]
+    rooms: Vec<String>,
+}
+
+fn first() -> u32 {
+    1
+}
+
+/// Left out where it says nothing: the first release's boot files refuse every key they do not know.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_first(needs: &u32) -> bool {
+    *needs == first()
+}
+
+const NAME: &str = "bt-catalog";
+/// The lowest version that reads what [`Catalog::to_toml`] writes; see [`version`].
+const FORMAT: u32 = 1;
+/// What is read, of the document and of each system.
+const READABLE: Readable =
+    Readable { oldest: 1, newest: 1, reader: Program::BootFiles, writer: Program::Server };
 
 impl Catalog {
     /// The bytes to sign and publish.
     pub fn to_toml(&self) -> String {
         let raw = RawCatalog {
-            format: FORMAT.into(),
+            format: format!("{NAME}-v{FORMAT}"),
             lab_id: self.lab_id.to_string(),
             lab_name: self.lab_name.clone(),
             version: self.version,
@@ -180,7 +223,7 @@ impl Catalog {
             expires: self.expires.to_string(),
             default: self.default.as_ref().map(ToString::to_string),
             timeout_secs: self.timeout_secs,
-            systems: self.systems.iter().map(RawSystem::from).collect(),
+            systems: self.systems.iter().map(|system| RawSystem::from(system).to_table()).collect(),
         };
         let text = toml::to_string(&raw).expect("plain strings and numbers always serialise");
         format!(
@@ -191,9 +234,16 @@ impl Catalog {
     /// Reads a catalog whose signature has been verified already.
     ///
     /// # Errors
-    /// [`CatalogError::Invalid`] with the first thing that is wrong.
+    /// [`CatalogError::Version`] where it needs other boot files, else [`CatalogError::Invalid`] with
+    /// the first thing that is wrong.
     pub fn parse(bytes: &[u8]) -> Result<Self, CatalogError> {
-        parse(bytes).map_err(|cause| CatalogError::Invalid { document: DOCUMENT, cause })
+        let invalid = |cause| CatalogError::Invalid { document: DOCUMENT, cause };
+        let raw = read(bytes).map_err(invalid)?;
+        let format = version::of_word(&raw.format, NAME).ok_or_else(|| {
+            invalid(format!("its format is `{}`; expected `{NAME}-v{FORMAT}`", raw.format))
+        })?;
+        READABLE.check("the catalog", format)?;
+        check(raw).map_err(invalid)
     }
 
     /// The system of that id.
@@ -202,27 +252,31 @@ impl Catalog {
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<Catalog, String> {
+fn read(bytes: &[u8]) -> Result<RawCatalog, String> {
     if bytes.len() > MAX_BYTES {
         return Err(format!("it has {} bytes, {MAX_BYTES} are the most", bytes.len()));
     }
     let text = std::str::from_utf8(bytes).map_err(|e| format!("it is not UTF-8: {e}"))?;
-    let raw: RawCatalog = toml::from_str(text).map_err(|e| {
+    toml::from_str(text).map_err(|e| {
         let (line, column) = position(text, e.span().map_or(0, |s| s.start));
         format!("line {line}, column {column}: {}", e.message())
-    })?;
-    if raw.format != FORMAT {
-        return Err(format!("its format is `{}`, this version reads `{FORMAT}`", raw.format));
-    }
+    })
+}
+
+fn check(raw: RawCatalog) -> Result<Catalog, String> {
     if raw.systems.len() > MAX_SYSTEMS {
         return Err(format!("it has {} systems, {MAX_SYSTEMS} are the most", raw.systems.len()));
     }
-    let systems: Vec<System> =
-        raw.systems.into_iter().map(RawSystem::check).collect::<Result<_, _>>()?;
-    let mut seen = BTreeSet::new();
-    for system in &systems {
-        if !seen.insert(&system.id) {
-            return Err(format!("system `{}` is in it twice", system.id));
+    let (mut systems, mut too_new, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
+    for table in raw.systems {
+        let head: RawHead = from_table(table.clone())?;
+        let id: SystemId = head.id.parse()?;
+        if !seen.insert(id.clone()) {
+            return Err(format!("system `{id}` is in it twice"));
+        }
+        match READABLE.check(&format!("system `{id}`"), head.needs) {
+            Ok(()) => systems.push(from_table::<RawSystem>(table)?.check()?),
+            Err(why) => too_new.push(TooNew { id, name: head.name, rooms: head.rooms, why }),
         }
     }
     let default = raw.default.map(|d| d.parse::<SystemId>()).transpose()?;
@@ -239,7 +293,13 @@ fn parse(bytes: &[u8]) -> Result<Catalog, String> {
         default,
         timeout_secs: raw.timeout_secs,
         systems,
+        too_new,
     })
+}
+
+fn from_table<T: serde::de::DeserializeOwned>(table: toml::Table) -> Result<T, String> {
+    let id = table.get("id").and_then(toml::Value::as_str).unwrap_or("without id").to_owned();
+    table.try_into().map_err(|error: toml::de::Error| format!("system `{id}`: {}", error.message()))
 }
 
 impl From<&System> for RawSystem {
@@ -255,6 +315,8 @@ impl From<&System> for RawSystem {
         };
         Self {
             id: system.id.to_string(),
+            // A system that older boot files would start wrongly says a higher number here.
+            needs: first(),
             name: system.name.clone(),
             note: system.note.clone(),
             icon,
@@ -277,6 +339,10 @@ impl From<&System> for RawSystem {
 }
 
 impl RawSystem {
+    fn to_table(&self) -> toml::Table {
+        toml::Table::try_from(self).expect("plain strings and numbers always serialise")
+    }
+
     fn check(self) -> Result<System, String> {
         let id: SystemId = self.id.parse()?;
         let icon = match (self.icon, self.icon_sha256) {
@@ -369,6 +435,7 @@ pub(crate) mod tests {
                 torrent_sha256: Digest([8; 32]),
                 files: vec![file(Role::Initrd, 5), file(Role::Kernel, 9)],
             }],
+            too_new: Vec::new(),
         }
     }
 
@@ -413,6 +480,77 @@ pub(crate) mod tests {
         );
     }
 
+    #[test]
+    fn a_key_that_only_a_newer_server_knows_is_passed_over() {
+        let text = sample().to_toml();
+        let newer = text
+            .replace("version = 3\n", "version = 3\ncolour = \"#123456\"\n")
+            .replace("note = \"\"\n", "note = \"\"\ngroup = { name = \"Exams\" }\n")
+            .replace("length = 9\n", "length = 9\nmode = 1\n");
+        assert_eq!(newer.lines().count(), text.lines().count() + 3);
+        assert_eq!(Catalog::parse(newer.as_bytes()), Ok(sample()));
+    }
+
+    #[test]
+    fn a_system_that_needs_newer_boot_files_costs_only_itself() {
+        let text = sample().to_toml();
+        let (_, debian) = text.split_once("[[system]]\n").expect("one system");
+        // Its keys mean whatever that version says: nothing of them is read but what all have.
+        let newer = "id = \"next\"\nname = \"Next\"\nneeds = 2\ncmdline = 7\nfamily = \"root\"\n";
+        let both = format!("{text}[[system]]\n{newer}");
+        let catalog = Catalog::parse(both.as_bytes()).expect("the older system still boots");
+        assert_eq!(catalog.systems, sample().systems);
+        let [next] = &catalog.too_new[..] else { panic!("{:?}", catalog.too_new) };
+        assert_eq!((next.id.as_str(), next.name.as_str()), ("next", "Next"));
+        let why = next.why.to_string();
+        assert!(why.contains("bt-initramfs build"), "{why}");
+        let twice = format!("{text}[[system]]\nneeds = 2\n{debian}");
+        let refused = Catalog::parse(twice.as_bytes()).expect_err("two of one id").to_string();
+        assert!(refused.contains("is in it twice"), "{refused}");
+    }
+
+    #[test]
+    fn a_catalog_that_needs_newer_boot_files_says_what_to_update() {
+        let text = sample().to_toml().replace("bt-catalog-v1", "bt-catalog-v2");
+        let error = Catalog::parse(text.as_bytes()).expect_err("must be refused");
+        assert!(matches!(error, CatalogError::Version(VersionError::TooNew { found: 2, .. })));
+        assert!(error.to_string().contains("rebuild the PCs' boot files"), "{error}");
+    }
+
+    #[test]
+    fn the_first_releases_boot_files_know_every_key_that_is_written() {
+        // They refuse a key that they do not know, so none may be added without a higher version.
+        let known = [
+            "format",
+            "lab_id",
+            "lab_name",
+            "version",
+            "issued",
+            "expires",
+            "default",
+            "timeout_secs",
+            "id",
+            "name",
+            "note",
+            "icon",
+            "rooms",
+            "cmdline",
+            "min_ram_bytes",
+            "family",
+            "kernel_memory_bytes",
+            "kernel_signed",
+            "magnet",
+            "infohash",
+            "torrent_sha256",
+            "length",
+            "sha256",
+        ];
+        let text = sample().to_toml();
+        for key in text.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
+            assert!(known.contains(&key), "{key}");
+        }
+    }
+
     fn refused(change: impl Fn(&str) -> String, part: &str) {
         let text = change(&sample().to_toml());
         let error = Catalog::parse(text.as_bytes()).expect_err("must be refused").to_string();
@@ -421,10 +559,11 @@ pub(crate) mod tests {
 
     #[test]
     fn half_valid_catalogs_do_not_get_out() {
-        refused(|t| t.replace("bt-catalog-v1", "bt-catalog-v9"), "format");
+        refused(|t| t.replace("bt-catalog-v1", "bt-keys-v1"), "its format is `bt-keys-v1`");
         refused(|t| t.replace("name = \"kernel\"", "name = \"initrd\""), "not sorted");
         refused(|t| t.replace("default = \"debian\"", "default = \"other\""), "not one of");
-        refused(|t| t.replace("length = 9", "length = 9\nmode = 1"), "unknown field");
+        refused(|t| t.replace("length = 9\n", ""), "system `debian`: missing field `length`");
+        refused(|t| t.replace("version = 3\n", ""), "missing field `version`");
         refused(|t| t.replace("name = \"kernel\"", "name = \"../kernel\""), "no file of a system");
         refused(|t| t.replace("icon = \"debian\"\n", ""), "exactly one of");
         refused(|t| format!("{t}{}", t.split_once("[[system]]").map_or("", |(_, s)| s)), "");

@@ -2,7 +2,8 @@
 
 use jiff::Timestamp;
 
-use crate::LabId;
+use crate::values::LabId;
+use crate::version::VersionError;
 
 /// Why one entry file was refused. `line` and `column` count from 1.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +51,9 @@ pub enum CatalogError {
         /// What is wrong in it.
         cause: String,
     },
+    /// The document is of a version that this program does not read.
+    #[error(transparent)]
+    Version(#[from] VersionError),
     /// A document of another lab.
     #[error("{document} belongs to lab {found}, this PC to lab {expected}")]
     OtherLab {

@@ -9,7 +9,9 @@ use jiff::Timestamp;
 use minisign_verify::{Error as VerifyError, PublicKey as MinisignKey, Signature};
 use serde::{Deserialize, Serialize};
 
-use crate::{Catalog, CatalogError, LabId, catalog::MAX_BYTES};
+use crate::catalog::MAX_BYTES;
+use crate::version::{self, Program, Readable};
+use crate::{Catalog, CatalogError, LabId};
 
 /// A public key that signatures are checked with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +86,6 @@ pub struct KeyList {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct RawKeyList {
     format: String,
     lab_id: String,
@@ -95,13 +96,16 @@ struct RawKeyList {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct RawKey {
     name: String,
     minisign: String,
 }
 
-const FORMAT: &str = "bt-keys-v1";
+const NAME: &str = "bt-keys";
+/// The lowest version that reads what [`KeyList::to_toml`] writes; see [`version`].
+const FORMAT: u32 = 1;
+const READABLE: Readable =
+    Readable { oldest: 1, newest: 1, reader: Program::BootFiles, writer: Program::Server };
 const KEYS: &str = "keys.toml";
 const CATALOG: &str = "catalog.toml";
 /// The most keys in one list: each costs a node one signature check per catalog.
@@ -112,7 +116,7 @@ impl KeyList {
     pub fn to_toml(&self) -> String {
         let key = |k: &ValidKey| RawKey { name: k.name.clone(), minisign: k.key.base64.clone() };
         let raw = RawKeyList {
-            format: FORMAT.into(),
+            format: format!("{NAME}-v{FORMAT}"),
             lab_id: self.lab_id.to_string(),
             version: self.version,
             issued: self.issued.to_string(),
@@ -127,19 +131,25 @@ impl KeyList {
     /// # Errors
     /// [`CatalogError::Invalid`] with the first thing that is wrong.
     pub fn parse(bytes: &[u8]) -> Result<Self, CatalogError> {
-        parse_list(bytes).map_err(|cause| CatalogError::Invalid { document: KEYS, cause })
+        let invalid = |cause| CatalogError::Invalid { document: KEYS, cause };
+        let raw = read_list(bytes).map_err(invalid)?;
+        let format = version::of_word(&raw.format, NAME).ok_or_else(|| {
+            invalid(format!("its format is `{}`; expected `{NAME}-v{FORMAT}`", raw.format))
+        })?;
+        READABLE.check("the keys list", format)?;
+        check_list(raw).map_err(invalid)
     }
 }
 
-fn parse_list(bytes: &[u8]) -> Result<KeyList, String> {
+fn read_list(bytes: &[u8]) -> Result<RawKeyList, String> {
     if bytes.len() > MAX_BYTES {
         return Err(format!("it has {} bytes, {MAX_BYTES} are the most", bytes.len()));
     }
     let text = std::str::from_utf8(bytes).map_err(|e| format!("it is not UTF-8: {e}"))?;
-    let raw: RawKeyList = toml::from_str(text).map_err(|e| e.message().to_owned())?;
-    if raw.format != FORMAT {
-        return Err(format!("its format is `{}`, this version reads `{FORMAT}`", raw.format));
-    }
+    toml::from_str(text).map_err(|e| e.message().to_owned())
+}
+
+fn check_list(raw: RawKeyList) -> Result<KeyList, String> {
     if raw.keys.is_empty() || raw.keys.len() > MAX_KEYS {
         return Err(format!("it has {} keys; 1 to {MAX_KEYS} are allowed", raw.keys.len()));
     }

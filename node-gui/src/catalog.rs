@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bt_catalog::version::VersionError;
 use bt_catalog::{
     Catalog, CatalogError, Digest, Icon, LabId, MAX_BYTES, PublicKey, Signed, System, SystemId,
     Trust,
@@ -237,6 +238,18 @@ fn refused(error: &CatalogError) -> Problem {
             "It is past its date, or this PC's clock is wrong.",
             "Tell your supervisor: check the clock of this PC and the server.",
         ),
+        CatalogError::Version(VersionError::TooNew { .. }) => (
+            BadCatalog,
+            "This PC's boot files are too old for the server",
+            "The server was updated, and the boot files were not.",
+            "Tell your supervisor: rebuild the boot files with `bt-initramfs build`, then restart this PC.",
+        ),
+        CatalogError::Version(VersionError::TooOld { .. }) => (
+            BadCatalog,
+            "The server is too old for this PC's boot files",
+            "The boot files were updated, and the server was not.",
+            "Tell your supervisor: update bt-server and restart it.",
+        ),
         CatalogError::Invalid { .. } | CatalogError::BadKey { .. } => (
             BadCatalog,
             "The list of systems cannot be read",
@@ -284,6 +297,7 @@ mod tests {
             default: None,
             timeout_secs: 0,
             systems: vec![crate::verify::tests::sample("a").0],
+            too_new: Vec::new(),
         };
         let catalog = catalog.to_toml();
         let documents = Documents {

@@ -166,6 +166,7 @@ impl Keyring {
             default: None,
             timeout_secs: 0,
             systems: Vec::new(),
+            too_new: Vec::new(),
         }
         .to_toml();
         let signature = self.sign(empty.as_bytes(), "check")?;

@@ -281,6 +281,7 @@ impl Publisher {
             default: default.filter(|id| ready.iter().any(|r| r.offered.entry.id == *id)),
             timeout_secs: u32::try_from(menu.timeout.as_secs()).unwrap_or(u32::MAX),
             systems: ready.iter().map(|ready| system_of(ready, &self.announce)).collect(),
+            too_new: Vec::new(),
         }
     }
 
