@@ -2,7 +2,7 @@
 //!
 //! The document is TOML so that a supervisor can read it. [`Catalog::to_toml`] gives the bytes that
 //! are signed; [`Catalog::parse`] accepts only what passes every check, so a `Catalog` in hand is
-//! whole: known files, unique ids, sizes that add up without overflow.
+//! complete: known files, unique ids, sizes that add up without overflow.
 
 use std::collections::BTreeSet;
 
@@ -58,7 +58,7 @@ pub struct TooNew {
     pub why: VersionError,
 }
 
-/// The picture beside a system's name.
+/// The icon of a system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Icon {
     /// One of the picker's own drawings.
@@ -86,7 +86,7 @@ pub struct System {
     pub min_ram: ByteSize,
     /// How it finds its image.
     pub family: Family,
-    /// The one way its image may go, where the supervisor chose one.
+    /// The only boot method its image may take, if the supervisor chose one.
     pub way: Option<Way>,
     /// Memory that its kernel needs to start (`init_size` of its header); 0 where it is not known.
     pub kernel_memory: ByteSize,
@@ -254,7 +254,7 @@ impl Catalog {
 
 fn read(bytes: &[u8]) -> Result<RawCatalog, String> {
     if bytes.len() > MAX_BYTES {
-        return Err(format!("it has {} bytes, {MAX_BYTES} are the most", bytes.len()));
+        return Err(format!("it has {} bytes; the maximum is {MAX_BYTES}", bytes.len()));
     }
     let text = std::str::from_utf8(bytes).map_err(|e| format!("it is not UTF-8: {e}"))?;
     toml::from_str(text).map_err(|e| {
@@ -265,7 +265,7 @@ fn read(bytes: &[u8]) -> Result<RawCatalog, String> {
 
 fn check(raw: RawCatalog) -> Result<Catalog, String> {
     if raw.systems.len() > MAX_SYSTEMS {
-        return Err(format!("it has {} systems, {MAX_SYSTEMS} are the most", raw.systems.len()));
+        return Err(format!("it has {} systems; the maximum is {MAX_SYSTEMS}", raw.systems.len()));
     }
     let (mut systems, mut too_new, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
     for table in raw.systems {
@@ -283,7 +283,8 @@ fn check(raw: RawCatalog) -> Result<Catalog, String> {
     if let Some(default) = default.as_ref().filter(|d| !seen.contains(d)) {
         return Err(format!("the default `{default}` is not one of its systems"));
     }
-    let time = |t: &str| t.parse::<Timestamp>().map_err(|e| format!("`{t}` is no time: {e}"));
+    let time =
+        |t: &str| t.parse::<Timestamp>().map_err(|e| format!("`{t}` is not a timestamp: {e}"));
     Ok(Catalog {
         lab_id: raw.lab_id.parse()?,
         lab_name: raw.lab_name,
@@ -564,10 +565,10 @@ pub(crate) mod tests {
         refused(|t| t.replace("default = \"debian\"", "default = \"other\""), "not one of");
         refused(|t| t.replace("length = 9\n", ""), "system `debian`: missing field `length`");
         refused(|t| t.replace("version = 3\n", ""), "missing field `version`");
-        refused(|t| t.replace("name = \"kernel\"", "name = \"../kernel\""), "no file of a system");
+        refused(|t| t.replace("name = \"kernel\"", "name = \"../kernel\""), "unknown file");
         refused(|t| t.replace("icon = \"debian\"\n", ""), "exactly one of");
         refused(|t| format!("{t}{}", t.split_once("[[system]]").map_or("", |(_, s)| s)), "");
         refused(|t| t.replace("length = 9", "length = 18446744073709551615"), "");
-        refused(|t| format!("{t}#{}", " ".repeat(MAX_BYTES)), "are the most");
+        refused(|t| format!("{t}#{}", " ".repeat(MAX_BYTES)), "the maximum is");
     }
 }

@@ -1,4 +1,4 @@
-//! Core: the words of the kernel command line by which the server tells a node what it is to do.
+//! Core: the words of the kernel command line by which the server instructs a node.
 //!
 //! The boot scripts write them and the node's `/init` reads them, in `/proc/cmdline`. A word that a
 //! node does not know is passed over, so a newer server may say more to older boot files.
@@ -31,7 +31,7 @@ pub mod word {
 /// The hardware type Ethernet of `BOOTIF=` (RFC 1700's number 1), before the address.
 pub const BOOTIF_ETHERNET: &str = "01-";
 
-/// What `server.toml` says of one PC, as its kernel is told.
+/// What `server.toml` says of one PC, as words for its kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeWords {
     /// The room this PC stands in.
@@ -100,7 +100,7 @@ impl Cmdline {
     }
 }
 
-/// Takes the hardware type away, which some loaders leave out.
+/// Strips the hardware type, which some boot loaders leave out.
 fn bootif(value: &str) -> Option<Mac> {
     value.strip_prefix("01-").or_else(|| value.strip_prefix("01:")).unwrap_or(value).parse().ok()
 }

@@ -13,12 +13,12 @@ use crate::families::RESERVED;
 use crate::values::{ByteSize, Firmware, Role, SystemId, cpu_flag};
 use crate::{EntryError, Family, Way};
 
-/// The picture beside a system's name.
+/// The icon of a system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryIcon {
     /// One of the picker's own drawings, such as `debian` or `terminal`.
     Named(String),
-    /// A PNG or SVG file beside the entry, one plain file name.
+    /// A PNG or SVG file in the entry's folder, one plain file name.
     File(PathBuf),
 }
 
@@ -39,11 +39,11 @@ pub struct Entry {
     pub initrd: Option<PathBuf>,
     /// Root file system, relative to the lab folder.
     pub image: Option<PathBuf>,
-    /// Hand-over part, relative to the lab folder; exactly where there is an image.
+    /// Handover part, relative to the lab folder; exactly where there is an image.
     pub handover: Option<PathBuf>,
     /// How the system finds its image; `Plain` exactly where there is no image.
     pub family: Family,
-    /// The one way its image may go, where the supervisor chose one.
+    /// The only boot method its image may take, if the supervisor chose one.
     pub way: Option<Way>,
     /// The kernel command line, without what [`crate::command_line`] adds; printable ASCII, at most 2,000 characters.
     pub cmdline: String,
@@ -166,7 +166,7 @@ impl RawEntry {
         })
     }
 
-    /// An image, its family and its hand-over part belong together.
+    /// An image, its family and its handover part belong together.
     fn check_image(&self, family: Family) -> At<()> {
         let Some(image) = &self.image else {
             let at = |value: &Option<Spanned<String>>| value.as_ref().map_or(0, |v| v.span().start);
@@ -188,8 +188,8 @@ impl RawEntry {
         } else if self.initrd.is_none() {
             "an `image` needs an `initrd`: its programs mount the image"
         } else if self.handover.is_none() {
-            "an `image` needs a `handover` part, which makes it a disk of the started system; `bt-server add` makes it, \
-             and this whole entry"
+            "an `image` needs a `handover` part, which turns it into a disk of the booted system; `bt-server add` makes \
+             the part and the entry"
         } else {
             return Ok(());
         };
@@ -206,7 +206,7 @@ fn line_of_text(value: &Spanned<String>, key: &str, most: usize) -> At<String> {
     let cause = if text.chars().any(char::is_control) {
         format!("`{key}` holds a line break or another control character")
     } else if text.chars().count() > most {
-        format!("`{key}` has {} characters, {most} are the most", text.chars().count())
+        format!("`{key}` has {} characters; the maximum is {most}", text.chars().count())
     } else {
         return Ok(text.to_owned());
     };
@@ -221,7 +221,7 @@ fn inside_lab(value: &Spanned<String>) -> At<PathBuf> {
         return Ok(path.components().filter(|c| *c != Component::CurDir).collect());
     }
     let cause = format!(
-        "`{}` is no path inside the lab folder; write for example \"images/debian-12/vmlinuz\"",
+        "`{}` is not a path inside the lab folder; expected for example \"images/debian-12/vmlinuz\"",
         value.as_ref()
     );
     Err((value.span().start, cause))
@@ -233,7 +233,9 @@ fn icon(value: &Spanned<String>) -> At<EntryIcon> {
     if text.ends_with(".png") || text.ends_with(".svg") {
         return match Path::new(text).components().collect::<Vec<_>>()[..] {
             [Component::Normal(_)] => Ok(EntryIcon::File(text.into())),
-            _ => wrong(format!("icon `{text}` must be a file beside this one, without a folder")),
+            _ => wrong(format!(
+                "icon `{text}` must be a file in the same folder as this entry, without a path"
+            )),
         };
     }
     match text.parse::<SystemId>() {
@@ -249,7 +251,7 @@ fn cmdline(value: &Spanned<String>, family: Family) -> At<String> {
     let cause = if !text.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
         "`cmdline` holds a character that a kernel command line cannot: printable ASCII only".into()
     } else if text.len() > most {
-        format!("`cmdline` has {} characters, {most} are the most", text.len())
+        format!("`cmdline` has {} characters; the maximum is {most}", text.len())
     } else {
         return Ok(text);
     };
@@ -328,7 +330,7 @@ mod tests {
     fn mistakes_are_found_where_they_stand() {
         refused("name = \"x\"\n", 1, "missing field `kernel`");
         refused(&format!("{SMALL}min_rma = \"1 GiB\"\n"), 3, "unknown field `min_rma`");
-        refused(&format!("{SMALL}min_ram = \"lots\"\n"), 3, "no size");
+        refused(&format!("{SMALL}min_ram = \"lots\"\n"), 3, "not a size");
         refused(&format!("{SMALL}initrd = \"../../etc/shadow\"\n"), 3, "inside the lab");
         refused(&format!("{SMALL}image = \"images/d/live.iso\"\n"), 3, "needs a `family`");
         refused(&format!("{SMALL}family = \"casper\"\n"), 3, "needs an `image`");
@@ -336,13 +338,13 @@ mod tests {
         refused(&format!("{SMALL}method = \"pmem\"\n"), 3, "needs an `image`");
         refused(&format!("{IMAGE}cmdline = \"toram\"\n"), 7, "take the word out");
         refused(&format!("{IMAGE}method = \"tape\"\n"), 7, "\"pmem\" or \"initrd\"");
-        refused(&IMAGE.replace("handover", "#"), 4, "`bt-server add` makes it");
+        refused(&IMAGE.replace("handover", "#"), 4, "`bt-server add` makes the part");
         refused(&IMAGE.replace("initrd ", "#"), 4, "needs an `initrd`");
         refused(&format!("{SMALL}cpu = [\"AVX 2\"]\n"), 3, "/proc/cpuinfo");
         refused(&format!("{SMALL}firmware = \"coreboot\"\n"), 3, "\"bios\" or \"uefi\"");
         refused(&format!("{SMALL}family = \"windows\"\n"), 3, "one of: plain");
         refused(&format!("{SMALL}cmdline = \"quiet \\u0007\"\n"), 3, "printable ASCII");
-        refused(&format!("{SMALL}icon = \"../x.png\"\n"), 3, "beside this one");
+        refused(&format!("{SMALL}icon = \"../x.png\"\n"), 3, "same folder");
         refused("name = \"\"\nkernel = \"k\"\n", 1, "empty");
         refused("name = \"a\nkernel = 3\n", 1, "");
     }

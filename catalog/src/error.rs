@@ -75,7 +75,7 @@ pub enum CatalogError {
     /// Past its time.
     #[error(
         "{document} expired at {expires}, and this PC's clock says {now}; check the PC's clock, or \
-         whether `bt-server` still runs: it signs anew each day"
+         whether `bt-server` still runs: it re-signs each day"
     )]
     Expired {
         /// Name of the document.

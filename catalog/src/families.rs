@@ -1,21 +1,21 @@
 //! Core: how each family of live systems finds its image, one row each.
 //!
-//! The image is one file: an ISO 9660 medium. The hand-over gives it to the system as a block device, whatever the way:
+//! The image is one file: an ISO 9660 medium. The handover gives it to the system as a block device, whatever the way:
 //! ```text
-//! zero-copy way   the image lies in memory that `memmap=` keeps free            /dev/pmem0
+//! zero-copy       the image lies in memory that `memmap=` keeps free            /dev/pmem0
 //!                 it lies in several ranges, which become one disk               /dev/dm-0
-//! initrd way      the image is a file of the initramfs, attached by loop         /dev/loop0
+//! initrd          the image is a file of the initramfs, attached by loop         /dev/loop0
 //! ```
-//! In both the hand-over part's program runs first (`rdinit=`), loads the modules this takes, and then starts the system's
-//! own `/init`, which only has to be told the device. That word is all that differs between the families. Where each row was
+//! In both the handover part's program runs first (`rdinit=`), loads the modules this takes, and then starts the system's
+//! own `/init`, which only needs the device's name. That word is all that differs between the families. Where each row was
 //! found, and which were booted as the real thing, is in `docs/supervisor/systems.md`.
 
 use std::fmt::Write as _;
 use std::str::FromStr;
 
-/// Where the hand-over part's program is in the initramfs, for the kernel's `rdinit=`.
+/// Where the handover part's program is in the initramfs, for the kernel's `rdinit=`.
 pub const HANDOVER_INIT: &str = "/.bt-handover/init";
-/// Where that program looks for the image in the initrd way.
+/// Where that program looks for the image by the boot method `initrd`.
 pub const HANDOVER_IMAGE: &str = "/.bt-handover/image";
 /// The most memory ranges an image may be spread over.
 pub const MAX_RANGES: usize = 4;
@@ -45,9 +45,9 @@ pub enum Family {
 /// How the image gets into the system's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Way {
-    /// It stays where it was downloaded to, and the system sees it as `/dev/pmem0`: the zero-copy way.
+    /// It stays where it was downloaded to, and the system sees it as `/dev/pmem0`: the zero-copy method.
     Pmem,
-    /// It is a file of the initramfs: the initrd way, which needs three times its size for a moment.
+    /// It is a file of the initramfs: the method `initrd`, which needs three times its size for a moment.
     Initrd,
 }
 
@@ -75,8 +75,8 @@ struct Row {
     required: Option<&'static str>,
 }
 
-/// Keys that the hand-over gives to every system with an image; and `--`, after which the kernel reads no more, while the
-/// hand-over's words come last.
+/// Keys that the handover gives to every system with an image; and `--`, after which the kernel reads no more, while the
+/// handover's words come last.
 const FORBIDDEN: [&str; 4] = ["memmap", "rdinit", "rootfstype", "--"];
 
 const ROWS: [Row; 7] = [
@@ -159,7 +159,7 @@ const ROWS: [Row; 7] = [
     Row {
         family: Family::Kiwi,
         name: "kiwi",
-        // Its dracut module knows a medium by its label and in no other way.
+        // Its dracut module identifies a medium by its label only.
         words: "rd.live.image",
         forbidden: &["rd.live.ram", "rd.kiwi.live.pxe", "mediacheck"],
         required: Some("root=live:CDLABEL="),
@@ -210,7 +210,7 @@ impl Family {
         }
     }
 
-    /// Whether a word of a command line stands against the hand-over of the image.
+    /// Whether a word of a command line stands against the handover of the image.
     pub fn forbids(self, word: &str) -> bool {
         let key = word.split('=').next().unwrap_or(word);
         self != Self::Plain && (FORBIDDEN.contains(&key) || self.row().forbidden.contains(&key))
@@ -243,7 +243,9 @@ impl FromStr for Way {
 
     fn from_str(text: &str) -> Result<Self, String> {
         [Self::Pmem, Self::Initrd].into_iter().find(|way| way.name() == text).ok_or_else(|| {
-            format!("way `{text}` is not known; \"pmem\" or \"initrd\", or leave it out")
+            format!(
+                "unknown boot method `{text}`; expected \"pmem\" or \"initrd\", or leave it out"
+            )
         })
     }
 }
@@ -260,7 +262,7 @@ impl Medium<'_> {
     }
 }
 
-/// The kernel command line that a system is started with: its own, the words of its family, and those of the hand-over.
+/// The kernel command line that a system is started with: its own, the words of its family, and those of the handover.
 pub fn command_line(cmdline: &str, family: Family, medium: Medium<'_>) -> String {
     let Some(device) = medium.device() else { return cmdline.to_owned() };
     let mut line = cmdline.to_owned();
@@ -271,7 +273,7 @@ pub fn command_line(cmdline: &str, family: Family, medium: Medium<'_>) -> String
         line.push_str(word);
     };
     add(&family.row().words.replace('@', device));
-    // An initramfs is a tmpfs of half the memory otherwise, and unpacking a larger one fails half way without an error.
+    // An initramfs is a tmpfs of half the memory otherwise, and unpacking a larger one fails halfway without an error.
     let mut handover = format!("rdinit={HANDOVER_INIT} rootfstype=ramfs");
     if let Medium::Pmem(ranges) = medium {
         if ranges.len() > 1 {
@@ -291,7 +293,7 @@ mod tests {
 
     const RANGE: Medium<'static> = Medium::Pmem(&[(0x2440_0000, 0x1000_0000)]);
 
-    /// The row of a family as the system sees it, in both ways.
+    /// The row of a family as the system sees it, by both methods.
     fn check(family: Family, pmem: &str, initrd: &str) {
         let tail = "rdinit=/.bt-handover/init rootfstype=ramfs";
         let line = command_line("quiet", family, RANGE);

@@ -33,9 +33,9 @@ impl KernelHeader {
     /// Reads the header from the first bytes of a kernel file; [`KERNEL_HEADER_BYTES`] are always enough.
     ///
     /// # Errors
-    /// Why this is no kernel that a node can start, in words.
+    /// Why a node cannot start this kernel, as text.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let not = |why: &str| format!("it is no Linux kernel for 64-bit PCs ({why})");
+        let not = |why: &str| format!("not a Linux kernel for 64-bit PCs ({why})");
         if bytes.get(0x202..0x206) != Some(b"HdrS") {
             return Err(not("there is no setup header"));
         }
@@ -152,10 +152,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_kernel_is_told_in_words() {
+    fn what_is_not_a_kernel_is_refused_with_the_reason() {
         let refused = |bytes: &[u8], part: &str| {
-            let why = KernelHeader::parse(bytes).expect_err("no kernel");
-            assert!(why.contains("no Linux kernel") && why.contains(part), "{why}");
+            let why = KernelHeader::parse(bytes).expect_err("not a kernel");
+            assert!(why.contains("not a Linux kernel") && why.contains(part), "{why}");
         };
         refused(b"\x7fELF", "no setup header");
         refused(&header(0)[..0x230], "cut off");

@@ -28,7 +28,7 @@ impl PublicKey {
     pub fn parse(text: &str) -> Result<Self, CatalogError> {
         let base64 = text.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("").trim().to_owned();
         let key = MinisignKey::from_base64(&base64).map_err(|e| CatalogError::BadKey {
-            cause: format!("this is no minisign public key: {e}"),
+            cause: format!("not a minisign public key: {e}"),
         })?;
         Ok(Self { key, base64 })
     }
@@ -54,7 +54,7 @@ impl PublicKey {
     }
 }
 
-/// A document and the minisign signature file beside it, as they came from the network.
+/// A document and its minisign signature file, as they came from the network.
 #[derive(Debug, Clone, Copy)]
 pub struct Signed<'a> {
     /// The document's exact bytes.
@@ -143,7 +143,7 @@ impl KeyList {
 
 fn read_list(bytes: &[u8]) -> Result<RawKeyList, String> {
     if bytes.len() > MAX_BYTES {
-        return Err(format!("it has {} bytes, {MAX_BYTES} are the most", bytes.len()));
+        return Err(format!("it has {} bytes; the maximum is {MAX_BYTES}", bytes.len()));
     }
     let text = std::str::from_utf8(bytes).map_err(|e| format!("it is not UTF-8: {e}"))?;
     toml::from_str(text).map_err(|e| e.message().to_owned())
@@ -160,7 +160,10 @@ fn check_list(raw: RawKeyList) -> Result<KeyList, String> {
     Ok(KeyList {
         lab_id: raw.lab_id.parse()?,
         version: raw.version,
-        issued: raw.issued.parse().map_err(|e| format!("`{}` is no time: {e}", raw.issued))?,
+        issued: raw
+            .issued
+            .parse()
+            .map_err(|e| format!("`{}` is not a timestamp: {e}", raw.issued))?,
         keys: raw.keys.into_iter().map(key).collect::<Result<_, _>>()?,
     })
 }
@@ -304,7 +307,7 @@ impl std::fmt::Debug for SecretKey {
 
 #[cfg(feature = "sign")]
 fn bad_key(error: minisign::PError) -> CatalogError {
-    CatalogError::BadKey { cause: format!("this is no usable minisign secret key: {error}") }
+    CatalogError::BadKey { cause: format!("not a usable minisign secret key: {error}") }
 }
 
 #[cfg(all(test, feature = "sign"))]

@@ -9,7 +9,7 @@
 //! signing key (on the server)        --signs--> catalog.toml   systems, command lines, SHA-256 of every file
 //! ```
 //!
-//! [`Trust::open`] is the only way from bytes to a [`Catalog`] on a node: it verifies first, parses
+//! [`Trust::open`] is the only path from bytes to a [`Catalog`] on a node: it verifies first, parses
 //! after, and then checks lab, version and expiry. Nothing half-valid gets out of this crate.
 //!
 //! What else a node and its server say to each other is here too, defined once: the words of the

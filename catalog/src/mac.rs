@@ -1,4 +1,4 @@
-//! Core: the hardware address of a PC's network interface.
+//! Core: the MAC address of a PC's network interface.
 
 use std::fmt;
 use std::str::FromStr;

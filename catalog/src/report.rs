@@ -22,7 +22,7 @@ pub const MAX_PROBLEM: usize = 500;
 /// Where a node stands, as it reports it. What comes before the menu, the server sees by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NodeStage {
-    /// Its screen shows the systems, or it is on its way there.
+    /// Its screen shows the systems, or is about to.
     Menu,
     /// It downloads a system.
     Downloading,
@@ -148,7 +148,7 @@ impl Report {
     /// Reads a report's body.
     ///
     /// # Errors
-    /// When it is too long, no such JSON object, or its `mac` is no MAC address.
+    /// When it is too long, not such a JSON object, or its `mac` is not a MAC address.
     pub fn parse(body: &[u8]) -> Result<Self, ReportError> {
         if body.len() > MAX_REPORT {
             return Err(ReportError::TooLong(body.len()));

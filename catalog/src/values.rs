@@ -25,7 +25,7 @@ impl FromStr for SystemId {
             return Ok(Self(text.to_owned()));
         }
         Err(format!(
-            "`{text}` is no system id: use lower-case letters, digits, `.`, `_` and `-`, begin with a \
+            "`{text}` is not a valid system id: use lower-case letters, digits, `.`, `_` and `-`, begin with a \
              letter or digit, 63 characters at most"
         ))
     }
@@ -81,7 +81,8 @@ impl FromStr for ByteSize {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is no size: write for example \"512 MiB\" or \"2 GiB\"");
+        let wrong =
+            || format!("`{text}` is not a size; expected for example \"512 MiB\" or \"2 GiB\"");
         let text = text.trim();
         let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
         let (number, unit) = text.split_at(split);
@@ -125,7 +126,7 @@ impl fmt::Display for ByteSize {
 /// What one file of a system is for. Its name in torrent and catalog is the same word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
-    /// The hand-over part: a cpio archive that makes the image a block device, put behind the initrd.
+    /// The handover part: a cpio archive that makes the image a block device, put behind the initrd.
     Handover,
     /// The root file system: an ISO or squashfs, handed over in memory.
     Image,
@@ -155,7 +156,7 @@ impl FromStr for Role {
 
     fn from_str(text: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|r| r.name() == text).ok_or_else(|| {
-            format!("`{text}` is no file of a system (handover, image, initrd or kernel)")
+            format!("unknown file `{text}` of a system; expected handover, image, initrd or kernel")
         })
     }
 }
@@ -199,7 +200,7 @@ pub(crate) fn cpu_flag(text: &str) -> Result<String, String> {
     if !text.is_empty() && text.len() <= 40 && text.chars().all(fits) {
         return Ok(text.to_owned());
     }
-    Err(format!("`{text}` is no processor feature; write it as in /proc/cpuinfo, such as \"avx2\""))
+    Err(format!("`{text}` is not a CPU feature; write it as in /proc/cpuinfo, such as \"avx2\""))
 }
 
 #[cfg(test)]

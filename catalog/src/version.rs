@@ -5,7 +5,7 @@
 //!
 //! - What a reader does not know, it passes over: an unknown key never refuses a document.
 //! - A key that must not be passed over, since the rest would be used wrongly without it, raises
-//!   the needed version, of the whole document or of one system in it.
+//!   the needed version, of the document or of one system in it.
 //! - A reader that is too old refuses, and says which program to update.
 //!
 //! | format | says it in | reader that is too old |

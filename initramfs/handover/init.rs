@@ -1,10 +1,10 @@
-//! The hand-over part's program: the kernel starts it in place of the initramfs's own `/init` (`rdinit=`).
+//! The handover part's program: the kernel starts it in place of the initramfs's own `/init` (`rdinit=`).
 //!
 //! It loads the modules that `/.bt-handover/load` names, in that order. Then it makes one block device of the image: of the
 //! ranges of memory that `bt_ranges=` counts, or of the file `/.bt-handover/image`. Then it is `/init`, which finds its medium as if a disk had always been there. It says what it does
 //! in the kernel's log, and goes on after every failure: the system's own words on the screen say more than a halted PC.
 //!
-//! Nothing of the foreign initramfs is used, no shell and no library: it needs a kernel and a few kilobytes. `build.rs`
+//! Nothing of the system's initramfs is used, no shell and no library: it needs a kernel and a few kilobytes. `build.rs`
 //! compiles it.
 
 #![no_std]
@@ -67,7 +67,7 @@ unsafe extern "C" fn start(stack: *const usize) -> ! {
         close(image);
     }
     for init in INITS {
-        // SAFETY: argv[0] is ours to change; both lists end with a null.
+        // SAFETY: we may change argv[0]; both lists end with a null.
         unsafe {
             argv.cast_mut().write(init.as_ptr() as usize);
             call(EXECVE, [init.as_ptr() as usize, argv as usize, envp as usize, 0]);

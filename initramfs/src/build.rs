@@ -30,7 +30,7 @@ const BASE: &str = "base";
 /// The group of the tables that `modprobe` reads.
 const TABLES: &str = "tables";
 
-/// Files kept beside this package's source, by the name the manifest uses.
+/// Files in this package's folder `files`, by the name the manifest uses.
 const KEPT: [(&str, &str); 1] = [("udhcpc.script", include_str!("../files/udhcpc.script"))];
 
 /// What to build from, and where to.
@@ -156,7 +156,7 @@ pub(crate) fn read_static(path: &Path, remedy: &str) -> Result<Vec<u8>> {
     let wrong = match program(&bytes) {
         Program::Static => return Ok(bytes),
         Program::Dynamic => "needs libraries, which the initramfs does not have",
-        Program::Foreign => "is no program for an x86-64 PC",
+        Program::Foreign => "is not a program for an x86-64 PC",
     };
     bail!("{} {wrong}: {remedy}", path.display());
 }

@@ -1,4 +1,4 @@
-//! Core: the hand-over part: a small archive, put behind a system's own initrd, that makes its image a block device.
+//! Core: the handover part: a small archive, put behind a system's own initrd, that makes its image a block device.
 //!
 //! ```text
 //! /.bt-handover/init            the program that the kernel starts (`rdinit=`); handover/*.rs
@@ -28,7 +28,7 @@ const JOIN: [&str; 1] = ["dm_mod"];
 /// The program reads no more of its list.
 const MAX_LIST_BYTES: usize = 4096;
 
-/// A finished hand-over part.
+/// A finished handover part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
     /// The archive, a multiple of 512 bytes.
@@ -77,7 +77,7 @@ pub fn build(
     };
     let info = |file: &str| -> Result<ModuleInfo> {
         let info = ModuleInfo::read(&read(file)?)
-            .with_context(|| format!("{file} is no kernel module"))?;
+            .with_context(|| format!("{file} is not a kernel module"))?;
         let built_for = info.vermagic.split(' ').next().unwrap_or_default();
         ensure!(
             built_for == release,

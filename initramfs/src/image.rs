@@ -9,7 +9,7 @@ use std::io;
 use crate::cpio::{Entry, Writer};
 
 /// The highest level with a window of 8 MiB, which is what a node needs for unpacking. Level 22
-/// and a window over the whole image are 1 % smaller and cost the node 32 MiB.
+/// and a window over the entire image are 1 % smaller and cost the node 32 MiB.
 const LEVEL: i32 = 19;
 
 /// What one group adds to the image.

@@ -66,7 +66,7 @@ pub fn find(from: &Path, version: Option<&str>) -> Result<KernelFiles> {
         .find(|folder| folder.join("kernel").is_dir());
     let Some(modules) = modules else {
         bail!(
-            "kernel {version} is in {}, but its modules are not in {}: install or unpack the whole \
+            "kernel {version} is in {}, but its modules are not in {}: install or unpack the complete \
              package linux-image-{version}",
             boot.display(),
             root.join("lib/modules").join(&version).display()
@@ -141,7 +141,7 @@ impl KernelFiles {
         let bytes =
             read_unpacked(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let Some(info) = ModuleInfo::read(&bytes) else {
-            bail!("{} is no kernel module", path.display());
+            bail!("{} is not a kernel module", path.display());
         };
         Ok((info, bytes))
     }
@@ -187,7 +187,7 @@ fn unpack(package: &Path) -> Result<TempDir> {
     let name = package.display();
     ensure!(
         status.success(),
-        "{name} is no Debian package: give a folder, or linux-image-VERSION_amd64.deb"
+        "{name} is not a Debian package: give a folder, or linux-image-VERSION_amd64.deb"
     );
     Ok(folder)
 }
@@ -265,7 +265,7 @@ mod tests {
         let folder = folder(&["6.1.0-9-amd64"]);
         fs::remove_dir_all(folder.path().join("lib")).expect("it was just made");
         let error = find(folder.path(), None).expect_err("no modules").to_string();
-        assert!(error.contains("whole package linux-image-6.1.0-9-amd64"), "{error}");
+        assert!(error.contains("complete package linux-image-6.1.0-9-amd64"), "{error}");
     }
 
     #[test]
@@ -284,7 +284,7 @@ mod tests {
     fn a_file_that_is_no_package_is_refused() {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         let error = find(file.path(), None).expect_err("an empty file").to_string();
-        assert!(error.contains("no Debian package"), "{error}");
+        assert!(error.contains("not a Debian package"), "{error}");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! Debian kernel ---+
 //! ```
 //!
-//! The same inputs give the same bytes. [`handover`] makes the small part that lets a foreign live system find its image. [`sample`] makes a small system to boot with it, so that a
+//! The same inputs give the same bytes. [`handover`] makes the small part that lets any live system find its image. [`sample`] makes a small system to boot with it, so that a
 //! lab can be tried before any image is there.
 
 pub mod build;

@@ -11,7 +11,7 @@ use bt_initramfs::image::mega;
 use bt_initramfs::{kernel, sample};
 use clap::{Args, Parser, Subcommand};
 
-/// A larger initramfs is built, and its maker told.
+/// A larger initramfs is built, with a warning.
 const WORTH_A_WORD: u64 = 12_000_000;
 
 /// Builds what BootTorrent's nodes boot.
@@ -35,7 +35,7 @@ struct BuildArgs {
     /// The lab folder: key and id are read from it, the files go to its state/boot.
     #[arg(long, value_name = "FOLDER")]
     lab: Option<PathBuf>,
-    /// The static bt-node program [default: beside this program, or ../lib/boottorrent/bt-node].
+    /// The static bt-node program [default: in this program's folder, or ../lib/boottorrent/bt-node].
     #[arg(long, value_name = "FILE")]
     node: Option<PathBuf>,
     /// The static BusyBox program.
@@ -160,11 +160,13 @@ fn read_lab_id(path: &Path) -> Result<String> {
 
 /// The node program as a package installs it, or as cargo builds it.
 fn find_node() -> Result<PathBuf> {
-    let own = env::current_exe().context("cannot tell where this program is")?;
+    let own = env::current_exe().context("cannot determine this program's path")?;
     let folder = own.parent().context("a program is in a folder")?;
     let places = [folder.join("bt-node"), folder.join("../lib/boottorrent/bt-node")];
     match places.into_iter().find(|path| path.is_file()) {
         Some(path) => Ok(path),
-        None => bail!("no bt-node beside {}: say where with --node FILE", own.display()),
+        None => {
+            bail!("no bt-node in the folder of {}: give its path with --node FILE", own.display())
+        }
     }
 }

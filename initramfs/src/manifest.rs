@@ -141,7 +141,9 @@ fn octal<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
     let text = String::deserialize(from)?;
     let mode = u32::from_str_radix(&text, 8).ok().filter(|mode| *mode <= 0o7777);
     mode.ok_or_else(|| {
-        serde::de::Error::custom(format!("`{text}` is no mode: write octal digits, as in \"0755\""))
+        serde::de::Error::custom(format!(
+            "`{text}` is not a file mode: write octal digits, as in \"0755\""
+        ))
     })
 }
 
@@ -202,7 +204,7 @@ impl Seen<'_> {
             return Err(refuse(self.text, at, format!("`{path}` must begin with a slash")));
         };
         if name.is_empty() || path.split('/').any(|part| part == "." || part == "..") {
-            return Err(refuse(self.text, at, format!("`{path}` is no plain path")));
+            return Err(refuse(self.text, at, format!("`{path}` is not a plain path")));
         }
         if !self.folders.contains(folder) {
             let cause = format!("`{path}` is in `{folder}`, which `folders` does not name before");

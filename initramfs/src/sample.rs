@@ -17,7 +17,7 @@ use crate::manifest::{Manifest, NODE, Source};
 /// What the sample's initrd holds.
 const MANIFEST: &str = include_str!("../files/sample/manifest.toml");
 
-/// Files kept beside this package's source, by the name the manifest uses.
+/// Files in this package's folder `files`, by the name the manifest uses.
 const KEPT: [(&str, &str); 4] = [
     ("init", include_str!("../files/sample/init")),
     ("inittab", include_str!("../files/sample/inittab")),
