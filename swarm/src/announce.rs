@@ -1,15 +1,11 @@
 //! Core: what goes to and comes from an HTTP tracker (BEP 3, BEP 23). The caller does the HTTP.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
-use crate::{
-    bencode::Value,
-    peer::PeerId,
-    torrent::{Infohash, percent_encode},
-};
+use crate::bencode::Value;
+use crate::peer::PeerId;
+use crate::torrent::{Infohash, percent_encode};
 
 /// Most peers that are taken from one answer.
 const MAX_PEERS: usize = 512;

@@ -1,25 +1,26 @@
 //! Shell: one TCP connection, from the handshake to its end.
 
-use std::{io, net::SocketAddr, os::fd::AsRawFd as _, sync::Arc, time::Duration};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
+use std::time::Duration;
 
 use librqbit_core::hash_id::Id20;
 use librqbit_peer_protocol::Handshake;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf},
-    sync::Notify,
-    time::timeout,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::Notify;
+use tokio::time::timeout;
 use tracing::debug;
 
-use crate::{
-    layout::Range,
-    member::Member,
-    peer::{Next, PeerId, PeerKey},
-    swarm::{Newcomer, Refusal},
-    torrent::Infohash,
-    wire::{self, Violation},
-};
+use crate::layout::Range;
+use crate::member::Member;
+use crate::peer::{Next, PeerId, PeerKey};
+use crate::swarm::{Newcomer, Refusal};
+use crate::torrent::Infohash;
+use crate::wire::{self, Violation};
 
 const HANDSHAKE: usize = 68;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,10 +1,8 @@
 //! Core: whom to dial, and when to try again.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 /// Most addresses that are remembered; a lying tracker cannot make the list longer.
 const MAX_KNOWN: usize = 512;

@@ -3,36 +3,30 @@
 //! Announcing is the caller's: it asks the tracker (see [`crate::announce`]) and feeds the answer to
 //! [`Node::add_peers`].
 
-use std::{
-    collections::HashMap,
-    io,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use tokio::{
-    net::{TcpListener, UdpSocket},
-    sync::Semaphore,
-    time::MissedTickBehavior,
-};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::Semaphore;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::{
-    connection::{self, Ended},
-    dial::{DialBook, Ending},
-    member::{Member, now},
-    peer::PeerId,
-    picker::Place,
-    places::Places,
-    storage::Storage,
-    swarm::{Progress, Refusal, Swarm, TICK_OF_NODE, TICK_OF_SEED},
-    torrent::{Infohash, Metainfo},
-    utp,
-    worker::Worker,
-};
+use crate::connection::{self, Ended};
+use crate::dial::{DialBook, Ending};
+use crate::member::{Member, now};
+use crate::peer::PeerId;
+use crate::picker::Place;
+use crate::places::Places;
+use crate::storage::Storage;
+use crate::swarm::{Progress, Refusal, Swarm, TICK_OF_NODE, TICK_OF_SEED};
+use crate::torrent::{Infohash, Metainfo};
+use crate::utp;
+use crate::worker::Worker;
 
 /// Wait after an error of the listener.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);

@@ -1,6 +1,9 @@
 //! Shell: one swarm's state with what the cores must not touch: storage, clock, hashing, waking.
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Instant};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
 
 use librqbit_sha1_wrapper::{ISha1, Sha1};
 use parking_lot::Mutex;
@@ -9,16 +12,14 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use crate::{
-    engine::SwarmError,
-    layout::{BLOCK, Block, Range},
-    peer::{Next, PeerKey},
-    storage::Storage,
-    swarm::{Check, Checked, Newcomer, Refusal, Swarm},
-    torrent::Metainfo,
-    wire::{Incoming, Violation},
-    worker::Worker,
-};
+use crate::engine::SwarmError;
+use crate::layout::{BLOCK, Block, Range};
+use crate::peer::{Next, PeerKey};
+use crate::storage::Storage;
+use crate::swarm::{Check, Checked, Newcomer, Refusal, Swarm};
+use crate::torrent::Metainfo;
+use crate::wire::{Incoming, Violation};
+use crate::worker::Worker;
 
 /// Pieces that are hashed at once; each takes a thread and a small buffer.
 const HASHERS: usize = 4;

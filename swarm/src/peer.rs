@@ -1,16 +1,12 @@
 //! Core: one connection's state: who it is, what is queued for it, when it was last heard.
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
-use crate::{
-    layout::Range,
-    wire::{MAX_QUEUE, Outgoing, Violation},
-};
+use crate::layout::Range;
+use crate::wire::{MAX_QUEUE, Outgoing, Violation};
 
 /// Bytes of data handed to the shell at once: enough to keep a link busy, little enough that a
 /// CANCEL or a HAVE is not held up.

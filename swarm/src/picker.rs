@@ -10,21 +10,17 @@
 mod pace;
 mod part;
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use pace::Pace;
 use part::Part;
 
-use crate::{
-    bitfield::Bitfield,
-    layout::{BLOCK, Block, Layout},
-    meter::Meter,
-    peer::PeerKey,
-};
+use crate::bitfield::Bitfield;
+use crate::layout::{BLOCK, Block, Layout};
+use crate::meter::Meter;
+use crate::peer::PeerKey;
 
 /// A peer that has given nothing for this long loses what was asked of it.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(6);

@@ -1,10 +1,8 @@
 //! Shell: places for incoming connections, so many in all and so many for one address.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{Arc, Weak},
-};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 

@@ -7,12 +7,12 @@
 //! What was shown stays shown: the wire knows no "have not". To *take back* means only to stop
 //! waiting: a node that got the piece elsewhere never says so to the one who showed it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    time::{Duration, Instant},
-};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
 
-use crate::{bitfield::Bitfield, layout::Layout, peer::PeerKey};
+use crate::bitfield::Bitfield;
+use crate::layout::Layout;
+use crate::peer::PeerKey;
 
 /// Bytes shown to all nodes together and not yet sent: enough to keep the link busy while a request
 /// comes back. More only makes each piece later at its first node, for they share the link (simulated).

@@ -9,25 +9,21 @@ mod progress;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
-    time::{Duration, Instant},
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use blame::{Blame, Verdict};
 pub use door::{MAX_PEERS, MAX_PEERS_OF_SEED, MAX_PEERS_PER_ADDRESS, Newcomer, Refusal};
 pub use progress::Progress;
 
-use crate::{
-    bitfield::Bitfield,
-    layout::{Block, Layout, Range},
-    meter::Meter,
-    peer::{Next, Peer, PeerId, PeerKey},
-    picker::{Givers, Picker, Place, Received},
-    superseed::SuperSeed,
-    wire::{Incoming, Outgoing, Violation},
-};
+use crate::bitfield::Bitfield;
+use crate::layout::{Block, Layout, Range};
+use crate::meter::Meter;
+use crate::peer::{Next, Peer, PeerId, PeerKey};
+use crate::picker::{Givers, Picker, Place, Received};
+use crate::superseed::SuperSeed;
+use crate::wire::{Incoming, Outgoing, Violation};
 
 /// News of pieces wait for each other, unless something else goes out to the peer: a packet for each piece
 /// and peer would cost more CPU than the data. They wait for so many pieces, but not longer than

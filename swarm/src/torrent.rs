@@ -7,7 +7,9 @@
 mod create;
 mod metainfo;
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
 
 /// Key of a `.torrent` beside `info`: the SHA-256 of every piece, one after the other.
 const SHA256_PIECES: &str = "sha256 pieces";

@@ -5,10 +5,13 @@
 //! connections of an engine share a thread. What is long, hashing and a disk, goes to threads that
 //! may wait.
 
-use std::{future::Future, io, thread};
+use std::future::Future;
+use std::io;
+use std::thread;
 
 use tokio::runtime::{Builder, EnterGuard, Handle};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// The tasks of one engine, from any thread.
 #[derive(Debug, Clone)]

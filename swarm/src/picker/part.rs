@@ -1,9 +1,7 @@
 //! Core: a piece that is being fetched.
 
-use std::{
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use crate::peer::PeerKey;
 

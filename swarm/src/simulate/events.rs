@@ -1,6 +1,7 @@
 //! Core: what happens next, in the order of time.
 
-use std::{cmp::Reverse, collections::BinaryHeap};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 /// Something that happens at one moment. Numbers are indices of hosts, streams, links or packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,25 +1,19 @@
 //! Core: the simulated world: hosts with their swarms, connections, packets on their way.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    net::{Ipv4Addr, SocketAddr},
-    time::{Duration, Instant},
-};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
-use super::{
-    events::{Event, Events},
-    links::Link,
-    scenario::{CURVE_STEP, Finish, Harm, Host, Outcome, Role, Scenario, WhenDone},
-};
-use crate::{
-    bitfield::Bitfield,
-    dial::{DialBook, Ending},
-    layout::{Block, Range},
-    peer::{Next, PeerId, PeerKey},
-    picker::Place,
-    swarm::{Checked, Newcomer, Refusal, Swarm},
-    wire::{Incoming, Outgoing},
-};
+use super::events::{Event, Events};
+use super::links::Link;
+use super::scenario::{CURVE_STEP, Finish, Harm, Host, Outcome, Role, Scenario, WhenDone};
+use crate::bitfield::Bitfield;
+use crate::dial::{DialBook, Ending};
+use crate::layout::{Block, Range};
+use crate::peer::{Next, PeerId, PeerKey};
+use crate::picker::Place;
+use crate::swarm::{Checked, Newcomer, Refusal, Swarm};
+use crate::wire::{Incoming, Outgoing};
 
 /// As in the engine: unsent bytes below which a socket takes the next batch.
 const NOT_SENT_LOW: u64 = 64 * 1024;

@@ -4,10 +4,8 @@
 //! digest of each block is kept until the piece is right, and then whoever gave another block is
 //! convicted: nobody is shut out on suspicion.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 /// Most addresses that are shut out, and most pieces under suspicion, that are remembered.
 const MAX_SHUT_OUT: usize = 1024;

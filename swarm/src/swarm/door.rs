@@ -1,6 +1,7 @@
 //! Core: who may join a swarm, and which of two connections to one peer stays.
 
-use std::{net::SocketAddr, time::Instant};
+use std::net::SocketAddr;
+use std::time::Instant;
 
 use super::Swarm;
 use crate::peer::{Peer, PeerId};

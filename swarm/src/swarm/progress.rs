@@ -1,9 +1,7 @@
 //! Core: how far a download is, and who helps.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use super::Swarm;
 use crate::peer::Peer;

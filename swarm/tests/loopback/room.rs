@@ -1,21 +1,15 @@
 //! Rooms on the loopback interface: who gets what, with peers that come, go and lie.
 
-use std::{
-    io,
-    net::Ipv4Addr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::io;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::common::{Payload, TestNode, local, wait_until};
 use bt_swarm::{Node, NodeOptions, Seed, SeedOptions, Storage, SwarmError};
-use tokio::{
-    io::AsyncWriteExt,
-    net::{TcpListener, TcpSocket},
-};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpSocket};
 
 /// A peer id of a client that is not ours.
 const STOCK_ID: &[u8] = b"-qB4520-abcdefghijkl";
