@@ -13,34 +13,21 @@
 //! DHT, peer exchange, local discovery, UDP transport, encryption. The tracker knows everybody.
 //!
 //! All decisions are in cores that know neither sockets nor clocks; [`swarm::Swarm`] is the state of
-//! one swarm, made of [`picker`], [`superseed`] and the peers' queues. [`engine`] and its
+//! one swarm, made of [`swarm::picker`], [`swarm::superseed`] and the peers' queues. [`engine`] and its
 //! connections move the bytes.
 
-pub mod announce;
-mod bencode;
-pub mod bitfield;
-mod connection;
-pub mod dial;
 pub mod engine;
-pub mod layout;
-mod member;
-pub mod meter;
-pub mod peer;
-pub mod picker;
-mod places;
+pub mod protocol;
 pub mod simulate;
 pub mod storage;
-pub mod superseed;
 pub mod swarm;
 pub mod torrent;
-mod utp;
-pub mod wire;
-mod worker;
 
 pub use engine::{Node, NodeOptions, Seed, SeedOptions, SeedStats, SwarmError};
-pub use peer::PeerId;
+pub use protocol::{announce, layout};
 pub use storage::{Files, ReadOnlyFiles, Storage, read_cached};
 pub use swarm::Progress;
+pub use swarm::peer::PeerId;
 pub use torrent::{
     CreateError, Created, FileDigest, FileSpec, Infohash, Metainfo, MetainfoError, create, magnet,
 };

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use super::events::{Event, Events};
 use super::links::Link;
 use super::scenario::{CURVE_STEP, Finish, Harm, Host, Outcome, Role, Scenario, WhenDone};
-use crate::bitfield::Bitfield;
-use crate::dial::{DialBook, Ending};
-use crate::layout::{Block, Range};
-use crate::peer::{Next, PeerId, PeerKey};
-use crate::picker::Place;
+use crate::protocol::bitfield::Bitfield;
+use crate::protocol::layout::{Block, Range};
+use crate::protocol::wire::{Incoming, Outgoing};
+use crate::swarm::dial::{DialBook, Ending};
+use crate::swarm::peer::{Next, PeerId, PeerKey};
+use crate::swarm::picker::Place;
 use crate::swarm::{Checked, Newcomer, Refusal, Swarm};
-use crate::wire::{Incoming, Outgoing};
 
 /// As in the engine: unsent bytes below which a socket takes the next batch.
 const NOT_SENT_LOW: u64 = 64 * 1024;

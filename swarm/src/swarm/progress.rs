@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::Swarm;
-use crate::peer::Peer;
+use super::peer::Peer;
 
 /// A peer that sent data within this time counts as a source.
 const SOURCE_SPAN: Duration = Duration::from_secs(2);

@@ -14,8 +14,8 @@ use librqbit_sha1_wrapper::{ISha1, Sha1};
 use sha2::{Digest, Sha256};
 
 use super::{FileSpec, Infohash, SHA256_PIECES, is_plain_component};
-use crate::bencode;
-use crate::layout::Layout;
+use crate::protocol::bencode;
+use crate::protocol::layout::Layout;
 
 /// Smallest and largest piece. Below, there are more messages than use; above, a piece takes too
 /// long until it can be passed on.

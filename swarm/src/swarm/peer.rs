@@ -5,8 +5,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::layout::Range;
-use crate::wire::{MAX_QUEUE, Outgoing, Violation};
+use crate::protocol::layout::Range;
+use crate::protocol::wire::{MAX_QUEUE, Outgoing, Violation};
 
 /// Bytes of data handed to the shell at once: enough to keep a link busy, little enough that a
 /// CANCEL or a HAVE is not held up.

@@ -8,9 +8,9 @@ use librqbit_peer_protocol::extended::ExtendedMessage;
 use librqbit_peer_protocol::extended::ut_metadata::UtMetadata;
 use librqbit_peer_protocol::{MY_EXTENDED_UT_METADATA, Message, Piece, Request};
 
-use crate::bencode;
-use crate::bitfield::Bitfield;
-use crate::layout::{BLOCK, Block, Layout, Range};
+use super::bencode;
+use super::bitfield::Bitfield;
+use super::layout::{BLOCK, Block, Layout, Range};
 
 /// Longest range that is sent for one request: what old clients ask for at most.
 pub const MAX_REQUEST: u32 = 128 * 1024;

@@ -7,20 +7,20 @@
 //!
 //! Time and chance come from outside: the seed of the small generator is an argument.
 
-mod pace;
-mod part;
+mod piece;
+mod window;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use pace::Pace;
-use part::Part;
+use piece::Part;
+use window::Pace;
 
-use crate::bitfield::Bitfield;
-use crate::layout::{BLOCK, Block, Layout};
-use crate::meter::Meter;
-use crate::peer::PeerKey;
+use crate::protocol::bitfield::Bitfield;
+use crate::protocol::layout::{BLOCK, Block, Layout};
+use crate::swarm::meter::Meter;
+use crate::swarm::peer::PeerKey;
 
 /// A peer that has given nothing for this long loses what was asked of it.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(6);

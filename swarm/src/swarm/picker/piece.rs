@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::peer::PeerKey;
+use crate::swarm::peer::PeerKey;
 
 /// A piece that one peer alone shall give must come at this pace at least, or another peer gets the task.
 const PACE_ALONE: (usize, Duration) = (16, Duration::from_secs(6));

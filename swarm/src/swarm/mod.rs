@@ -3,9 +3,14 @@
 //! Connections, storage and hashing are the caller's: it tells what came and what was done, asks
 //! [`Swarm::next`] for what goes out, and wakes the connections of [`Swarm::take_wakes`].
 
-mod blame;
-mod door;
+mod admission;
+pub mod dial;
+pub mod meter;
+pub mod peer;
+pub mod picker;
 mod progress;
+mod smart_ban;
+pub mod superseed;
 #[cfg(test)]
 mod tests;
 
@@ -13,17 +18,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use blame::{Blame, Verdict};
-pub use door::{MAX_PEERS, MAX_PEERS_OF_SEED, MAX_PEERS_PER_ADDRESS, Newcomer, Refusal};
+pub use admission::{MAX_PEERS, MAX_PEERS_OF_SEED, MAX_PEERS_PER_ADDRESS, Newcomer, Refusal};
+use meter::Meter;
+use peer::{Next, Peer, PeerId, PeerKey};
+use picker::{Givers, Picker, Place, Received};
 pub use progress::Progress;
+use smart_ban::{Blame, Verdict};
+use superseed::SuperSeed;
 
-use crate::bitfield::Bitfield;
-use crate::layout::{Block, Layout, Range};
-use crate::meter::Meter;
-use crate::peer::{Next, Peer, PeerId, PeerKey};
-use crate::picker::{Givers, Picker, Place, Received};
-use crate::superseed::SuperSeed;
-use crate::wire::{Incoming, Outgoing, Violation};
+use crate::protocol::bitfield::Bitfield;
+use crate::protocol::layout::{Block, Layout, Range};
+use crate::protocol::wire::{Incoming, Outgoing, Violation};
 
 /// News of pieces wait for each other, unless something else goes out to the peer: a packet for each piece
 /// and peer would cost more CPU than the data. They wait for so many pieces, but not longer than

@@ -12,14 +12,14 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use crate::engine::SwarmError;
-use crate::layout::{BLOCK, Block, Range};
-use crate::peer::{Next, PeerKey};
+use super::SwarmError;
+use super::worker::Worker;
+use crate::protocol::layout::{BLOCK, Block, Range};
+use crate::protocol::wire::{Incoming, Violation};
 use crate::storage::Storage;
+use crate::swarm::peer::{Next, PeerKey};
 use crate::swarm::{Check, Checked, Newcomer, Refusal, Swarm};
 use crate::torrent::Metainfo;
-use crate::wire::{Incoming, Violation};
-use crate::worker::Worker;
 
 /// Pieces that are hashed at once; each takes a thread and a small buffer.
 const HASHERS: usize = 4;

@@ -15,12 +15,12 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tracing::debug;
 
-use crate::layout::Range;
-use crate::member::Member;
-use crate::peer::{Next, PeerId, PeerKey};
+use super::member::Member;
+use crate::protocol::layout::Range;
+use crate::protocol::wire::{self, Violation};
+use crate::swarm::peer::{Next, PeerId, PeerKey};
 use crate::swarm::{Newcomer, Refusal};
 use crate::torrent::Infohash;
-use crate::wire::{self, Violation};
 
 const HANDSHAKE: usize = 68;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -10,9 +10,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::bitfield::Bitfield;
-use crate::layout::Layout;
-use crate::peer::PeerKey;
+use super::peer::PeerKey;
+use crate::protocol::bitfield::Bitfield;
+use crate::protocol::layout::Layout;
 
 /// Bytes shown to all nodes together and not yet sent: enough to keep the link busy while a request
 /// comes back. More only makes each piece later at its first node, for they share the link (simulated).

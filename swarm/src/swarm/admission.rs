@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::Swarm;
-use crate::peer::{Peer, PeerId};
+use super::peer::{Peer, PeerId};
 
 /// Most peers of one swarm: a full mesh of the largest room and some to spare.
 pub const MAX_PEERS: usize = 256;

@@ -1,7 +1,12 @@
 //! Shell: the two roles, [`Seed`] and [`Node`], with their listeners, dials and clock ticks.
 //!
-//! Announcing is the caller's: it asks the tracker (see [`crate::announce`]) and feeds the answer to
+//! Announcing is the caller's: it asks the tracker (see [`crate::protocol::announce`]) and feeds the answer to
 //! [`Node::add_peers`].
+
+mod connection;
+mod connection_limit;
+mod member;
+mod worker;
 
 use std::collections::HashMap;
 use std::io;
@@ -16,17 +21,18 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::connection::{self, Ended};
-use crate::dial::{DialBook, Ending};
-use crate::member::{Member, now};
-use crate::peer::PeerId;
-use crate::picker::Place;
-use crate::places::Places;
+use connection::Ended;
+use connection_limit::Places;
+use member::{Member, now};
+use worker::Worker;
+
+use crate::protocol::utp;
 use crate::storage::Storage;
+use crate::swarm::dial::{DialBook, Ending};
+use crate::swarm::peer::PeerId;
+use crate::swarm::picker::Place;
 use crate::swarm::{Progress, Refusal, Swarm, TICK_OF_NODE, TICK_OF_SEED};
 use crate::torrent::{Infohash, Metainfo};
-use crate::utp;
-use crate::worker::Worker;
 
 /// Wait after an error of the listener.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);

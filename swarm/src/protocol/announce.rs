@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::bencode::Value;
-use crate::peer::PeerId;
+use super::bencode::Value;
+use crate::swarm::peer::PeerId;
 use crate::torrent::{Infohash, percent_encode};
 
 /// Most peers that are taken from one answer.
