@@ -17,17 +17,19 @@
 //! connections move the bytes.
 
 pub mod engine;
+mod error;
 pub mod protocol;
 pub mod simulate;
 pub mod storage;
 pub mod swarm;
 pub mod torrent;
 
-pub use engine::{Node, NodeOptions, Seed, SeedOptions, SeedStats, SwarmError};
+pub use engine::{Node, NodeOptions, Seed, SeedOptions, SeedStats};
+pub use error::SwarmError;
+pub use protocol::infohash::{Infohash, NotAnInfohash};
+pub use protocol::peer_id::PeerId;
+pub use protocol::url::magnet;
 pub use protocol::{announce, layout};
 pub use storage::{Files, ReadOnlyFiles, Storage, read_cached};
 pub use swarm::Progress;
-pub use swarm::peer::PeerId;
-pub use torrent::{
-    CreateError, Created, FileDigest, FileSpec, Infohash, Metainfo, MetainfoError, create, magnet,
-};
+pub use torrent::{CreateError, Created, FileDigest, FileSpec, Metainfo, MetainfoError, create};

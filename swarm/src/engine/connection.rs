@@ -16,11 +16,12 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::member::Member;
+use crate::protocol::infohash::Infohash;
 use crate::protocol::layout::Range;
+use crate::protocol::peer_id::PeerId;
 use crate::protocol::wire::{self, Violation};
-use crate::swarm::peer::{Next, PeerId, PeerKey};
+use crate::swarm::peer::{Next, PeerKey};
 use crate::swarm::{Newcomer, Refusal};
-use crate::torrent::Infohash;
 
 const HANDSHAKE: usize = 68;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);

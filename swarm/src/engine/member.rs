@@ -12,8 +12,8 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use super::SwarmError;
 use super::worker::Worker;
+use crate::error::SwarmError;
 use crate::protocol::layout::{BLOCK, Block, Range};
 use crate::protocol::wire::{Incoming, Violation};
 use crate::storage::Storage;

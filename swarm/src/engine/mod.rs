@@ -26,13 +26,16 @@ use connection_limit::Places;
 use member::{Member, now};
 use worker::Worker;
 
+use crate::error::SwarmError;
+use crate::protocol::infohash::Infohash;
+use crate::protocol::peer_id::PeerId;
 use crate::protocol::utp;
 use crate::storage::Storage;
 use crate::swarm::dial::{DialBook, Ending};
-use crate::swarm::peer::PeerId;
+
 use crate::swarm::picker::Place;
 use crate::swarm::{Progress, Refusal, Swarm, TICK_OF_NODE, TICK_OF_SEED};
-use crate::torrent::{Infohash, Metainfo};
+use crate::torrent::Metainfo;
 
 /// Wait after an error of the listener.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -81,25 +84,6 @@ impl Default for NodeOptions {
     fn default() -> Self {
         Self { listen: SocketAddr::from(([0, 0, 0, 0], 0)), server: None, network: None }
     }
-}
-
-/// Why a download did not come to its end.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum SwarmError {
-    /// No room, or a broken disk.
-    #[error("cannot store the payload")]
-    Storage(#[source] Arc<io::Error>),
-    /// The server's files are not those that its torrent was made of.
-    #[error(
-        "the server gave piece {piece} wrong several times: its files have changed; publish again"
-    )]
-    WrongSource {
-        /// The first such piece.
-        piece: u32,
-    },
-    /// [`Node::stop`] was called.
-    #[error("the download was stopped")]
-    Stopped,
 }
 
 /// What a seed gave in one swarm.

@@ -4,8 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::bencode::Value;
-use crate::swarm::peer::PeerId;
-use crate::torrent::{Infohash, percent_encode};
+use super::infohash::Infohash;
+use super::peer_id::PeerId;
+use super::url::percent_encode;
 
 /// Most peers that are taken from one answer.
 const MAX_PEERS: usize = 512;

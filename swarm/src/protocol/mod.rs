@@ -5,6 +5,9 @@
 pub mod announce;
 pub(crate) mod bencode;
 pub mod bitfield;
+pub mod infohash;
 pub mod layout;
+pub mod peer_id;
+pub mod url;
 pub(crate) mod utp;
 pub mod wire;

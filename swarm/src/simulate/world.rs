@@ -9,9 +9,10 @@ use super::links::Link;
 use super::scenario::{CURVE_STEP, Finish, Harm, Host, Outcome, Role, Scenario, WhenDone};
 use crate::protocol::bitfield::Bitfield;
 use crate::protocol::layout::{Block, Range};
+use crate::protocol::peer_id::PeerId;
 use crate::protocol::wire::{Incoming, Outgoing};
 use crate::swarm::dial::{DialBook, Ending};
-use crate::swarm::peer::{Next, PeerId, PeerKey};
+use crate::swarm::peer::{Next, PeerKey};
 use crate::swarm::picker::Place;
 use crate::swarm::{Checked, Newcomer, Refusal, Swarm};
 

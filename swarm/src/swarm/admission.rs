@@ -1,10 +1,11 @@
 //! Core: who may join a swarm, and which of two connections to one peer stays.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Instant;
 
-use super::Swarm;
-use super::peer::{Peer, PeerId};
+use super::peer::{Peer, PeerKey};
+use super::smart_ban::Blame;
+use crate::protocol::peer_id::PeerId;
 
 /// Most peers of one swarm: a full mesh of the largest room and some to spare.
 pub const MAX_PEERS: usize = 256;
@@ -53,52 +54,54 @@ enum Stays {
     Both,
 }
 
-impl Swarm {
-    /// Checks a newcomer, and lets go of an older connection that it replaces.
-    pub(super) fn admit(&mut self, newcomer: &Newcomer, now: Instant) -> Result<(), Refusal> {
-        let ip = newcomer.address.ip();
-        if newcomer.id == self.id {
-            return Err(Refusal::Myself);
-        }
-        if self.blame.is_shut_out(ip) {
-            return Err(Refusal::ShutOut);
-        }
-        let same = self.peers.iter().filter(|(_, peer)| peer.id == newcomer.id);
-        let same: Vec<_> = same.map(|(key, old)| (*key, self.of_two(old, newcomer))).collect();
-        if same.iter().any(|(_, stays)| *stays == Stays::Old) {
-            return Err(Refusal::Duplicate);
-        }
-        for (key, stays) in same {
-            if stays == Stays::New {
-                self.leave(key, now);
-            }
-        }
-        let neighbours = self.peers.values().filter(|peer| peer.address.ip() == ip).count();
-        let most = if self.is_seed() { MAX_PEERS_OF_SEED } else { MAX_PEERS };
-        if self.peers.len() >= most || neighbours >= MAX_PEERS_PER_ADDRESS {
-            return Err(Refusal::Full);
-        }
-        Ok(())
+/// Checks a newcomer. Returns the older connections that it replaces and that are to be let go of.
+pub(super) fn admit(
+    newcomer: &Newcomer,
+    own: PeerId,
+    blame: &Blame,
+    peers: &BTreeMap<PeerKey, Peer>,
+    most: usize,
+) -> Result<Vec<PeerKey>, Refusal> {
+    let ip = newcomer.address.ip();
+    if newcomer.id == own {
+        return Err(Refusal::Myself);
     }
-
-    /// Which of two connections to one peer stays.
-    ///
-    /// If one of the ends dialled again, it has given up its first connection. If both dialled, the
-    /// one dialled by the smaller id stays: so say both ends, if the other is ours. A stock client has
-    /// a rule of its own, mostly that the one whose handshake it saw first stays. Where the
-    /// handshakes cross, any choice of ours could close the one that it keeps; so it is left the choice.
-    /// Another address cannot push a peer out by using its id.
-    fn of_two(&self, old: &Peer, newcomer: &Newcomer) -> Stays {
-        if old.address.ip() != newcomer.address.ip() {
-            Stays::Old
-        } else if old.was_dialled == newcomer.was_dialled {
-            Stays::New
-        } else if !newcomer.id.is_ours() {
-            Stays::Both
-        } else if newcomer.was_dialled == (self.id < newcomer.id) {
-            Stays::New
-        } else {
-            Stays::Old
+    if blame.is_shut_out(ip) {
+        return Err(Refusal::ShutOut);
+    }
+    let mut replaced = Vec::new();
+    for (key, old) in peers.iter().filter(|(_, peer)| peer.id == newcomer.id) {
+        match of_two(own, old, newcomer) {
+            Stays::Old => return Err(Refusal::Duplicate),
+            Stays::New => replaced.push(*key),
+            Stays::Both => {}
         }
+    }
+    let staying = || peers.iter().filter(|(key, _)| !replaced.contains(key));
+    let neighbours = staying().filter(|(_, peer)| peer.address.ip() == ip).count();
+    if staying().count() >= most || neighbours >= MAX_PEERS_PER_ADDRESS {
+        return Err(Refusal::Full);
+    }
+    Ok(replaced)
+}
+
+/// Which of two connections to one peer stays.
+///
+/// If one of the ends dialled again, it has given up its first connection. If both dialled, the
+/// one dialled by the smaller id stays: so say both ends, if the other is ours. A stock client has
+/// a rule of its own, mostly that the one whose handshake it saw first stays. Where the
+/// handshakes cross, any choice of ours could close the one that it keeps; so it is left the choice.
+/// Another address cannot push a peer out by using its id.
+fn of_two(own: PeerId, old: &Peer, newcomer: &Newcomer) -> Stays {
+    if old.address.ip() != newcomer.address.ip() {
+        Stays::Old
+    } else if old.was_dialled == newcomer.was_dialled {
+        Stays::New
+    } else if !newcomer.id.is_ours() {
+        Stays::Both
+    } else if newcomer.was_dialled == (own < newcomer.id) {
+        Stays::New
+    } else {
+        Stays::Old
     }
 }

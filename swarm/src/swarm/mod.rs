@@ -11,16 +11,15 @@ pub mod picker;
 mod progress;
 mod smart_ban;
 pub mod superseed;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use admission::admit;
 pub use admission::{MAX_PEERS, MAX_PEERS_OF_SEED, MAX_PEERS_PER_ADDRESS, Newcomer, Refusal};
 use meter::Meter;
-use peer::{Next, Peer, PeerId, PeerKey};
+use peer::{Next, Peer, PeerKey};
 use picker::{Givers, Picker, Place, Received};
 pub use progress::Progress;
 use smart_ban::{Blame, Verdict};
@@ -28,6 +27,7 @@ use superseed::SuperSeed;
 
 use crate::protocol::bitfield::Bitfield;
 use crate::protocol::layout::{Block, Layout, Range};
+use crate::protocol::peer_id::PeerId;
 use crate::protocol::wire::{Incoming, Outgoing, Violation};
 
 /// News of pieces wait for each other, unless something else goes out to the peer: a packet for each piece
@@ -178,6 +178,24 @@ impl Swarm {
         self.uploaded
     }
 
+    /// How far the download is.
+    pub fn progress(&mut self, now: Instant) -> Progress {
+        let done = self.have().iter().map(|piece| u64::from(self.layout.length_of(piece))).sum();
+        let mut received = self.departed.clone();
+        for peer in self.peers.values().filter(|peer| peer.received > 0) {
+            *received.entry(peer.address).or_default() += peer.received;
+        }
+        Progress {
+            done,
+            total: self.layout.total(),
+            speed: self.downloaded.rate(now) as u64,
+            uploaded: self.uploaded,
+            peers: self.peers.len(),
+            sources: self.peers.values().filter(|peer| peer.is_source(now)).count(),
+            peers_sending: received.into_iter().collect(),
+        }
+    }
+
     /// Connected peers.
     pub fn peer_count(&self) -> usize {
         self.peers.len()
@@ -199,7 +217,10 @@ impl Swarm {
     /// [`Refusal`] if it may not join; the connection is then to be closed.
     pub fn join(&mut self, newcomer: Newcomer, now: Instant) -> Result<PeerKey, Refusal> {
         let Newcomer { id, address, was_dialled, is_extended } = newcomer;
-        self.admit(&newcomer, now)?;
+        let most = if self.is_seed() { MAX_PEERS_OF_SEED } else { MAX_PEERS };
+        for replaced in admit(&newcomer, self.id, &self.blame, &self.peers, most)? {
+            self.leave(replaced, now);
+        }
         let key = PeerKey(self.next_key);
         self.next_key += 1;
         let mut peer = Peer::new(id, address, was_dialled, now);
@@ -552,3 +573,6 @@ fn have(role: &Role) -> &Bitfield {
         Role::Node(picker) => picker.have(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,11 @@
 //! Core: one connection's state: who it is, what is queued for it, when it was last heard.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::protocol::layout::Range;
+use crate::protocol::peer_id::PeerId;
 use crate::protocol::wire::{MAX_QUEUE, Outgoing, Violation};
 
 /// Bytes of data handed to the shell at once: enough to keep a link busy, little enough that a
@@ -34,46 +34,12 @@ const KEEP_ALIVE: Duration = Duration::from_secs(45);
 /// A connection on which nothing came for this long is given up.
 const SILENCE: Duration = Duration::from_secs(150);
 
+/// A peer that sent data within this time counts as a source.
+const SOURCE_SPAN: Duration = Duration::from_secs(2);
+
 /// One connection of a swarm; never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerKey(pub u64);
-
-/// How a peer calls itself (BEP 20).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PeerId(pub [u8; 20]);
-
-impl PeerId {
-    /// Our own client's ids start with this. `-BT` alone also stands for another client.
-    const OURS: &'static [u8] = b"-BT0";
-    const PREFIX: &'static [u8; 8] = b"-BT0100-";
-
-    /// An id of our own, told apart by twelve random bytes.
-    pub fn ours(random: [u8; 12]) -> Self {
-        let mut id = [0; 20];
-        id[..8].copy_from_slice(Self::PREFIX);
-        id[8..].copy_from_slice(&random);
-        Self(id)
-    }
-
-    /// Whether this is a node or server of this project.
-    pub fn is_ours(&self) -> bool {
-        self.0.starts_with(Self::OURS)
-    }
-
-    /// A number that differs from peer to peer.
-    pub(crate) fn salt(&self) -> u64 {
-        self.0.as_chunks::<4>().0.iter().fold(0, |salt: u64, chunk| {
-            salt.rotate_left(13).wrapping_mul(0x0100_0000_01b3)
-                ^ u64::from(u32::from_be_bytes(*chunk))
-        })
-    }
-}
-
-impl fmt::Debug for PeerId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}", self.0.escape_ascii())
-    }
-}
 
 /// What is to go out to a peer next.
 #[derive(Debug, PartialEq, Eq)]
@@ -102,7 +68,7 @@ pub(crate) struct Peer {
     pub(crate) fetches: bool,
     /// Payload bytes that were wanted and came.
     pub(crate) received: u64,
-    pub(crate) last_data: Option<Instant>,
+    last_data: Option<Instant>,
     messages: VecDeque<Outgoing>,
     uploads: VecDeque<Range>,
     metadata: Option<u8>,
@@ -207,6 +173,11 @@ impl Peer {
         self.received += bytes;
         self.asked_blocks += 1;
         self.last_data = Some(now);
+    }
+
+    /// Whether it counts as a source now.
+    pub(crate) fn is_source(&self, now: Instant) -> bool {
+        self.last_data.is_some_and(|at| now.saturating_duration_since(at) < SOURCE_SPAN)
     }
 
     /// A block came that nobody asked for.
@@ -318,12 +289,5 @@ mod tests {
         peer.gave(16384, now);
         let allowed = (0..1000).take_while(|_| peer.gave_unasked().is_ok()).count();
         assert_eq!(allowed, 257);
-    }
-
-    #[test]
-    fn ids_are_ours_only_with_our_prefix() {
-        assert!(PeerId::ours([0; 12]).is_ours());
-        assert!(!PeerId(*b"-BT7950-abcdefghijkl").is_ours());
-        assert_ne!(PeerId::ours([1; 12]).salt(), PeerId::ours([2; 12]).salt());
     }
 }

@@ -13,8 +13,9 @@ use std::thread;
 use librqbit_sha1_wrapper::{ISha1, Sha1};
 use sha2::{Digest, Sha256};
 
-use super::{FileSpec, Infohash, SHA256_PIECES, is_plain_component};
+use super::{FileSpec, SHA256_PIECES, is_plain_component};
 use crate::protocol::bencode;
+use crate::protocol::infohash::Infohash;
 use crate::protocol::layout::Layout;
 
 /// Smallest and largest piece. Below, there are more messages than use; above, a piece takes too

@@ -28,20 +28,9 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(6);
 /// The same for a peer that has never given anything.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Requests kept open towards one peer: what it gives in this time, within these bounds (measured).
-const WINDOW: Duration = Duration::from_millis(100);
-const WINDOW_BLOCKS: (usize, usize) = (8, 256);
-
 /// So many requests go out together, or half of the window: one packet for each would cost both ends
 /// more CPU than the block.
 const ASKED_AT_ONCE: usize = 4;
-
-/// A peer that is silent for this long between two blocks gives in bursts: it answers at a beat of its own
-/// (Transmission every 500 ms) or is far away.
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// The window of a peer that gives in bursts never grows beyond what it gives in this time.
-const LONGEST_WINDOW: Duration = Duration::from_secs(2);
 
 /// A peer that needs [`REQUEST_TIMEOUT`] for one window and gives less than this part of what the others
 /// give on average dribbles. Where all are slow it is the own link, and nobody is to blame.

@@ -2,6 +2,7 @@ use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 
+use super::window::WINDOW_BLOCKS;
 use super::*;
 
 const A: PeerKey = PeerKey(1);

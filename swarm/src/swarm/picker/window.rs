@@ -2,7 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use super::{LONGEST_WINDOW, PAUSE, WINDOW, WINDOW_BLOCKS};
+/// Requests kept open towards one peer: what it gives in this time, within these bounds (measured).
+const WINDOW: Duration = Duration::from_millis(100);
+pub(super) const WINDOW_BLOCKS: (usize, usize) = (8, 256);
+
+/// A peer that is silent for this long between two blocks gives in bursts: it answers at a beat of its own
+/// (Transmission every 500 ms) or is far away.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The window of a peer that gives in bursts never grows beyond what it gives in this time.
+const LONGEST_WINDOW: Duration = Duration::from_secs(2);
 
 /// How a peer answers.
 ///
