@@ -7,19 +7,23 @@
 //!
 //! Time and chance come from outside: the seed of the small generator is an argument.
 
+mod locality;
 mod piece;
+mod remote_peer;
+mod share;
 mod window;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+pub use locality::Place;
 use piece::Part;
-use window::Pace;
+use remote_peer::{Source, remove};
+use share::{is_anothers, mix, next_chance};
 
 use crate::protocol::bitfield::Bitfield;
-use crate::protocol::layout::{BLOCK, Block, Layout};
-use crate::swarm::meter::Meter;
+use crate::protocol::layout::{Block, Layout};
 use crate::swarm::peer::PeerKey;
 
 /// A peer that has given nothing for this long loses what was asked of it.
@@ -72,50 +76,6 @@ pub struct Picker {
     last_new: Instant,
 }
 
-/// Where a node is, so that it takes from its own switch first.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Place {
-    /// The server: always asked for what it shows, wherever it is.
-    pub server: Option<IpAddr>,
-    /// An address of the node's own network, and the length of its prefix in bits. Peers of other
-    /// networks are asked only for what nobody of the own one holds. `None`: all peers are near.
-    pub network: Option<(IpAddr, u8)>,
-}
-
-impl Place {
-    fn is_near(&self, ip: IpAddr) -> bool {
-        let Some((own, prefix)) = self.network else { return true };
-        let differs = match (own, ip) {
-            (IpAddr::V4(own), IpAddr::V4(ip)) => (own.to_bits() ^ ip.to_bits()).leading_zeros(),
-            (IpAddr::V6(own), IpAddr::V6(ip)) => (own.to_bits() ^ ip.to_bits()).leading_zeros(),
-            _ => return false,
-        };
-        self.server == Some(ip) || differs >= u32::from(prefix)
-    }
-}
-
-#[derive(Debug)]
-struct Source {
-    ip: IpAddr,
-    is_near: bool,
-    salt: u64,
-    holds: Bitfield,
-    /// How many of the pieces that it holds are neither here nor started.
-    fresh: u32,
-    is_choking: bool,
-    /// Requests that are open, oldest first.
-    asked: VecDeque<Block>,
-    /// Requests that timed out or were cut off by a choke; an answer is still welcome.
-    late: VecDeque<Block>,
-    current: Option<u32>,
-    meter: Meter,
-    last_progress: Instant,
-    is_stalled: bool,
-    pace: Pace,
-    /// Whether it ever gave a block: who did not is asked for nothing twice.
-    has_given: bool,
-}
-
 /// What came of a received block.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received {
@@ -161,22 +121,7 @@ impl Picker {
 
     /// A peer came. Until told otherwise it holds nothing and chokes (BEP 3).
     pub fn join(&mut self, key: PeerKey, ip: IpAddr, salt: u64, now: Instant) {
-        let source = Source {
-            ip,
-            is_near: self.place.is_near(ip),
-            salt,
-            holds: Bitfield::empty(self.layout.pieces()),
-            fresh: 0,
-            is_choking: true,
-            asked: VecDeque::new(),
-            late: VecDeque::new(),
-            current: None,
-            meter: Meter::new(now),
-            last_progress: now,
-            is_stalled: false,
-            pace: Pace::new(now),
-            has_given: false,
-        };
+        let source = Source::new(ip, self.place.is_near(ip), salt, self.layout.pieces(), now);
         self.peers.insert(key, source);
     }
 
@@ -572,40 +517,6 @@ impl Picker {
         });
         best.map(|(_, block)| block)
     }
-}
-
-impl Source {
-    fn window(&mut self, now: Instant) -> usize {
-        if self.is_stalled {
-            return 1;
-        }
-        self.pace.window(self.meter.rate(now) / f64::from(BLOCK))
-    }
-}
-
-fn remove(blocks: &mut VecDeque<Block>, block: Block) -> bool {
-    let found = blocks.iter().position(|other| *other == block);
-    found.and_then(|at| blocks.remove(at)).is_some()
-}
-
-/// Whether a piece falls to another node: the one of the highest hash of node and piece.
-fn is_anothers(piece: u32, own_salt: u64, rivals: &[u64]) -> bool {
-    let rank = |salt: u64| mix(salt ^ u64::from(piece));
-    let own = rank(own_salt);
-    rivals.iter().any(|salt| rank(*salt) > own)
-}
-
-/// A number that looks random: the finaliser of SplitMix64.
-fn mix(number: u64) -> u64 {
-    let mut x = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
-
-fn next_chance(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(1);
-    mix(*state)
 }
 
 #[cfg(test)]
