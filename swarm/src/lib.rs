@@ -19,7 +19,6 @@
 pub mod engine;
 mod error;
 pub mod protocol;
-pub mod simulate;
 pub mod storage;
 pub mod swarm;
 pub mod torrent;

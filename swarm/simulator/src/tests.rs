@@ -1,5 +1,5 @@
 use super::*;
-use crate::protocol::layout::Layout;
+use bt_swarm::protocol::layout::Layout;
 use std::time::{Duration, Instant};
 
 /// 100 Mbit/s: with 64 KiB pieces as many seconds a piece as 640 KiB have at 1 Gbit/s.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::protocol::layout::Layout;
+use bt_swarm::protocol::layout::Layout;
 
 /// How finely [`Outcome::curve`] is drawn.
 pub const CURVE_STEP: Duration = Duration::from_millis(20);

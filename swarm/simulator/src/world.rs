@@ -4,17 +4,18 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::events::{Event, Events};
-use super::links::Link;
-use super::scenario::{CURVE_STEP, Finish, Harm, Host, Outcome, Role, Scenario, WhenDone};
-use crate::protocol::bitfield::Bitfield;
-use crate::protocol::layout::{Block, Range};
-use crate::protocol::peer_id::PeerId;
-use crate::protocol::wire::{Incoming, Outgoing};
-use crate::swarm::dial::{DialBook, Ending};
-use crate::swarm::peer::{Next, PeerKey};
-use crate::swarm::picker::Place;
-use crate::swarm::{Checked, Newcomer, Refusal, Swarm};
+use bt_swarm::PeerId;
+use bt_swarm::protocol::bitfield::Bitfield;
+use bt_swarm::protocol::layout::{Block, Range};
+use bt_swarm::protocol::wire::{Incoming, Outgoing};
+use bt_swarm::swarm::dial::{DialBook, Ending};
+use bt_swarm::swarm::peer::{Next, PeerKey};
+use bt_swarm::swarm::picker::Place;
+use bt_swarm::swarm::{Checked, Newcomer, Refusal, Swarm};
+
+use crate::events::{Event, Events};
+use crate::links::Link;
+use crate::scenario::{CURVE_STEP, Finish, Harm, Host, Outcome, Role, Scenario, WhenDone};
 
 /// As in the engine: unsent bytes below which a socket takes the next batch.
 const NOT_SENT_LOW: u64 = 64 * 1024;

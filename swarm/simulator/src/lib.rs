@@ -1,4 +1,4 @@
-//! Core: a room of simulated links and simulated time around the real [`crate::swarm::Swarm`].
+//! A room of simulated links and simulated time around the real [`bt_swarm::swarm::Swarm`].
 //!
 //! Every node and seed of a simulation is the very state that the engine runs; only what surrounds it
 //! is made up: links with rates, the queue of a switch's port, a tracker, a clock. So a figure of a
@@ -11,11 +11,12 @@
 mod events;
 mod links;
 mod scenario;
-#[cfg(test)]
-mod tests;
 mod world;
 
 pub use scenario::{
     CURVE_STEP, Finish, Harm, Host, Network, Outage, Outcome, Role, Scenario, WhenDone,
 };
 pub use world::run;
+
+#[cfg(test)]
+mod tests;
