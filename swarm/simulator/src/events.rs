@@ -2,10 +2,11 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::time::Duration;
 
 /// Something that happens at one moment. Numbers are indices of hosts, streams, links or packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Event {
+pub(crate) enum Event {
     /// A host is switched on.
     Start(u32),
     /// A host looks at its time-outs.
@@ -38,23 +39,28 @@ pub(super) enum Event {
 
 /// Events to come. Of two at the same time the one that was planned first comes first.
 #[derive(Debug, Default)]
-pub(super) struct Events {
+pub(crate) struct Events {
     heap: BinaryHeap<Reverse<(u64, u64, Event)>>,
     planned: u64,
 }
 
 impl Events {
     /// `at` is in nanoseconds since the start.
-    pub(super) fn plan(&mut self, at: u64, event: Event) {
+    pub(crate) fn plan(&mut self, at: u64, event: Event) {
         self.planned += 1;
         self.heap.push(Reverse((at, self.planned, event)));
     }
 
-    pub(super) fn next(&mut self) -> Option<(u64, Event)> {
+    pub(crate) fn next(&mut self) -> Option<(u64, Event)> {
         self.heap.pop().map(|Reverse((at, _, event))| (at, event))
     }
 
-    pub(super) fn planned(&self) -> u64 {
+    pub(crate) fn planned(&self) -> u64 {
         self.planned
     }
+}
+
+/// A time as events count it.
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -10,7 +10,11 @@
 
 mod events;
 mod links;
+mod machine;
+mod random;
 mod scenario;
+mod stream;
+mod tracker;
 mod world;
 
 pub use scenario::{

@@ -7,6 +7,9 @@ use bt_swarm::protocol::layout::Layout;
 /// How finely [`Outcome::curve`] is drawn.
 pub const CURVE_STEP: Duration = Duration::from_millis(20);
 
+/// Steps of the curve that are kept: an hour is enough.
+const MAX_STEPS: usize = 180_000;
+
 /// A room, or several, and what happens in it.
 #[derive(Debug, Clone)]
 pub struct Scenario {
@@ -156,6 +159,17 @@ impl Host {
             when_done: WhenDone::Stay,
             vanishes: None,
             outages: Vec::new(),
+        }
+    }
+}
+
+impl Outcome {
+    /// Bytes reached a node.
+    pub(crate) fn draw(&mut self, at: Duration, bytes: u32) {
+        let step = usize::try_from(at.as_nanos() / CURVE_STEP.as_nanos()).unwrap_or(usize::MAX);
+        if step < MAX_STEPS {
+            self.curve.resize(self.curve.len().max(step + 1), 0);
+            self.curve[step] += u64::from(bytes);
         }
     }
 }

@@ -1,21 +1,24 @@
 //! Core: the simulated world: hosts with their swarms, connections, packets on their way.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bt_swarm::PeerId;
 use bt_swarm::protocol::bitfield::Bitfield;
 use bt_swarm::protocol::layout::{Block, Range};
 use bt_swarm::protocol::wire::{Incoming, Outgoing};
-use bt_swarm::swarm::dial::{DialBook, Ending};
+use bt_swarm::swarm::dial::Ending;
 use bt_swarm::swarm::peer::{Next, PeerKey};
 use bt_swarm::swarm::picker::Place;
 use bt_swarm::swarm::{Checked, Newcomer, Refusal, Swarm};
 
-use crate::events::{Event, Events};
-use crate::links::Link;
-use crate::scenario::{CURVE_STEP, Finish, Harm, Host, Outcome, Role, Scenario, WhenDone};
+use crate::events::{Event, Events, nanos};
+use crate::links::{self, Link};
+use crate::machine::{Machine, NETWORK_PREFIX};
+use crate::random::random;
+use crate::scenario::{Harm, Host, Outcome, Role, Scenario, WhenDone};
+use crate::stream::{Item, Packet, Stream, as_heard, length, retransmits_after};
+use crate::tracker::Tracker;
 
 /// As in the engine: unsent bytes below which a socket takes the next batch.
 const NOT_SENT_LOW: u64 = 64 * 1024;
@@ -29,65 +32,9 @@ const VANISHED: Duration = Duration::from_secs(20);
 /// A dial that nobody answers.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The first wait of TCP before it sends again; each further one is twice as long.
-const RETRANSMIT: Duration = Duration::from_millis(200);
-
-const PORT: u16 = 6881;
-
-/// Each simulated network is 10.N.0.0/16.
-const NETWORK_PREFIX: u8 = 16;
-
 const HASH_NANOS_PER_BYTE: f64 = 1.0;
-/// Steps of the curve that are kept: an hour is enough.
-const MAX_STEPS: usize = 180_000;
 
 const NONE: u32 = u32::MAX;
-
-struct Machine {
-    plan: Host,
-    address: SocketAddr,
-    /// `None` before it is switched on, while its process is away, and after it left.
-    swarm: Option<Swarm>,
-    /// The stream of each connection, by key.
-    streams: Vec<u32>,
-    dials: DialBook,
-    /// Streams that have something to send, in turn.
-    ready: VecDeque<u32>,
-    up: Link,
-    /// Wrong blocks in its storage, with who gave them.
-    wrong: BTreeMap<Block, u8>,
-    finished: Option<u64>,
-    received: u64,
-    given: u64,
-    is_gone: bool,
-}
-
-/// One direction of one connection; the other one has the number with the last bit changed.
-struct Stream {
-    from: u32,
-    key: PeerKey,
-    was_dialled: bool,
-    is_open: bool,
-    queue: VecDeque<Item>,
-    queued: u64,
-    on_the_way: u64,
-    is_ready: bool,
-    weight: f64,
-    turn: f64,
-}
-
-enum Item {
-    Say(Vec<Outgoing>),
-    Data { range: Range, wrong: bool },
-}
-
-struct Packet {
-    stream: u32,
-    messages: Vec<Outgoing>,
-    data: Option<(Range, bool)>,
-    bytes: u32,
-    hop: u8,
-}
 
 struct World<'a> {
     scenario: &'a Scenario,
@@ -100,7 +47,7 @@ struct World<'a> {
     free: Vec<u32>,
     /// Down links of the hosts, then of each network: to the router, from the router.
     links: Vec<Link>,
-    announced: Vec<u32>,
+    tracker: Tracker,
     chance: u64,
     unfinished: usize,
     outcome: Outcome,
@@ -120,32 +67,13 @@ pub fn run(scenario: &Scenario, start: Instant) -> Outcome {
     world.finish()
 }
 
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
 fn index(number: u32) -> usize {
     number as usize
-}
-
-/// A number that looks random: SplitMix64.
-fn random(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut x = *state;
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 impl<'a> World<'a> {
     fn new(scenario: &'a Scenario, start: Instant) -> Self {
         let buffer = scenario.buffer.as_secs_f64();
-        let mut links: Vec<Link> =
-            scenario.hosts.iter().map(|host| Link::new(host.down, buffer)).collect();
-        for network in &scenario.networks {
-            let rate = network.uplink.unwrap_or(1e15);
-            links.extend([Link::new(rate, buffer), Link::new(rate, buffer)]);
-        }
         let mut world = Self {
             scenario,
             start,
@@ -155,8 +83,8 @@ impl<'a> World<'a> {
             streams: Vec::new(),
             packets: Vec::new(),
             free: Vec::new(),
-            links,
-            announced: Vec::new(),
+            links: links::of(scenario),
+            tracker: Tracker::default(),
             chance: scenario.chance,
             unfinished: 0,
             outcome: Outcome::default(),
@@ -168,23 +96,7 @@ impl<'a> World<'a> {
     }
 
     fn add(&mut self, number: u32, plan: &Host, buffer: f64) {
-        let [_, _, high, low] = number.to_be_bytes();
-        let network = u8::try_from(plan.network).unwrap_or(u8::MAX);
-        let address = SocketAddr::from((Ipv4Addr::new(10, network, high, low), PORT));
-        self.machines.push(Machine {
-            plan: plan.clone(),
-            address,
-            swarm: None,
-            streams: Vec::new(),
-            dials: DialBook::default(),
-            ready: VecDeque::new(),
-            up: Link::new(plan.up, buffer),
-            wrong: BTreeMap::new(),
-            finished: None,
-            received: 0,
-            given: 0,
-            is_gone: false,
-        });
+        self.machines.push(Machine::new(number, plan, buffer));
         self.events.plan(nanos(plan.starts), Event::Start(number));
         if let Some(at) = plan.vanishes {
             self.events.plan(nanos(at), Event::Vanish(number));
@@ -251,9 +163,7 @@ impl<'a> World<'a> {
         machine.streams.clear();
         self.events.plan(self.now, Event::Tick(host));
         if self.host(host).plan.role == Role::Seed {
-            if !self.announced.contains(&host) {
-                self.announced.push(host);
-            }
+            self.tracker.announced(host);
         } else {
             self.announce(host);
         }
@@ -281,25 +191,15 @@ impl<'a> World<'a> {
         }
         let every = self.scenario.announce_every;
         self.after(every, Event::Announce(host));
-        let known = self.announced.iter().position(|other| *other == host);
-        let before = known.unwrap_or(self.announced.len());
-        if known.is_none() {
-            self.announced.push(host);
-        }
+        let before = self.tracker.announced(host);
         let is_done = self.host(host).swarm.as_ref().is_none_or(|swarm| swarm.is_complete());
         if is_done && self.host(host).plan.role == Role::Node {
             return;
         }
-        let mut named: Vec<u32> = self.announced[..before].to_vec();
-        for at in (self.scenario.named..named.len()).rev() {
-            let chosen = random(&mut self.chance) as usize % (at + 1);
-            named.swap(chosen, at);
-        }
-        named.truncate(self.scenario.named);
+        let named = self.tracker.some_of(before, self.scenario.named, &mut self.chance);
         let seeds: Vec<u32> = self
-            .announced
-            .iter()
-            .copied()
+            .tracker
+            .all()
             .filter(|other| self.machines[index(*other)].plan.role == Role::Seed)
             .collect();
         for other in named.into_iter().chain(seeds) {
@@ -335,7 +235,7 @@ impl<'a> World<'a> {
 
     fn retire(&mut self, host: u32) {
         self.host(host).is_gone = true;
-        self.announced.retain(|other| *other != host);
+        self.tracker.forget(host);
     }
 
     fn cut(&mut self, host: u32, is_out: bool) {
@@ -368,13 +268,9 @@ impl<'a> World<'a> {
         if what.is_restart {
             return self.switch_on(host);
         }
-        let mut resumes = Duration::ZERO;
-        let mut wait = RETRANSMIT;
-        while resumes < what.lasts && what.lasts < VANISHED {
-            resumes += wait;
-            wait *= 2;
-        }
-        self.after(resumes.saturating_sub(what.lasts), Event::Resume(host));
+        let wait =
+            if what.lasts < VANISHED { retransmits_after(what.lasts) } else { Duration::ZERO };
+        self.after(wait, Event::Resume(host));
     }
 
     fn resume(&mut self, host: u32) {
@@ -457,18 +353,8 @@ impl<'a> World<'a> {
         for (host, key, was_dialled) in [(from, ours, true), (to, theirs, false)] {
             let number = u32::try_from(self.streams.len()).expect("far fewer than 2^32");
             let spread = random(&mut self.chance) as f64 / u64::MAX as f64 * 2.0 - 1.0;
-            self.streams.push(Stream {
-                from: host,
-                key,
-                was_dialled,
-                is_open: true,
-                queue: VecDeque::new(),
-                queued: 0,
-                on_the_way: 0,
-                is_ready: false,
-                weight: 1.0 + self.scenario.unevenness * spread,
-                turn: 0.0,
-            });
+            let weight = 1.0 + self.scenario.unevenness * spread;
+            self.streams.push(Stream::new(host, key, was_dialled, weight));
             let machine = self.host(host);
             let at = usize::try_from(key.0).expect("keys are counted from 0");
             machine.streams.resize(machine.streams.len().max(at + 1), NONE);
@@ -599,27 +485,7 @@ impl<'a> World<'a> {
     }
 
     fn send_from(&mut self, host: u32, stream: u32) {
-        let state = &mut self.streams[index(stream)];
-        let mut packet = Packet { stream, messages: Vec::new(), data: None, bytes: 0, hop: 0 };
-        while packet.data.is_none() {
-            match state.queue.pop_front() {
-                None => break,
-                Some(Item::Say(messages)) => {
-                    packet.bytes += messages.iter().map(length).sum::<u32>();
-                    if packet.messages.is_empty() {
-                        packet.messages = messages;
-                    } else {
-                        packet.messages.extend(messages);
-                    }
-                }
-                Some(Item::Data { range, wrong }) => {
-                    packet.bytes += range.length + 13;
-                    packet.data = Some((range, wrong));
-                    state.queued -= u64::from(range.length);
-                }
-            }
-        }
-        state.on_the_way += u64::from(packet.bytes);
+        let packet = self.streams[index(stream)].next_packet(stream);
         let bytes = packet.bytes;
         let number = self.keep(packet);
         let machine = self.host(host);
@@ -655,14 +521,7 @@ impl<'a> World<'a> {
     fn path(&self, stream: u32) -> ([u32; 3], usize) {
         let (from, to) = (self.streams[index(stream)].from, self.streams[index(stream ^ 1)].from);
         let network = |host: u32| self.machines[index(host)].plan.network;
-        if network(from) == network(to) {
-            return ([to, 0, 0], 1);
-        }
-        let hosts = self.machines.len();
-        let link = |network: usize, way: usize| {
-            u32::try_from(hosts + 2 * network + way).expect("far fewer than 2^32")
-        };
-        ([link(network(from), 0), link(network(to), 1), to], 3)
+        links::path(self.machines.len(), network(from), to, network(to))
     }
 
     fn is_crowded(&self, stream: u32) -> bool {
@@ -729,19 +588,8 @@ impl<'a> World<'a> {
 
     fn hear(&mut self, host: u32, key: PeerKey, message: Outgoing) -> bool {
         let now = self.time();
-        let incoming = match message {
-            Outgoing::Interested => Incoming::Interested,
-            Outgoing::KeepAlive | Outgoing::NotInterested => Incoming::Unknown,
-            Outgoing::Unchoke => Incoming::Unchoke,
-            Outgoing::Have(piece) => Incoming::Have(piece),
-            Outgoing::Bitfield(bits) => Incoming::Bitfield(bits),
-            Outgoing::Request(range) => Incoming::Request(range),
-            Outgoing::Cancel(range) => Incoming::Cancel(range),
-            Outgoing::Handshake { .. } => Incoming::Handshake { metadata: Some(1) },
-            Outgoing::Metadata { .. } => Incoming::Unknown,
-        };
         let Some(swarm) = &mut self.host(host).swarm else { return true };
-        swarm.receive(key, &incoming, now).is_ok()
+        swarm.receive(key, &as_heard(message), now).is_ok()
     }
 
     fn take(&mut self, host: u32, key: PeerKey, range: Range, wrong: bool, stream: u32) -> bool {
@@ -750,15 +598,9 @@ impl<'a> World<'a> {
         let layout = self.scenario.layout;
         let block = layout.block_at(range.piece, range.begin, range.length as usize);
         let block = block.expect("only whole blocks are asked for");
+        self.outcome.draw(Duration::from_nanos(self.now), range.length);
         let machine = self.host(host);
         machine.received += u64::from(range.length);
-        let step = usize::try_from(self.now / nanos(CURVE_STEP)).unwrap_or(usize::MAX);
-        if step < MAX_STEPS {
-            let curve = &mut self.outcome.curve;
-            curve.resize(curve.len().max(step + 1), 0);
-            curve[step] += u64::from(range.length);
-        }
-        let machine = self.host(host);
         let Some(swarm) = &mut machine.swarm else { return true };
         let Ok(new) = swarm.receive(key, &Incoming::Data(block, &[]), now) else { return false };
         let Some(block) = new else { return true };
@@ -810,29 +652,9 @@ impl<'a> World<'a> {
             match machine.plan.role {
                 Role::Seed => self.outcome.sent_by_seeds.push(machine.given),
                 Role::Evil(_) => {}
-                Role::Node => self.outcome.nodes.push(Finish {
-                    host,
-                    started: machine.plan.starts,
-                    finished: machine.finished.map(Duration::from_nanos),
-                    received: machine.received,
-                    given: machine.given,
-                    peers: machine.swarm.as_ref().map_or(0, Swarm::peer_count),
-                }),
+                Role::Node => self.outcome.nodes.push(machine.finish(host)),
             }
         }
         self.outcome
-    }
-}
-
-/// Bytes of a message on the wire.
-fn length(message: &Outgoing) -> u32 {
-    match message {
-        Outgoing::KeepAlive => 4,
-        Outgoing::Unchoke | Outgoing::Interested | Outgoing::NotInterested => 5,
-        Outgoing::Have(_) => 9,
-        Outgoing::Request(_) | Outgoing::Cancel(_) => 17,
-        Outgoing::Bitfield(bits) => 5 + bits.wire().len() as u32,
-        Outgoing::Handshake { .. } => 100,
-        Outgoing::Metadata { .. } => 16 * 1024,
     }
 }
