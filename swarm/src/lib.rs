@@ -12,16 +12,17 @@
 //! Both speak plain BitTorrent v1 (BEP 3, 9, 10), so stock clients can join. Deliberately absent:
 //! DHT, peer exchange, local discovery, UDP transport, encryption. The tracker knows everybody.
 //!
-//! All decisions are in cores that know neither sockets nor clocks; [`swarm::Swarm`] is the state of
-//! one swarm, made of [`swarm::picker`], [`swarm::superseed`] and the peers' queues. [`engine`] and its
-//! connections move the bytes.
+//! All decisions are in cores that know neither sockets nor clocks. [`protocol`] is what goes over the
+//! wire, [`swarm`] the state of one swarm and who is asked for what; `engine` and its connections move
+//! the bytes between them, `storage` and the network. Servers and nodes need the names of this page
+//! only; the modules are for who puts another world around the cores, as the simulator does.
 
-pub mod engine;
+mod engine;
 mod error;
 pub mod protocol;
-pub mod storage;
+mod storage;
 pub mod swarm;
-pub mod torrent;
+mod torrent;
 
 pub use engine::{Node, NodeOptions, Seed, SeedOptions, SeedStats};
 pub use error::SwarmError;

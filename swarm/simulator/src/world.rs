@@ -9,8 +9,7 @@ use bt_swarm::protocol::layout::{Block, Range};
 use bt_swarm::protocol::wire::{Incoming, Outgoing};
 use bt_swarm::swarm::dial::Ending;
 use bt_swarm::swarm::peer::{Next, PeerKey};
-use bt_swarm::swarm::picker::Place;
-use bt_swarm::swarm::{Checked, Newcomer, Refusal, Swarm};
+use bt_swarm::swarm::{Checked, Newcomer, Place, Refusal, Swarm};
 
 use crate::events::{Event, Events, nanos};
 use crate::links::{self, Link};

@@ -33,8 +33,7 @@ use crate::protocol::utp;
 use crate::storage::Storage;
 use crate::swarm::dial::{DialBook, Ending};
 
-use crate::swarm::picker::Place;
-use crate::swarm::{Progress, Refusal, Swarm, TICK_OF_NODE, TICK_OF_SEED};
+use crate::swarm::{Place, Progress, Refusal, Swarm, TICK_OF_NODE, TICK_OF_SEED};
 use crate::torrent::Metainfo;
 
 /// Wait after an error of the listener.

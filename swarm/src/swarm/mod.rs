@@ -5,12 +5,12 @@
 
 mod admission;
 pub mod dial;
-pub mod meter;
+mod meter;
 pub mod peer;
-pub mod picker;
+mod picker;
 mod progress;
 mod smart_ban;
-pub mod superseed;
+mod superseed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +20,8 @@ use admission::admit;
 pub use admission::{MAX_PEERS, MAX_PEERS_OF_SEED, MAX_PEERS_PER_ADDRESS, Newcomer, Refusal};
 use meter::Meter;
 use peer::{Next, Peer, PeerKey};
-use picker::{Givers, Picker, Place, Received};
+pub use picker::Place;
+use picker::{Givers, Picker, Received};
 pub use progress::Progress;
 use smart_ban::{Blame, Verdict};
 use superseed::SuperSeed;
