@@ -108,7 +108,7 @@ pub enum Violation {
     #[error("too many open requests")]
     Flood,
     /// The same piece named again and again, or a second bitfield.
-    #[error("the same news again and again")]
+    #[error("too many duplicate HAVE messages, or a second bitfield")]
     Repeated,
     /// Blocks that nobody asked for, again and again.
     #[error("too much data that nobody asked for")]

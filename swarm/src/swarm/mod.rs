@@ -5,6 +5,7 @@
 
 mod admission;
 pub mod dial;
+mod have_batch;
 mod meter;
 pub mod peer;
 mod picker;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use admission::admit;
 pub use admission::{MAX_PEERS, MAX_PEERS_OF_SEED, MAX_PEERS_PER_ADDRESS, Newcomer, Refusal};
+use have_batch::{HAVE_EVERY, HaveBatch, Urgency};
 use meter::Meter;
 use peer::{Next, Peer, PeerKey};
 pub use picker::Place;
@@ -31,22 +33,8 @@ use crate::protocol::layout::{Block, Layout, Range};
 use crate::protocol::peer_id::PeerId;
 use crate::protocol::wire::{Incoming, Outgoing, Violation};
 
-/// News of pieces wait for each other, unless something else goes out to the peer: a packet for each piece
-/// and peer would cost more CPU than the data. They wait for so many pieces, but not longer than
-/// [`NEWS_AT_LATEST`].
-const NEWS_AT_ONCE: u32 = 4;
-const NEWS_EVERY: Duration = Duration::from_millis(10);
-const NEWS_AT_LATEST: Duration = Duration::from_millis(100);
-
-/// The same for a peer that fetches nothing, a seed: it plans by the news, but waits for none.
-const NEWS_AT_ONCE_TO_SEEDS: u32 = 16;
-const NEWS_AT_LATEST_TO_SEEDS: Duration = Duration::from_millis(250);
-
-/// While so few pieces are here, or are missing, each is news at once: a room that starts or ends waits for it.
-const EACH_COUNTS: u32 = 16;
-
-/// How often [`Swarm::tick`] is to be called: of a node news wait for it, a seed only looks for time-outs.
-pub const TICK_OF_NODE: Duration = NEWS_EVERY;
+/// How often [`Swarm::tick`] is to be called: of a node HAVEs wait for it, a seed only looks for time-outs.
+pub const TICK_OF_NODE: Duration = HAVE_EVERY;
 /// See [`TICK_OF_NODE`].
 pub const TICK_OF_SEED: Duration = Duration::from_millis(50);
 
@@ -68,12 +56,8 @@ pub struct Swarm {
     blame: Blame,
     checking: BTreeMap<u32, Givers>,
     wakes: BTreeSet<PeerKey>,
-    /// When peers were last woken for news, and how many pieces came since.
-    told: Instant,
-    news: u32,
-    /// The same for peers that fetch nothing.
-    told_seeds: Instant,
-    news_to_seeds: u32,
+    haves_to_nodes: HaveBatch,
+    haves_to_seeds: HaveBatch,
     looked: Instant,
     uploaded: u64,
     downloaded: Meter,
@@ -147,10 +131,8 @@ impl Swarm {
             blame: Blame::new(trusted),
             checking: BTreeMap::new(),
             wakes: BTreeSet::new(),
-            told: now,
-            news: 0,
-            told_seeds: now,
-            news_to_seeds: 0,
+            haves_to_nodes: HaveBatch::to_nodes(now),
+            haves_to_seeds: HaveBatch::to_seeds(now),
             looked: now,
             uploaded: 0,
             downloaded: Meter::new(now),
@@ -381,7 +363,7 @@ impl Swarm {
             }
         }
         if checked.is_right {
-            self.tell_all(checked.piece, now);
+            self.queue_have(checked.piece, now);
         } else {
             self.fill_all(now);
         }
@@ -409,9 +391,9 @@ impl Swarm {
         if self.is_seed() { TICK_OF_SEED } else { TICK_OF_NODE }
     }
 
-    /// News, time-outs, take-backs, keep-alives; to be called every [`Swarm::tick_every`].
+    /// HAVEs, time-outs, take-backs, keep-alives; to be called every [`Swarm::tick_every`].
     pub fn tick(&mut self, now: Instant) {
-        self.spread_news(now);
+        self.send_haves(now);
         if now.saturating_duration_since(self.looked) < LOOK_EVERY {
             return;
         }
@@ -466,8 +448,9 @@ impl Swarm {
     fn peer_holds(&mut self, key: PeerKey, pieces: impl Iterator<Item = u32>, now: Instant) {
         match &mut self.role {
             Role::Seed { superseed, .. } => {
-                let is_news = pieces.fold(false, |news, piece| superseed.holds(key, piece) | news);
-                if is_news {
+                let is_new =
+                    pieces.fold(false, |is_new, piece| superseed.holds(key, piece) | is_new);
+                if is_new {
                     self.show(key);
                 }
             }
@@ -515,9 +498,9 @@ impl Swarm {
         }
     }
 
-    /// Tells of a new piece whom it may concern. A peer that fetches and holds the piece itself need not know;
-    /// one that never wanted anything may be a super-seeder, who counts on the news.
-    fn tell_all(&mut self, piece: u32, now: Instant) {
+    /// Queues a HAVE for each peer that may need it. A peer that fetches and holds the piece itself need not know;
+    /// one that never wanted anything may be a super-seeder, who counts on HAVEs.
+    fn queue_have(&mut self, piece: u32, now: Instant) {
         let Role::Node(picker) = &self.role else { return };
         let is_complete = picker.have().is_full();
         for (key, peer) in &mut self.peers {
@@ -528,35 +511,25 @@ impl Swarm {
                 peer.say(Outgoing::NotInterested);
             }
         }
-        self.news += 1;
-        self.news_to_seeds += 1;
-        self.spread_news(now);
+        self.haves_to_nodes.add();
+        self.haves_to_seeds.add();
+        self.send_haves(now);
     }
 
-    /// Wakes the peers that have news to hear, unless more of it is worth waiting for.
-    fn spread_news(&mut self, now: Instant) {
-        let (here, is_complete) = (self.have().count(), self.is_complete());
-        let few = here.min(self.layout.pieces() - here) <= EACH_COUNTS;
-        let waited = now.saturating_duration_since(self.told);
-        let is_enough = self.news >= NEWS_AT_ONCE || few;
-        let is_time = waited >= if is_enough { NEWS_EVERY } else { NEWS_AT_LATEST };
-        if self.news > 0 && (is_time || is_complete) {
-            (self.told, self.news) = (now, 0);
-            self.wake_for_news(true);
+    /// Wakes the peers whose HAVEs are due.
+    fn send_haves(&mut self, now: Instant) {
+        let urgency = Urgency::of(self.have().count(), self.layout.pieces());
+        if self.haves_to_nodes.take_due(urgency, now) {
+            self.wake_all(|peer| peer.fetches && !peer.is_idle());
         }
-        let waited = now.saturating_duration_since(self.told_seeds);
-        let is_enough = self.news_to_seeds >= NEWS_AT_ONCE_TO_SEEDS || few;
-        let is_time = waited >= if is_enough { NEWS_EVERY } else { NEWS_AT_LATEST_TO_SEEDS };
-        if self.news_to_seeds > 0 && (is_time || is_complete) {
-            (self.told_seeds, self.news_to_seeds) = (now, 0);
-            self.wake_for_news(false);
+        if self.haves_to_seeds.take_due(urgency, now) {
+            self.wake_all(|peer| !peer.fetches && !peer.is_idle());
         }
     }
 
-    fn wake_for_news(&mut self, fetches: bool) {
-        let concerned = |peer: &Peer| peer.fetches == fetches && !peer.is_idle();
-        let concerned = self.peers.iter().filter(|(_, peer)| concerned(peer));
-        self.wakes.extend(concerned.map(|(key, _)| *key));
+    fn wake_all(&mut self, which: impl Fn(&Peer) -> bool) {
+        let chosen = self.peers.iter().filter(|(_, peer)| which(peer));
+        self.wakes.extend(chosen.map(|(key, _)| *key));
     }
 
     fn close_all(&mut self, which: impl Fn(&Peer) -> bool, now: Instant) {

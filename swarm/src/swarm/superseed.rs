@@ -97,11 +97,11 @@ impl SuperSeed {
         let Some(viewer) = self.peers.get_mut(&key) else { return false };
         let was_awaited = viewer.pending.remove(&piece).is_some();
         self.lanes.remove(&key);
-        let is_news = viewer.holds.insert(piece);
+        let is_new = viewer.holds.insert(piece);
         if viewer.known.insert(piece) {
             self.spreads_to(piece, self.spread[piece as usize] + 1);
         }
-        is_news || was_awaited
+        is_new || was_awaited
     }
 
     /// So many nodes hold the piece now or were shown it.
