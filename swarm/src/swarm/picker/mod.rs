@@ -7,6 +7,8 @@
 //!
 //! Time and chance come from outside: the seed of the small generator is an argument.
 
+#[cfg(test)]
+mod invariants;
 mod locality;
 mod piece;
 mod remote_peer;

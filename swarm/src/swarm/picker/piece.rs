@@ -157,10 +157,19 @@ impl Part {
         })
     }
 
-    /// Whether a block has come.
+    /// Compares the counts with the blocks, and each block with the peers that are asked for it now.
+    ///
+    /// # Panics
+    /// If one of them is wrong.
     #[cfg(test)]
-    pub(super) fn is_here(&self, index: u32) -> bool {
-        matches!(self.blocks[index as usize], State::Got(_) | State::Stored(_))
+    pub(super) fn check_invariants(&self, askers: impl Fn(u32) -> usize) {
+        let count = |is: fn(&State) -> bool| self.blocks.iter().filter(|state| is(state)).count();
+        assert_eq!(self.free, count(|state| *state == State::Free), "{self:?}");
+        assert_eq!(self.unstored, count(|state| !matches!(state, State::Stored(_))), "{self:?}");
+        for (index, state) in (0..).zip(&self.blocks) {
+            let times = if let State::Asked(times) = state { usize::from(*times) } else { 0 };
+            assert_eq!(times, askers(index), "block {index} of {self:?}");
+        }
     }
 
     /// Who gave each block.
