@@ -48,7 +48,8 @@ impl Indices {
         }
         let open = picker.parts.iter().filter(|(_, part)| part.first_free().is_some());
         let open = open.map(|(piece, _)| *piece).collect();
-        let of_peer = |peer: &super::Source| peer.holds.common(&fresh).zip(0_u32..).count() as u32;
+        let of_peer =
+            |peer: &super::RemotePeer| peer.holds.common(&fresh).zip(0_u32..).count() as u32;
         let fresh_of_peers = picker.peers.iter().map(|(key, peer)| (*key, of_peer(peer))).collect();
         Self {
             availability: counted.expect("few peers"),

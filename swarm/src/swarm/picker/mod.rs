@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 pub use locality::Place;
 use piece::Part;
-use remote_peer::{Source, remove};
+use remote_peer::{RemotePeer, remove};
 use share::{is_anothers, mix, next_chance};
 
 use crate::protocol::bitfield::Bitfield;
@@ -69,7 +69,7 @@ pub struct Picker {
     /// Pieces that failed their hash and must come from one peer alone, with the peers that were to give it
     /// and did not.
     distrusted: BTreeMap<u32, BTreeSet<PeerKey>>,
-    peers: BTreeMap<PeerKey, Source>,
+    peers: BTreeMap<PeerKey, RemotePeer>,
     /// How many of the near peers hold each piece.
     near: Vec<u16>,
     own_salt: u64,
@@ -123,8 +123,8 @@ impl Picker {
 
     /// A peer came. Until told otherwise it holds nothing and chokes (BEP 3).
     pub fn join(&mut self, key: PeerKey, ip: IpAddr, salt: u64, now: Instant) {
-        let source = Source::new(ip, self.place.is_near(ip), salt, self.layout.pieces(), now);
-        self.peers.insert(key, source);
+        let peer = RemotePeer::new(ip, self.place.is_near(ip), salt, self.layout.pieces(), now);
+        self.peers.insert(key, peer);
     }
 
     /// A peer went; what was asked of it is free again.
@@ -133,35 +133,35 @@ impl Picker {
         self.distrusted.values_mut().for_each(|failed| {
             failed.remove(&key);
         });
-        let Some(source) = self.peers.remove(&key) else { return };
-        for piece in source.holds.iter() {
+        let Some(peer) = self.peers.remove(&key) else { return };
+        for piece in peer.holds.iter() {
             self.availability[piece as usize] -= 1;
-            self.near[piece as usize] -= u16::from(source.is_near);
+            self.near[piece as usize] -= u16::from(peer.is_near);
         }
     }
 
     /// A peer holds one more piece. Whether there is something to ask it for because of that.
     pub fn holds(&mut self, key: PeerKey, piece: u32) -> bool {
-        let Some(source) = self.peers.get_mut(&key) else { return false };
-        if !source.holds.insert(piece) {
+        let Some(peer) = self.peers.get_mut(&key) else { return false };
+        if !peer.holds.insert(piece) {
             return false;
         }
         let is_fresh = self.fresh.contains(piece);
         self.availability[piece as usize] += 1;
-        self.near[piece as usize] += u16::from(source.is_near);
-        source.fresh += u32::from(is_fresh);
+        self.near[piece as usize] += u16::from(peer.is_near);
+        peer.fresh += u32::from(is_fresh);
         is_fresh || self.open.contains(&piece) || self.all_is_asked()
     }
 
     /// Whether a peer is known to hold a piece.
     pub fn peer_holds(&self, key: PeerKey, piece: u32) -> bool {
-        self.peers.get(&key).is_some_and(|source| source.holds.contains(piece))
+        self.peers.get(&key).is_some_and(|peer| peer.holds.contains(piece))
     }
 
     /// Whether a peer holds anything that is missing here.
     pub fn wants_from(&self, key: PeerKey) -> bool {
-        let Some(source) = self.peers.get(&key) else { return false };
-        let pairs = source.holds.wire().iter().zip(self.have.wire());
+        let Some(peer) = self.peers.get(&key) else { return false };
+        let pairs = peer.holds.wire().iter().zip(self.have.wire());
         pairs.into_iter().any(|(theirs, ours)| theirs & !ours != 0)
     }
 
@@ -171,8 +171,8 @@ impl Picker {
         if is_choking {
             self.release(key);
         }
-        if let Some(source) = self.peers.get_mut(&key) {
-            source.is_choking = is_choking;
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.is_choking = is_choking;
         }
         voids
     }
@@ -180,16 +180,16 @@ impl Picker {
     /// The next blocks to ask of a peer.
     pub fn fill(&mut self, key: PeerKey, now: Instant) -> Vec<Block> {
         let mut blocks = Vec::new();
-        let Some(source) = self.peers.get_mut(&key) else { return blocks };
-        if source.is_choking || source.holds.count() == 0 || self.have.is_full() {
+        let Some(peer) = self.peers.get_mut(&key) else { return blocks };
+        if peer.is_choking || peer.holds.count() == 0 || self.have.is_full() {
             return blocks;
         }
-        if source.asked.is_empty() {
-            source.last_progress = now;
-            source.pace.begins(now);
+        if peer.asked.is_empty() {
+            peer.last_progress = now;
+            peer.pace.begins(now);
         }
-        let window = source.window(now);
-        let room = window.saturating_sub(source.asked.len());
+        let window = peer.window(now);
+        let room = window.saturating_sub(peer.asked.len());
         if room < ASKED_AT_ONCE.min(window / 2) {
             return blocks;
         }
@@ -203,17 +203,17 @@ impl Picker {
 
     /// A block came from a peer; the caller has checked that it is one of the layout's.
     pub fn received(&mut self, key: PeerKey, block: Block, now: Instant) -> Received {
-        let Some(source) = self.peers.get_mut(&key) else { return Received::Unasked };
-        let was_open = remove(&mut source.asked, block);
-        if !was_open && !remove(&mut source.late, block) {
+        let Some(peer) = self.peers.get_mut(&key) else { return Received::Unasked };
+        let was_open = remove(&mut peer.asked, block);
+        if !was_open && !remove(&mut peer.late, block) {
             return Received::Unasked;
         }
-        source.last_progress = now;
-        source.is_stalled = false;
-        source.has_given = true;
-        source.pace.came(source.asked.len(), now);
-        source.meter.add(u64::from(self.layout.range(block).length), now);
-        let ip = source.ip;
+        peer.last_progress = now;
+        peer.is_stalled = false;
+        peer.has_given = true;
+        peer.pace.came(peer.asked.len(), now);
+        peer.meter.add(u64::from(self.layout.range(block).length), now);
+        let ip = peer.ip;
         let Some(part) = self.parts.get_mut(&block.piece) else { return Received::Duplicate };
         let Some(asked) = part.take(block.index, key, ip, was_open) else {
             return Received::Duplicate;
@@ -225,7 +225,7 @@ impl Picker {
         }
         let cancel = self.peers.iter_mut().filter(|(other, _)| **other != key);
         let cancel =
-            cancel.filter_map(|(other, source)| remove(&mut source.asked, block).then_some(*other));
+            cancel.filter_map(|(other, peer)| remove(&mut peer.asked, block).then_some(*other));
         Received::New { cancel: cancel.collect() }
     }
 
@@ -263,42 +263,42 @@ impl Picker {
         if is_fresh == self.fresh.contains(piece) {
             return;
         }
-        let holders = self.peers.values_mut().filter(|source| source.holds.contains(piece));
+        let holders = self.peers.values_mut().filter(|peer| peer.holds.contains(piece));
         if is_fresh {
             self.fresh.insert(piece);
-            holders.for_each(|source| source.fresh += 1);
+            holders.for_each(|peer| peer.fresh += 1);
         } else {
             self.fresh.remove(piece);
-            holders.for_each(|source| source.fresh -= 1);
+            holders.for_each(|peer| peer.fresh -= 1);
         }
     }
 
     /// Frees what was asked of peers that give nothing or hardly anything; returns these peers, and what
     /// they need not send any more.
     pub fn expire(&mut self, now: Instant) -> Vec<(PeerKey, Vec<Block>)> {
-        let is_asked = |source: &&mut Source| !source.asked.is_empty();
-        let rates = self.peers.values_mut().filter(is_asked).map(|source| source.meter.rate(now));
+        let is_asked = |peer: &&mut RemotePeer| !peer.asked.is_empty();
+        let rates = self.peers.values_mut().filter(is_asked).map(|peer| peer.meter.rate(now));
         let (sum, count) = rates.fold((0.0, 0.0), |(sum, count), rate| (sum + rate, count + 1.0));
         let mut overdue: Vec<(PeerKey, Vec<Block>)> = Vec::new();
-        for (&key, source) in &mut self.peers {
-            if source.asked.is_empty() {
+        for (&key, peer) in &mut self.peers {
+            if peer.asked.is_empty() {
                 continue;
             }
-            let patience = if source.has_given { REQUEST_TIMEOUT } else { FIRST_TIMEOUT };
-            let is_silent = now.saturating_duration_since(source.last_progress) >= patience;
-            let rate = source.meter.rate(now);
+            let patience = if peer.has_given { REQUEST_TIMEOUT } else { FIRST_TIMEOUT };
+            let is_silent = now.saturating_duration_since(peer.last_progress) >= patience;
+            let rate = peer.meter.rate(now);
             let is_behind = rate * (count - 1.0) < DRIBBLE * (sum - rate);
-            let is_dribbling = is_behind && source.pace.age(now) >= REQUEST_TIMEOUT;
-            let mut pieces = source.asked.iter().map(|block| block.piece);
+            let is_dribbling = is_behind && peer.pace.age(now) >= REQUEST_TIMEOUT;
+            let mut pieces = peer.asked.iter().map(|block| block.piece);
             let is_late = pieces.any(|piece| {
                 self.parts.get(&piece).is_some_and(|part| part.is_late(key, now))
                     && self.availability[piece as usize] > 1
             });
             if is_silent || is_dribbling || is_late {
-                source.is_stalled |= is_silent;
-                source.last_progress = now;
-                source.pace.is_too_slow();
-                overdue.push((key, source.asked.iter().copied().collect()));
+                peer.is_stalled |= is_silent;
+                peer.last_progress = now;
+                peer.pace.is_too_slow();
+                overdue.push((key, peer.asked.iter().copied().collect()));
             }
         }
         for (key, blocks) in &overdue {
@@ -315,7 +315,7 @@ impl Picker {
     fn let_down(&mut self, key: PeerKey, piece: u32) {
         let Some(failed) = self.distrusted.get_mut(&piece) else { return };
         failed.insert(key);
-        let mut holders = self.peers.iter().filter(|(_, source)| source.holds.contains(piece));
+        let mut holders = self.peers.iter().filter(|(_, peer)| peer.holds.contains(piece));
         if holders.all(|(holder, _)| failed.contains(holder)) {
             failed.clear();
         }
@@ -332,7 +332,7 @@ impl Picker {
     }
 
     fn open_requests(&self, key: PeerKey) -> usize {
-        self.peers.get(&key).map_or(0, |source| source.asked.len())
+        self.peers.get(&key).map_or(0, |peer| peer.asked.len())
     }
 
     fn ask(&mut self, key: PeerKey, block: Block, now: Instant) {
@@ -341,23 +341,23 @@ impl Picker {
         let part = self.parts.entry(block.piece).or_insert_with(|| Part::new(blocks));
         part.ask(block.index, distrusted.then_some((key, now)));
         self.settle(block.piece);
-        if let Some(source) = self.peers.get_mut(&key) {
-            source.asked.push_back(block);
-            source.current = Some(block.piece);
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.asked.push_back(block);
+            peer.current = Some(block.piece);
         }
     }
 
     /// Frees all that was asked of a peer and remembers it as late.
     fn release(&mut self, key: PeerKey) {
-        let Some(source) = self.peers.get_mut(&key) else { return };
-        for block in source.asked.drain(..) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        for block in peer.asked.drain(..) {
             if let Some(part) = self.parts.get_mut(&block.piece) {
                 part.release(block.index);
             }
-            source.late.push_back(block);
+            peer.late.push_back(block);
         }
-        source.late.drain(..source.late.len().saturating_sub(MAX_LATE));
-        source.current = None;
+        peer.late.drain(..peer.late.len().saturating_sub(MAX_LATE));
+        peer.current = None;
         for part in self.parts.values_mut() {
             part.forsake(key);
         }
@@ -367,12 +367,12 @@ impl Picker {
     }
 
     fn next_block(&mut self, key: PeerKey, now: Instant) -> Option<Block> {
-        let source = self.peers.get(&key)?;
-        if source.fresh == 0 && self.open.is_empty() && !self.all_is_asked() {
+        let peer = self.peers.get(&key)?;
+        if peer.fresh == 0 && self.open.is_empty() && !self.all_is_asked() {
             return None;
         }
         let is_starved = self.is_starved(now);
-        let piece = match (source.is_near || is_starved, source.holds.is_full()) {
+        let piece = match (peer.is_near || is_starved, peer.holds.is_full()) {
             (true, false) => self.piece_of_neighbour(key),
             (true, true) => self.piece_of_full(key),
             (false, _) => return self.block_from_afar(key),
@@ -425,15 +425,15 @@ impl Picker {
 
     /// The rarest piece of a far peer that no near peer holds and that falls to this node.
     fn share_of(&mut self, key: PeerKey) -> Option<u32> {
-        let source = self.peers.get(&key)?;
-        if source.fresh == 0 {
+        let peer = self.peers.get(&key)?;
+        if peer.fresh == 0 {
             return None;
         }
         let start = next_chance(&mut self.chance);
-        let is_rival = |peer: &&Source| peer.is_near && !peer.holds.is_full();
+        let is_rival = |peer: &&RemotePeer| peer.is_near && !peer.holds.is_full();
         let rivals: Vec<u64> = self.peers.values().filter(is_rival).map(|peer| peer.salt).collect();
-        let source = self.peers.get(&key)?;
-        let missing = source.holds.common(&self.fresh).filter(|piece| {
+        let peer = self.peers.get(&key)?;
+        let missing = peer.holds.common(&self.fresh).filter(|piece| {
             self.near[*piece as usize] == 0
                 && self.may_start(key, *piece)
                 && !is_anothers(*piece, self.own_salt, &rivals)
@@ -466,12 +466,12 @@ impl Picker {
 
     /// The rarest piece that is not started; chance decides between equals.
     fn rarest_new(&mut self, key: PeerKey) -> Option<u32> {
-        let source = self.peers.get(&key)?;
-        if source.fresh == 0 {
+        let peer = self.peers.get(&key)?;
+        if peer.fresh == 0 {
             return None;
         }
         let start = next_chance(&mut self.chance);
-        let fresh = source.holds.common(&self.fresh).filter(|piece| self.may_start(key, *piece));
+        let fresh = peer.holds.common(&self.fresh).filter(|piece| self.may_start(key, *piece));
         fresh.min_by_key(|piece| {
             (self.availability[*piece as usize], mix(start ^ u64::from(*piece)))
         })
@@ -481,15 +481,15 @@ impl Picker {
     /// one that no other unfinished peer is likely to take. Everybody ranks everybody by the same
     /// hash of peer and piece, so the shares do not overlap although nobody arranges them.
     fn new_from_full(&mut self, key: PeerKey) -> Option<u32> {
-        let source = self.peers.get(&key)?;
-        if source.fresh == 0 {
+        let peer = self.peers.get(&key)?;
+        if peer.fresh == 0 {
             return None;
         }
         let start = next_chance(&mut self.chance);
         let unfinished = self.peers.values().filter(|peer| !peer.holds.is_full());
         let rivals: Vec<u64> = unfinished.map(|peer| peer.salt).collect();
-        let source = self.peers.get(&key)?;
-        let fresh = source.holds.common(&self.fresh).filter(|piece| self.may_start(key, *piece));
+        let peer = self.peers.get(&key)?;
+        let fresh = peer.holds.common(&self.fresh).filter(|piece| self.may_start(key, *piece));
         fresh.min_by_key(|piece| {
             let common = self.others_hold(*piece);
             let availability = self.availability[*piece as usize];
@@ -500,20 +500,20 @@ impl Picker {
 
     /// Every missing block is asked for already: ask again for what was asked least often.
     fn end_game(&mut self, key: PeerKey) -> Option<Block> {
-        let source = self.peers.get(&key)?;
-        let is_reliable = source.has_given && !source.is_stalled;
-        if !self.all_is_asked() || !is_reliable || source.asked.len() >= END_GAME_WINDOW {
+        let peer = self.peers.get(&key)?;
+        let is_reliable = peer.has_given && !peer.is_stalled;
+        if !self.all_is_asked() || !is_reliable || peer.asked.len() >= END_GAME_WINDOW {
             return None;
         }
         let start = next_chance(&mut self.chance);
         let parts = self
             .parts
             .iter()
-            .filter(|(piece, part)| source.holds.contains(**piece) && part.may_be_asked_of_many());
+            .filter(|(piece, part)| peer.holds.contains(**piece) && part.may_be_asked_of_many());
         let blocks = parts.flat_map(|(piece, part)| {
             part.asked(MAX_ASKED).map(|(index, asked)| (asked, Block { piece: *piece, index }))
         });
-        let fresh = blocks.filter(|(_, block)| !source.asked.contains(block));
+        let fresh = blocks.filter(|(_, block)| !peer.asked.contains(block));
         let best = fresh.min_by_key(|(asked, block)| {
             (*asked, mix(start ^ (u64::from(block.piece) << 32) ^ u64::from(block.index)))
         });

@@ -11,7 +11,7 @@ use crate::swarm::meter::Meter;
 
 /// A connected peer, as the picker sees it.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct RemotePeer {
     pub(super) ip: IpAddr,
     pub(super) is_near: bool,
     pub(super) salt: u64,
@@ -32,7 +32,7 @@ pub(super) struct Source {
     pub(super) has_given: bool,
 }
 
-impl Source {
+impl RemotePeer {
     /// One of which nothing is known: it holds nothing and chokes (BEP 3).
     pub(super) fn new(ip: IpAddr, is_near: bool, salt: u64, pieces: u32, now: Instant) -> Self {
         Self {

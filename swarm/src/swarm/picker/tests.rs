@@ -285,8 +285,8 @@ proptest! {
                     }
                 }
                 Step::Answer(peer, nth) => {
-                    let source = picker.peers.get(&PeerKey(peer));
-                    let open = source.and_then(|source| source.asked.get(nth)).copied();
+                    let remote = picker.peers.get(&PeerKey(peer));
+                    let open = remote.and_then(|remote| remote.asked.get(nth)).copied();
                     let blocks: Vec<Block> = open.into_iter().collect();
                     complete.extend(give(&mut picker, PeerKey(peer), &blocks, now));
                 }
