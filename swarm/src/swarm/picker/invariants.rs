@@ -42,11 +42,12 @@ impl Indices {
         let counted_near: Result<Vec<u16>, _> = count(false);
         let mut fresh = Bitfield::empty(pieces);
         for piece in 0..pieces {
-            if !picker.have.contains(piece) && !picker.parts.contains_key(&piece) {
+            if !picker.have.contains(piece) && !picker.partial_pieces.contains_key(&piece) {
                 fresh.insert(piece);
             }
         }
-        let open = picker.parts.iter().filter(|(_, part)| part.first_free().is_some());
+        let open =
+            picker.partial_pieces.iter().filter(|(_, partial)| partial.first_free().is_some());
         let open = open.map(|(piece, _)| *piece).collect();
         let of_peer =
             |peer: &super::RemotePeer| peer.holds.common(&fresh).zip(0_u32..).count() as u32;
@@ -68,14 +69,14 @@ impl Picker {
     /// If one of them is wrong, with both versions.
     pub(super) fn check_invariants(&self) {
         assert_eq!(Indices::kept(self), Indices::counted(self), "kept and counted");
-        for (piece, part) in &self.parts {
+        for (piece, partial) in &self.partial_pieces {
             assert!(!self.have.contains(*piece), "piece {piece} is here and being fetched");
-            assert!(!part.is_untouched(), "piece {piece} is neither fresh nor started");
+            assert!(!partial.is_untouched(), "piece {piece} is neither fresh nor started");
             let askers = |index| {
                 let block = Block { piece: *piece, index };
                 self.peers.values().filter(|peer| peer.asked.contains(&block)).count()
             };
-            part.check_invariants(askers);
+            partial.check_invariants(askers);
         }
         for (piece, failed) in &self.distrusted {
             assert!(!self.have.contains(*piece), "piece {piece} is right and distrusted");
@@ -88,7 +89,7 @@ impl Picker {
             let is_asked_twice = (1..peer.asked.len())
                 .any(|at| peer.asked.range(at..).any(|block| *block == peer.asked[at - 1]));
             assert!(!is_asked_twice, "{key:?} is asked twice for one block");
-            assert!(peer.asked.iter().all(|block| self.parts.contains_key(&block.piece)));
+            assert!(peer.asked.iter().all(|block| self.partial_pieces.contains_key(&block.piece)));
             assert!(peer.asked.iter().all(|block| peer.holds.contains(block.piece)));
             assert!(peer.late.len() <= MAX_LATE);
             assert!(!peer.is_choking || peer.asked.is_empty(), "a choke voids requests (BEP 3)");

@@ -10,7 +10,7 @@
 #[cfg(test)]
 mod invariants;
 mod locality;
-mod piece;
+mod partial_piece;
 mod remote_peer;
 mod share;
 mod window;
@@ -20,7 +20,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 pub use locality::Place;
-use piece::Part;
+use partial_piece::PartialPiece;
 use remote_peer::{RemotePeer, remove};
 use share::{is_anothers, mix, next_chance};
 
@@ -61,7 +61,7 @@ pub struct Picker {
     have: Bitfield,
     /// How many connected peers hold each piece.
     availability: Vec<u16>,
-    parts: BTreeMap<u32, Part>,
+    partial_pieces: BTreeMap<u32, PartialPiece>,
     /// Pieces that are neither here nor started.
     fresh: Bitfield,
     /// Started pieces of which a block is not asked for yet.
@@ -103,7 +103,7 @@ impl Picker {
             layout,
             have: Bitfield::empty(pieces),
             availability: vec![0; pieces as usize],
-            parts: BTreeMap::new(),
+            partial_pieces: BTreeMap::new(),
             fresh: Bitfield::full(pieces),
             open: BTreeSet::new(),
             distrusted: BTreeMap::new(),
@@ -214,8 +214,10 @@ impl Picker {
         peer.pace.came(peer.asked.len(), now);
         peer.meter.add(u64::from(self.layout.range(block).length), now);
         let ip = peer.ip;
-        let Some(part) = self.parts.get_mut(&block.piece) else { return Received::Duplicate };
-        let Some(asked) = part.take(block.index, key, ip, was_open) else {
+        let Some(partial) = self.partial_pieces.get_mut(&block.piece) else {
+            return Received::Duplicate;
+        };
+        let Some(asked) = partial.take(block.index, key, ip, was_open) else {
             return Received::Duplicate;
         };
         self.settle(block.piece);
@@ -232,34 +234,34 @@ impl Picker {
     /// A new block is in the storage. Returns who gave the piece if this was its last one; the
     /// piece must then be checked and [`Picker::passed`] or [`Picker::failed`] called.
     pub fn stored(&mut self, block: Block) -> Option<Givers> {
-        let part = self.parts.get_mut(&block.piece)?;
-        part.store(block.index).then(|| part.givers())
+        let partial = self.partial_pieces.get_mut(&block.piece)?;
+        partial.store(block.index).then(|| partial.givers())
     }
 
     /// A complete piece has the right hash.
     pub fn passed(&mut self, piece: u32) {
         self.distrusted.remove(&piece);
         self.have.insert(piece);
-        self.parts.remove(&piece);
+        self.partial_pieces.remove(&piece);
         self.settle(piece);
     }
 
     /// A complete piece has a wrong hash: it is fetched again, from one peer alone.
     pub fn failed(&mut self, piece: u32) {
         self.distrusted.entry(piece).or_default();
-        self.parts.remove(&piece);
+        self.partial_pieces.remove(&piece);
         self.settle(piece);
     }
 
     /// Brings the indices up to date after something happened to a piece.
     fn settle(&mut self, piece: u32) {
-        let part = self.parts.get(&piece);
-        if part.is_some_and(|part| part.free() > 0) {
+        let partial = self.partial_pieces.get(&piece);
+        if partial.is_some_and(|partial| partial.free() > 0) {
             self.open.insert(piece);
         } else {
             self.open.remove(&piece);
         }
-        let is_fresh = part.is_none() && !self.have.contains(piece);
+        let is_fresh = partial.is_none() && !self.have.contains(piece);
         if is_fresh == self.fresh.contains(piece) {
             return;
         }
@@ -291,7 +293,7 @@ impl Picker {
             let is_dribbling = is_behind && peer.pace.age(now) >= REQUEST_TIMEOUT;
             let mut pieces = peer.asked.iter().map(|block| block.piece);
             let is_late = pieces.any(|piece| {
-                self.parts.get(&piece).is_some_and(|part| part.is_late(key, now))
+                self.partial_pieces.get(&piece).is_some_and(|partial| partial.is_late(key, now))
                     && self.availability[piece as usize] > 1
             });
             if is_silent || is_dribbling || is_late {
@@ -338,8 +340,9 @@ impl Picker {
     fn ask(&mut self, key: PeerKey, block: Block, now: Instant) {
         let distrusted = self.distrusted.contains_key(&block.piece);
         let blocks = self.layout.blocks_of(block.piece);
-        let part = self.parts.entry(block.piece).or_insert_with(|| Part::new(blocks));
-        part.ask(block.index, distrusted.then_some((key, now)));
+        let partial =
+            self.partial_pieces.entry(block.piece).or_insert_with(|| PartialPiece::new(blocks));
+        partial.ask(block.index, distrusted.then_some((key, now)));
         self.settle(block.piece);
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.asked.push_back(block);
@@ -351,18 +354,18 @@ impl Picker {
     fn release(&mut self, key: PeerKey) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         for block in peer.asked.drain(..) {
-            if let Some(part) = self.parts.get_mut(&block.piece) {
-                part.release(block.index);
+            if let Some(partial) = self.partial_pieces.get_mut(&block.piece) {
+                partial.release(block.index);
             }
             peer.late.push_back(block);
         }
         peer.late.drain(..peer.late.len().saturating_sub(MAX_LATE));
         peer.current = None;
-        for part in self.parts.values_mut() {
-            part.forsake(key);
+        for partial in self.partial_pieces.values_mut() {
+            partial.forsake(key);
         }
-        let touched: Vec<u32> = self.parts.keys().copied().collect();
-        self.parts.retain(|_, part| !part.is_untouched());
+        let touched: Vec<u32> = self.partial_pieces.keys().copied().collect();
+        self.partial_pieces.retain(|_, partial| !partial.is_untouched());
         touched.into_iter().for_each(|piece| self.settle(piece));
     }
 
@@ -382,14 +385,17 @@ impl Picker {
     }
 
     fn free_block(&self, piece: u32) -> Option<Block> {
-        let index = self.parts.get(&piece).map_or(Some(0), Part::first_free)?;
+        let index = self.partial_pieces.get(&piece).map_or(Some(0), PartialPiece::first_free)?;
         Some(Block { piece, index })
     }
 
     /// The piece that a peer was last asked for, if there is more of it to ask for.
     fn current(&self, key: PeerKey) -> Option<u32> {
         let current = self.peers.get(&key)?.current?;
-        self.parts.get(&current).is_some_and(|part| part.is_open_to(key)).then_some(current)
+        self.partial_pieces
+            .get(&current)
+            .is_some_and(|partial| partial.is_open_to(key))
+            .then_some(current)
     }
 
     fn piece_of_neighbour(&mut self, key: PeerKey) -> Option<u32> {
@@ -457,9 +463,9 @@ impl Picker {
     fn started_for(&self, key: PeerKey, may: impl Fn(u32) -> bool) -> Option<u32> {
         let holds = &self.peers.get(&key)?.holds;
         let open = self.open.iter().filter_map(|piece| {
-            let part = self.parts.get(piece)?;
-            let fits = holds.contains(*piece) && part.is_open_to(key) && may(*piece);
-            fits.then(|| (self.availability[*piece as usize], part.free(), *piece))
+            let partial = self.partial_pieces.get(piece)?;
+            let fits = holds.contains(*piece) && partial.is_open_to(key) && may(*piece);
+            fits.then(|| (self.availability[*piece as usize], partial.free(), *piece))
         });
         open.min().map(|(_, _, piece)| piece)
     }
@@ -506,12 +512,11 @@ impl Picker {
             return None;
         }
         let start = next_chance(&mut self.chance);
-        let parts = self
-            .parts
-            .iter()
-            .filter(|(piece, part)| peer.holds.contains(**piece) && part.may_be_asked_of_many());
-        let blocks = parts.flat_map(|(piece, part)| {
-            part.asked(MAX_ASKED).map(|(index, asked)| (asked, Block { piece: *piece, index }))
+        let partial_pieces = self.partial_pieces.iter().filter(|(piece, partial)| {
+            peer.holds.contains(**piece) && partial.may_be_asked_of_many()
+        });
+        let blocks = partial_pieces.flat_map(|(piece, partial)| {
+            partial.asked(MAX_ASKED).map(|(index, asked)| (asked, Block { piece: *piece, index }))
         });
         let fresh = blocks.filter(|(_, block)| !peer.asked.contains(block));
         let best = fresh.min_by_key(|(asked, block)| {

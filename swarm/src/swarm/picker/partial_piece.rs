@@ -10,7 +10,7 @@ const PACE_ALONE: (usize, Duration) = (16, Duration::from_secs(6));
 
 /// The blocks of one piece between the first request and the check of its hash.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct PartialPiece {
     blocks: Vec<State>,
     free: usize,
     unstored: usize,
@@ -34,7 +34,7 @@ enum From {
     Only(PeerKey, Instant),
 }
 
-impl Part {
+impl PartialPiece {
     pub(super) fn new(blocks: u32) -> Self {
         let blocks = vec![State::Free; blocks as usize];
         Self { free: blocks.len(), unstored: blocks.len(), blocks, source: From::Anyone }
