@@ -12,8 +12,8 @@ mod invariants;
 mod locality;
 mod partial_piece;
 mod remote_peer;
+mod request_window;
 mod share;
-mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -186,9 +186,9 @@ impl Picker {
         }
         if peer.asked.is_empty() {
             peer.last_progress = now;
-            peer.pace.begins(now);
+            peer.window.begins(now);
         }
-        let window = peer.window(now);
+        let window = peer.window_size(now);
         let room = window.saturating_sub(peer.asked.len());
         if room < ASKED_AT_ONCE.min(window / 2) {
             return blocks;
@@ -211,7 +211,7 @@ impl Picker {
         peer.last_progress = now;
         peer.is_stalled = false;
         peer.has_given = true;
-        peer.pace.came(peer.asked.len(), now);
+        peer.window.came(peer.asked.len(), now);
         peer.meter.add(u64::from(self.layout.range(block).length), now);
         let ip = peer.ip;
         let Some(partial) = self.partial_pieces.get_mut(&block.piece) else {
@@ -290,7 +290,7 @@ impl Picker {
             let is_silent = now.saturating_duration_since(peer.last_progress) >= patience;
             let rate = peer.meter.rate(now);
             let is_behind = rate * (count - 1.0) < DRIBBLE * (sum - rate);
-            let is_dribbling = is_behind && peer.pace.age(now) >= REQUEST_TIMEOUT;
+            let is_dribbling = is_behind && peer.window.age(now) >= REQUEST_TIMEOUT;
             let mut pieces = peer.asked.iter().map(|block| block.piece);
             let is_late = pieces.any(|piece| {
                 self.partial_pieces.get(&piece).is_some_and(|partial| partial.is_late(key, now))
@@ -299,7 +299,7 @@ impl Picker {
             if is_silent || is_dribbling || is_late {
                 peer.is_stalled |= is_silent;
                 peer.last_progress = now;
-                peer.pace.is_too_slow();
+                peer.window.is_too_slow();
                 overdue.push((key, peer.asked.iter().copied().collect()));
             }
         }

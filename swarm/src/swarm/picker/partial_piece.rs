@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::swarm::peer::PeerKey;
 
-/// A piece that one peer alone shall give must come at this pace at least, or another peer gets the task.
-const PACE_ALONE: (usize, Duration) = (16, Duration::from_secs(6));
+/// A piece that one peer alone shall give must come at this rate at least, or another peer gets the task.
+const RATE_ALONE: (usize, Duration) = (16, Duration::from_secs(6));
 
 /// The blocks of one piece between the first request and the check of its hash.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl PartialPiece {
     /// Whether this peer alone is to give the piece and takes too long for it.
     pub(super) fn is_late(&self, key: PeerKey, now: Instant) -> bool {
         let From::Only(only, since) = self.source else { return false };
-        let (blocks, time) = PACE_ALONE;
+        let (blocks, time) = RATE_ALONE;
         let turns = u32::try_from(1 + self.blocks.len() / blocks).unwrap_or(u32::MAX);
         only == key && now.saturating_duration_since(since) >= time.saturating_mul(turns)
     }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use super::window::Pace;
+use super::request_window::RequestWindow;
 use crate::protocol::bitfield::Bitfield;
 use crate::protocol::layout::{BLOCK, Block};
 use crate::swarm::meter::Meter;
@@ -27,7 +27,7 @@ pub(super) struct RemotePeer {
     pub(super) meter: Meter,
     pub(super) last_progress: Instant,
     pub(super) is_stalled: bool,
-    pub(super) pace: Pace,
+    pub(super) window: RequestWindow,
     /// Whether it ever gave a block: who did not is asked for nothing twice.
     pub(super) has_given: bool,
 }
@@ -48,17 +48,17 @@ impl RemotePeer {
             meter: Meter::new(now),
             last_progress: now,
             is_stalled: false,
-            pace: Pace::new(now),
+            window: RequestWindow::new(now),
             has_given: false,
         }
     }
 
     /// How many requests to keep open towards it.
-    pub(super) fn window(&mut self, now: Instant) -> usize {
+    pub(super) fn window_size(&mut self, now: Instant) -> usize {
         if self.is_stalled {
             return 1;
         }
-        self.pace.window(self.meter.rate(now) / f64::from(BLOCK))
+        self.window.size(self.meter.rate(now) / f64::from(BLOCK))
     }
 }
 

@@ -2,7 +2,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::prelude::*;
 
-use super::window::WINDOW_BLOCKS;
+use super::request_window::WINDOW_BLOCKS;
 use super::*;
 
 const A: PeerKey = PeerKey(1);

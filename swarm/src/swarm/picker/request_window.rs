@@ -20,7 +20,7 @@ const LONGEST_WINDOW: Duration = Duration::from_secs(2);
 /// each burst that brought all that was asked for in less time than the pause before it, and shrinks
 /// when bursts bring less or the pauses become short.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct RequestWindow {
     /// Requests to keep open at least, if the rate is not too low for it.
     grown: usize,
     least: usize,
@@ -42,7 +42,7 @@ struct Burst {
     due: usize,
 }
 
-impl Pace {
+impl RequestWindow {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             grown: WINDOW_BLOCKS.0,
@@ -102,7 +102,7 @@ impl Pace {
     }
 
     /// Requests to keep open, for a peer that gives so many blocks a second.
-    pub(super) fn window(&self, rate: f64) -> usize {
+    pub(super) fn size(&self, rate: f64) -> usize {
         let steady = (rate * WINDOW.as_secs_f64()) as usize;
         let longest = (rate * LONGEST_WINDOW.as_secs_f64()) as usize;
         steady.max(self.grown.min(longest.max(self.least))).clamp(1, WINDOW_BLOCKS.1)
@@ -114,23 +114,28 @@ mod tests {
     use super::*;
 
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the start")]
-    fn pace() -> (Pace, Instant) {
+    fn window() -> (RequestWindow, Instant) {
         let now = Instant::now();
-        (Pace::new(now), now)
+        (RequestWindow::new(now), now)
     }
 
     /// A peer that every `beat` gives what was asked for, but at most `most`: blocks of each beat.
-    fn beats(pace: &mut Pace, mut now: Instant, beat: Duration, most: usize) -> Vec<usize> {
+    fn beats(
+        window: &mut RequestWindow,
+        mut now: Instant,
+        beat: Duration,
+        most: usize,
+    ) -> Vec<usize> {
         let mut given = Vec::new();
-        let mut open = pace.window(0.0);
+        let mut open = window.size(0.0);
         for _ in 0..10 {
             now += beat;
             let blocks = open.min(most);
             let rate = blocks as f64 / beat.as_secs_f64();
             for _ in 0..blocks {
                 // For each block that comes another is asked for at once.
-                pace.came(open - 1, now);
-                open = pace.window(rate);
+                window.came(open - 1, now);
+                open = window.size(rate);
             }
             given.push(blocks);
         }
@@ -139,35 +144,35 @@ mod tests {
 
     #[test]
     fn the_window_of_a_peer_that_answers_twice_a_second_doubles_up_to_the_bound() {
-        let (mut pace, now) = pace();
-        let given = beats(&mut pace, now, Duration::from_millis(500), 1000);
+        let (mut window, now) = window();
+        let given = beats(&mut window, now, Duration::from_millis(500), 1000);
         assert_eq!(given, [8, 16, 32, 64, 128, 256, 256, 256, 256, 256]);
     }
 
     #[test]
     fn a_peer_whose_bursts_are_short_keeps_a_small_window() {
-        let (mut pace, now) = pace();
-        assert_eq!(beats(&mut pace, now, Duration::from_millis(200), 4), [4; 10]);
-        assert_eq!(pace.window(20.0), 8);
+        let (mut window, now) = window();
+        assert_eq!(beats(&mut window, now, Duration::from_millis(200), 4), [4; 10]);
+        assert_eq!(window.size(20.0), 8);
     }
 
     #[test]
     fn a_grown_window_shrinks_with_the_bursts_and_with_the_rate() {
-        let (mut pace, now) = pace();
-        beats(&mut pace, now, Duration::from_millis(500), 1000);
-        assert_eq!(pace.window(512.0), 256);
-        assert_eq!(pace.window(10.0), 20);
-        beats(&mut pace, now + Duration::from_secs(10), Duration::from_millis(500), 4);
-        assert_eq!(pace.window(512.0), 51);
-        assert_eq!(pace.window(8.0), 8);
+        let (mut window, now) = window();
+        beats(&mut window, now, Duration::from_millis(500), 1000);
+        assert_eq!(window.size(512.0), 256);
+        assert_eq!(window.size(10.0), 20);
+        beats(&mut window, now + Duration::from_secs(10), Duration::from_millis(500), 4);
+        assert_eq!(window.size(512.0), 51);
+        assert_eq!(window.size(8.0), 8);
     }
 
     #[test]
     fn who_was_too_slow_begins_again_with_one() {
-        let (mut pace, now) = pace();
-        pace.is_too_slow();
-        assert_eq!(pace.window(0.0), 1);
-        let given = beats(&mut pace, now, Duration::from_millis(500), 1000);
+        let (mut window, now) = window();
+        window.is_too_slow();
+        assert_eq!(window.size(0.0), 1);
+        let given = beats(&mut window, now, Duration::from_millis(500), 1000);
         assert!(given[0] == 1 && given[9] > 64, "{given:?}");
     }
 }
