@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use connection::Ended;
-use connection_limit::Places;
+use connection_limit::ConnectionLimit;
 use member::{Member, now};
 use worker::Worker;
 
@@ -125,8 +125,8 @@ impl Seed {
         };
         let members = Arc::clone(&seed.members);
         let lookup = move |infohash| members.read().get(&infohash).cloned();
-        let places = Places::new(MAX_CONNECTIONS_OF_SEED);
-        listen(listener, places, seed.id, lookup, &seed.stop, &seed.worker)?;
+        let limit = ConnectionLimit::new(MAX_CONNECTIONS_OF_SEED);
+        listen(listener, limit, seed.id, lookup, &seed.stop, &seed.worker)?;
         refuse_utp(SocketAddr::new(options.listen.ip(), seed.port), &seed.stop, &seed.worker);
         let members = Arc::clone(&seed.members);
         tick(TICK_OF_SEED, &seed.stop, &seed.worker, move || {
@@ -161,7 +161,7 @@ impl Seed {
     /// tracker passes on each announce of a stock client that is not complete.
     pub fn invite(&self, infohash: Infohash, address: SocketAddr) {
         let Some(member) = self.members.read().get(&infohash).cloned() else { return };
-        let Ok(place) = Arc::clone(&self.invitations).try_acquire_owned() else { return };
+        let Ok(permit) = Arc::clone(&self.invitations).try_acquire_owned() else { return };
         let (id, stop) = (self.id, member.stop.clone());
         self.worker.spawn(stop.run_until_cancelled_owned(async move {
             tokio::time::sleep(INVITATION_DELAY).await;
@@ -169,7 +169,7 @@ impl Seed {
                 return;
             }
             // Only the dialling is limited, not the connection that comes of it.
-            let ended = connection::dial(&member, id, address, || drop(place)).await;
+            let ended = connection::dial(&member, id, address, || drop(permit)).await;
             debug!(peer = %address, %ended, "invitation ended");
         }));
     }
@@ -232,11 +232,11 @@ impl Node {
         let member = Member::new(metainfo, storage, swarm, stop.clone(), worker.clone());
         let own = Arc::clone(&member);
         let lookup = move |infohash| (own.meta.infohash() == infohash).then(|| Arc::clone(&own));
-        let places = Places::new(MAX_CONNECTIONS_OF_NODE);
+        let limit = ConnectionLimit::new(MAX_CONNECTIONS_OF_NODE);
         let dials = Arc::new(Mutex::new(DialBook::default()));
         let node = Self { id, port, member: Arc::clone(&member), dials: Arc::clone(&dials) };
         // If this fails, dropping the node ends the worker.
-        listen(listener, places, id, lookup, &stop, &worker)?;
+        listen(listener, limit, id, lookup, &stop, &worker)?;
         refuse_utp(SocketAddr::new(options.listen.ip(), port), &stop, &worker);
         tick(TICK_OF_NODE, &stop, &worker, move || {
             member.tick();
@@ -296,7 +296,7 @@ impl Drop for Node {
 
 fn listen(
     listener: TcpListener,
-    places: Arc<Places>,
+    limit: Arc<ConnectionLimit>,
     id: PeerId,
     lookup: impl Fn(Infohash) -> Option<Arc<Member>> + Clone + Send + Sync + 'static,
     stop: &CancellationToken,
@@ -318,12 +318,12 @@ fn listen(
                     continue;
                 }
             };
-            let Some(place) = places.take(address.ip()) else { continue };
+            let Some(permit) = limit.take(address.ip()) else { continue };
             let lookup = lookup.clone();
             connections.spawn(connection_stop.clone().run_until_cancelled_owned(async move {
                 let ended = connection::accept(stream, address, id, lookup).await;
                 debug!(peer = %address, %ended, "connection ended");
-                drop(place);
+                drop(permit);
             }));
         }
     };
