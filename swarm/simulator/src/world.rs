@@ -9,7 +9,7 @@ use bt_swarm::protocol::layout::{Block, Range};
 use bt_swarm::protocol::wire::{Incoming, Outgoing};
 use bt_swarm::swarm::dial::Ending;
 use bt_swarm::swarm::peer::{Next, PeerKey};
-use bt_swarm::swarm::{Checked, Newcomer, Place, Refusal, Swarm};
+use bt_swarm::swarm::{Checked, Locality, Newcomer, Refusal, Swarm};
 
 use crate::events::{Event, Events, nanos};
 use crate::links::{self, Link};
@@ -153,8 +153,8 @@ impl<'a> World<'a> {
                 let own = self.machines[index(host)].address.ip();
                 let is_campus = self.scenario.prefers_own_network;
                 let network = is_campus.then_some((own, NETWORK_PREFIX));
-                let place = Place { server, network };
-                Swarm::node(layout, id, 1000, place, random(&mut self.chance), now)
+                let locality = Locality { server, network };
+                Swarm::node(layout, id, 1000, locality, random(&mut self.chance), now)
             }
         };
         let machine = self.host(host);

@@ -33,7 +33,7 @@ use crate::protocol::utp;
 use crate::storage::Storage;
 use crate::swarm::dial::{DialBook, Ending};
 
-use crate::swarm::{Place, Progress, Refusal, Swarm, TICK_OF_NODE, TICK_OF_SEED};
+use crate::swarm::{Locality, Progress, Refusal, Swarm, TICK_OF_NODE, TICK_OF_SEED};
 use crate::torrent::Metainfo;
 
 /// Wait after an error of the listener.
@@ -225,8 +225,8 @@ impl Node {
         let port = listener.local_addr()?.port();
         let id = PeerId::ours(rand::random());
         let (layout, metadata) = (metainfo.layout(), metainfo.info_bytes().len());
-        let place = Place { server: options.server, network: options.network };
-        let swarm = Swarm::node(layout, id, metadata, place, rand::random(), now());
+        let locality = Locality { server: options.server, network: options.network };
+        let swarm = Swarm::node(layout, id, metadata, locality, rand::random(), now());
         let stop = CancellationToken::new();
         let worker = Worker::start(&stop)?;
         let member = Member::new(metainfo, storage, swarm, stop.clone(), worker.clone());

@@ -22,7 +22,7 @@ pub use admission::{MAX_PEERS, MAX_PEERS_OF_SEED, MAX_PEERS_PER_ADDRESS, Newcome
 use have_batch::{HAVE_EVERY, HaveBatch, Urgency};
 use meter::Meter;
 use peer::{Next, Peer, PeerKey};
-pub use picker::Place;
+pub use picker::Locality;
 use picker::{Givers, Picker, Received};
 pub use progress::Progress;
 use smart_ban::{Blame, Verdict};
@@ -100,17 +100,17 @@ impl Swarm {
         Self::new(layout, id, metadata_size, role, None, now)
     }
 
-    /// A member that starts with nothing. `place` is where it is, and `chance` any number.
+    /// A member that starts with nothing. `locality` is where it is, and `chance` any number.
     pub fn node(
         layout: Layout,
         id: PeerId,
         metadata_size: usize,
-        place: Place,
+        locality: Locality,
         chance: u64,
         now: Instant,
     ) -> Self {
-        let role = Role::Node(Box::new(Picker::new(layout, id.salt(), place, chance, now)));
-        Self::new(layout, id, metadata_size, role, place.server, now)
+        let role = Role::Node(Box::new(Picker::new(layout, id.salt(), locality, chance, now)));
+        Self::new(layout, id, metadata_size, role, locality.server, now)
     }
 
     fn new(

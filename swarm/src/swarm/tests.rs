@@ -18,7 +18,7 @@ fn layout() -> Layout {
 
 /// A node in the middle of the ids: 5.
 fn node(now: Instant) -> Swarm {
-    Swarm::node(layout(), id(5), 100, Place::default(), 1, now)
+    Swarm::node(layout(), id(5), 100, Locality::default(), 1, now)
 }
 
 fn newcomer(number: u8, was_dialled: bool) -> Newcomer {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 /// Where a node is, so that it takes from its own switch first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct Locality {
     /// The server: always asked for what it shows, wherever it is.
     pub server: Option<IpAddr>,
     /// An address of the node's own network, and the length of its prefix in bits. Peers of other
@@ -12,7 +12,7 @@ pub struct Place {
     pub network: Option<(IpAddr, u8)>,
 }
 
-impl Place {
+impl Locality {
     pub(super) fn is_near(&self, ip: IpAddr) -> bool {
         let Some((own, prefix)) = self.network else { return true };
         let differs = match (own, ip) {

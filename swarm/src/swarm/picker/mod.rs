@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-pub use locality::Place;
+pub use locality::Locality;
 use partial_piece::PartialPiece;
 use remote_peer::{RemotePeer, remove};
 use share::{is_anothers, mix, next_chance};
@@ -73,7 +73,7 @@ pub struct Picker {
     /// How many of the near peers hold each piece.
     near: Vec<u16>,
     own_salt: u64,
-    place: Place,
+    locality: Locality,
     chance: u64,
     last_new: Instant,
 }
@@ -97,7 +97,7 @@ pub type Givers = Vec<IpAddr>;
 
 impl Picker {
     /// A download that starts with nothing. `salt` differs from node to node; `chance` is any number.
-    pub fn new(layout: Layout, salt: u64, place: Place, chance: u64, now: Instant) -> Self {
+    pub fn new(layout: Layout, salt: u64, locality: Locality, chance: u64, now: Instant) -> Self {
         let pieces = layout.pieces();
         Self {
             layout,
@@ -110,7 +110,7 @@ impl Picker {
             peers: BTreeMap::new(),
             near: vec![0; pieces as usize],
             own_salt: salt,
-            place,
+            locality,
             chance,
             last_new: now,
         }
@@ -123,7 +123,7 @@ impl Picker {
 
     /// A peer came. Until told otherwise it holds nothing and chokes (BEP 3).
     pub fn join(&mut self, key: PeerKey, ip: IpAddr, salt: u64, now: Instant) {
-        let peer = RemotePeer::new(ip, self.place.is_near(ip), salt, self.layout.pieces(), now);
+        let peer = RemotePeer::new(ip, self.locality.is_near(ip), salt, self.layout.pieces(), now);
         self.peers.insert(key, peer);
     }
 

@@ -13,7 +13,7 @@ const C: PeerKey = PeerKey(3);
 fn picker(pieces: u32, peers: &[(PeerKey, &[u32])]) -> (Picker, Instant) {
     let layout = Layout::new(u64::from(pieces) * 32768, 32768).expect("within the limits");
     let now = start();
-    let mut picker = Picker::new(layout, 7, Place::default(), 1, now);
+    let mut picker = Picker::new(layout, 7, Locality::default(), 1, now);
     for (key, pieces) in peers {
         let ip = Ipv4Addr::from(u32::try_from(key.0).expect("small keys"));
         picker.join(*key, ip.into(), key.0, now);
@@ -263,7 +263,7 @@ proptest! {
         let (mut picker, mut now) = picker(6, &[]);
         // Peers with even numbers are near then, the others are not.
         let own = IpAddr::from([10, 0, 0, 1]);
-        picker.place.network = knows_network.then_some((own, 24));
+        picker.locality.network = knows_network.then_some((own, 24));
         let mut complete = Vec::new();
         for step in steps {
             match step {
