@@ -206,7 +206,7 @@ fn json(options: &Options, chance: u64, seen: &Seen, outcome: &Outcome) -> Value
         "message_bytes": outcome.message_bytes,
         "copies_into_networks": into,
         "wrong_pieces": outcome.wrong_pieces,
-        "wrongly_shut_out": outcome.wrongly_shut_out,
+        "wrongly_banned": outcome.wrongly_banned,
         "wire_secs": wire_secs(options),
         "finish_secs": finish.collect::<Vec<_>>(),
         "wall_secs": seen.wall_secs,

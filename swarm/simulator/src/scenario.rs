@@ -139,8 +139,8 @@ pub struct Outcome {
     pub into_network: Vec<u64>,
     /// Pieces that arrived with a wrong hash.
     pub wrong_pieces: u64,
-    /// Good nodes that some good node has shut out.
-    pub wrongly_shut_out: u64,
+    /// Good nodes that some good node has banned.
+    pub wrongly_banned: u64,
     /// Payload bytes that reached the nodes in each [`CURVE_STEP`] since the start.
     pub curve: Vec<u64>,
     /// Events that were simulated.

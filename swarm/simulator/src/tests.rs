@@ -201,12 +201,12 @@ fn evil(nodes: usize, evil: usize, harm: Harm, chance: u64) -> Scenario {
 }
 
 #[test]
-fn evil_peers_are_shut_out_and_nobody_else_a_hundred_times_of_a_hundred() {
+fn evil_peers_are_banned_and_nobody_else_a_hundred_times_of_a_hundred() {
     for chance in 1..=100 {
         let harm = Harm::Corrupt([1, 2, 20][chance as usize % 3]);
         let outcome = simulate(&evil(4, 8, harm, chance));
         let finished = outcome.nodes.iter().filter(|node| node.finished.is_some()).count();
-        assert_eq!((finished, outcome.wrongly_shut_out), (4, 0), "chance {chance}");
+        assert_eq!((finished, outcome.wrongly_banned), (4, 0), "chance {chance}");
     }
 }
 

@@ -323,7 +323,7 @@ impl<'a> World<'a> {
                 let is_evil = matches!(self.host(from).plan.role, Role::Evil(_));
                 let ending = match refusal {
                     Refusal::Duplicate => Ending::Duplicate,
-                    Refusal::Myself | Refusal::ShutOut if !is_evil => Ending::Hopeless,
+                    Refusal::Myself | Refusal::Banned if !is_evil => Ending::Hopeless,
                     _ => Ending::Over,
                 };
                 self.host(from).dials.ended(address, ending, now);
@@ -342,8 +342,8 @@ impl<'a> World<'a> {
         let newcomer = Newcomer { id, address: machine.address, was_dialled, is_extended: true };
         let swarm = self.host(host).swarm.as_mut().expect("both are there");
         let joined = swarm.join(newcomer, now);
-        if both_honest && joined == Err(Refusal::ShutOut) {
-            self.outcome.wrongly_shut_out += 1;
+        if both_honest && joined == Err(Refusal::Banned) {
+            self.outcome.wrongly_banned += 1;
         }
         joined
     }

@@ -71,7 +71,7 @@ impl Default for SeedOptions {
 pub struct NodeOptions {
     /// Where to listen; port 0 lets the system choose.
     pub listen: SocketAddr,
-    /// The server's address. It is never shut out; wrong data from it is told as
+    /// The server's address. It is never banned; wrong data from it is told as
     /// [`SwarmError::WrongSource`] instead.
     pub server: Option<IpAddr>,
     /// The node's own address and the length of its network's prefix: peers of this network are
@@ -388,7 +388,7 @@ fn dial_due(member: &Arc<Member>, id: PeerId, dials: &Arc<Mutex<DialBook>>) {
 
 fn ending(ended: &Ended) -> Ending {
     match ended {
-        Ended::Refused(Refusal::Myself | Refusal::ShutOut) => Ending::Hopeless,
+        Ended::Refused(Refusal::Myself | Refusal::Banned) => Ending::Hopeless,
         Ended::Refused(Refusal::Duplicate) => Ending::Duplicate,
         _ => Ending::Over,
     }

@@ -36,8 +36,8 @@ pub enum Refusal {
     #[error("this is our own connection")]
     Myself,
     /// It gave wrong data.
-    #[error("its address is shut out for wrong data")]
-    ShutOut,
+    #[error("its address is banned for wrong data")]
+    Banned,
     /// It is connected already.
     #[error("it is connected already")]
     Duplicate,
@@ -66,8 +66,8 @@ pub(super) fn admit(
     if newcomer.id == own {
         return Err(Refusal::Myself);
     }
-    if blame.is_shut_out(ip) {
-        return Err(Refusal::ShutOut);
+    if blame.is_banned(ip) {
+        return Err(Refusal::Banned);
     }
     let mut replaced = Vec::new();
     for (key, old) in peers.iter().filter(|(_, peer)| peer.id == newcomer.id) {

@@ -41,7 +41,7 @@ pub enum Ending {
     Over,
     /// There is another connection to that peer.
     Duplicate,
-    /// It is this node itself, or a peer that is shut out.
+    /// It is this node itself, or a peer that is banned.
     Hopeless,
 }
 

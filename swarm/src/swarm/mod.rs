@@ -1,4 +1,4 @@
-//! Core: one swarm as one member sees it: all peers, the picker or the super-seeder, who is shut out.
+//! Core: one swarm as one member sees it: all peers, the picker or the super-seeder, who is banned.
 //!
 //! Connections, storage and hashing are the caller's: it tells what came and what was done, asks
 //! [`Swarm::next`] for what goes out, and wakes the connections of [`Swarm::take_wakes`].
@@ -358,7 +358,7 @@ impl Swarm {
         match verdict {
             Verdict::Nobody => {}
             Verdict::Trusted => self.wrong_source = Some(checked.piece),
-            Verdict::ShutOut(culprits) => {
+            Verdict::Banned(culprits) => {
                 self.close_all(|peer| culprits.contains(&peer.address.ip()), now)
             }
         }

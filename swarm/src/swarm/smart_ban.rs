@@ -2,13 +2,13 @@
 //!
 //! A piece that came from one address alone convicts it. Of a piece with blocks of several, the
 //! digest of each block is kept until the piece is right, and then whoever gave another block is
-//! convicted: nobody is shut out on suspicion.
+//! convicted: nobody is banned on suspicion.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-/// Most addresses that are shut out, and most pieces under suspicion, that are remembered.
-const MAX_SHUT_OUT: usize = 1024;
+/// Most addresses that are banned, and most pieces under suspicion, that are remembered.
+const MAX_BANNED: usize = 1024;
 const MAX_SUSPECTS: usize = 64;
 
 /// Most failed attempts at one piece whose digests are kept.
@@ -24,7 +24,7 @@ type Attempt = Vec<(IpAddr, [u8; 20])>;
 #[derive(Debug)]
 pub(super) struct Blame {
     trusted: Option<IpAddr>,
-    shut_out: BTreeSet<IpAddr>,
+    banned: BTreeSet<IpAddr>,
     suspects: BTreeMap<u32, Vec<Attempt>>,
     /// How often the trusted server alone gave a piece wrong.
     trusted_failures: BTreeMap<u32, u32>,
@@ -35,8 +35,8 @@ pub(super) struct Blame {
 pub(super) enum Verdict {
     /// Nothing can be said.
     Nobody,
-    /// These addresses gave wrong data and are shut out from now on.
-    ShutOut(BTreeSet<IpAddr>),
+    /// These addresses gave wrong data and are banned from now on.
+    Banned(BTreeSet<IpAddr>),
     /// The trusted server gives wrong data.
     Trusted,
 }
@@ -45,14 +45,14 @@ impl Blame {
     pub(super) fn new(trusted: Option<IpAddr>) -> Self {
         Self {
             trusted,
-            shut_out: BTreeSet::new(),
+            banned: BTreeSet::new(),
             suspects: BTreeMap::new(),
             trusted_failures: BTreeMap::new(),
         }
     }
 
-    pub(super) fn is_shut_out(&self, ip: IpAddr) -> bool {
-        self.shut_out.contains(&ip)
+    pub(super) fn is_banned(&self, ip: IpAddr) -> bool {
+        self.banned.contains(&ip)
     }
 
     pub(super) fn is_suspect(&self, piece: u32) -> bool {
@@ -69,7 +69,7 @@ impl Blame {
                 let is_certain = *failures >= TRUSTED_FAILURES;
                 return if is_certain { Verdict::Trusted } else { Verdict::Nobody };
             }
-            (1, _) => return self.shut_out(distinct),
+            (1, _) => return self.ban(distinct),
             _ => {}
         }
         let has_room = self.suspects.len() < MAX_SUSPECTS || self.is_suspect(piece);
@@ -93,14 +93,14 @@ impl Blame {
         if let Some(trusted) = self.trusted {
             liars.remove(&trusted);
         }
-        if liars.is_empty() { Verdict::Nobody } else { self.shut_out(liars) }
+        if liars.is_empty() { Verdict::Nobody } else { self.ban(liars) }
     }
 
-    fn shut_out(&mut self, culprits: BTreeSet<IpAddr>) -> Verdict {
-        if self.shut_out.len() < MAX_SHUT_OUT {
-            self.shut_out.extend(&culprits);
+    fn ban(&mut self, culprits: BTreeSet<IpAddr>) -> Verdict {
+        if self.banned.len() < MAX_BANNED {
+            self.banned.extend(&culprits);
         }
-        Verdict::ShutOut(culprits)
+        Verdict::Banned(culprits)
     }
 }
 
@@ -117,29 +117,29 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_piece_from_one_alone_shuts_it_out() {
+    fn a_wrong_piece_from_one_alone_bans_it() {
         let mut blame = blame();
         let verdict = blame.wrong(0, &[EVIL, EVIL], &[[1; 20], [2; 20]]);
-        assert_eq!(verdict, Verdict::ShutOut([EVIL].into()));
-        assert!(blame.is_shut_out(EVIL));
+        assert_eq!(verdict, Verdict::Banned([EVIL].into()));
+        assert!(blame.is_banned(EVIL));
     }
 
     #[test]
-    fn of_a_mixed_piece_only_the_liar_is_shut_out_and_only_with_proof() {
+    fn of_a_mixed_piece_only_the_liar_is_banned_and_only_with_proof() {
         let mut blame = blame();
         assert_eq!(blame.wrong(0, &[GOOD, EVIL], &[[1; 20], [6; 20]]), Verdict::Nobody);
-        assert!(!blame.is_shut_out(EVIL) && blame.is_suspect(0));
-        assert_eq!(blame.right(0, &[[1; 20], [2; 20]]), Verdict::ShutOut([EVIL].into()));
-        assert!(!blame.is_shut_out(GOOD) && !blame.is_suspect(0));
+        assert!(!blame.is_banned(EVIL) && blame.is_suspect(0));
+        assert_eq!(blame.right(0, &[[1; 20], [2; 20]]), Verdict::Banned([EVIL].into()));
+        assert!(!blame.is_banned(GOOD) && !blame.is_suspect(0));
     }
 
     #[test]
-    fn the_server_is_never_shut_out_but_named_at_the_third_time() {
+    fn the_server_is_never_banned_but_named_at_the_third_time() {
         let mut blame = blame();
         assert_eq!(blame.wrong(0, &[SERVER], &[[1; 20]]), Verdict::Nobody);
         assert_eq!(blame.wrong(0, &[SERVER], &[[1; 20]]), Verdict::Nobody);
         assert_eq!(blame.wrong(0, &[SERVER], &[[1; 20]]), Verdict::Trusted);
-        assert!(!blame.is_shut_out(SERVER));
+        assert!(!blame.is_banned(SERVER));
     }
 
     #[test]

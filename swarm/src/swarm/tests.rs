@@ -173,7 +173,7 @@ fn a_node_completes_and_loses_interest() {
 }
 
 #[test]
-fn a_wrong_piece_of_one_alone_shuts_its_address_out() {
+fn a_wrong_piece_of_one_alone_bans_its_address() {
     let now = start();
     let mut swarm = node(now);
     let key = swarm.join(newcomer(1, true), now).expect("there is room");
@@ -182,11 +182,11 @@ fn a_wrong_piece_of_one_alone_shuts_its_address_out() {
     swarm.checked(&wrong, now);
     assert_eq!(swarm.next(key, now), Next::Closed);
     let again = Newcomer { id: id(7), ..newcomer(1, false) };
-    assert_eq!(swarm.join(again, now), Err(Refusal::ShutOut));
+    assert_eq!(swarm.join(again, now), Err(Refusal::Banned));
 }
 
 #[test]
-fn of_a_piece_of_two_only_who_gave_the_wrong_block_is_shut_out() {
+fn of_a_piece_of_two_only_who_gave_the_wrong_block_is_banned() {
     let now = start();
     let mut swarm = node(now);
     let liar = swarm.join(newcomer(1, true), now).expect("there is room");
@@ -209,7 +209,7 @@ fn of_a_piece_of_two_only_who_gave_the_wrong_block_is_shut_out() {
     assert_eq!(give(&mut swarm, honest, second), Some(Check { piece: 3 }));
     let wrong = Checked { piece: 3, is_right: false, blocks: vec![[6; 20], [2; 20]] };
     swarm.checked(&wrong, now);
-    assert!(swarm.is_suspect(3) && swarm.peer_count() == 2, "nobody is shut out on suspicion");
+    assert!(swarm.is_suspect(3) && swarm.peer_count() == 2, "nobody is banned on suspicion");
     // Now the piece comes from the honest one alone.
     assert_eq!(give(&mut swarm, honest, first), None);
     assert_eq!(give(&mut swarm, honest, second), Some(Check { piece: 3 }));
@@ -218,7 +218,7 @@ fn of_a_piece_of_two_only_who_gave_the_wrong_block_is_shut_out() {
     assert_eq!(swarm.next(liar, now), Next::Closed);
     assert_ne!(swarm.next(honest, now), Next::Closed);
     let again = Newcomer { id: id(7), ..newcomer(1, false) };
-    assert_eq!(swarm.join(again, now), Err(Refusal::ShutOut));
+    assert_eq!(swarm.join(again, now), Err(Refusal::Banned));
 }
 
 #[test]

@@ -168,7 +168,7 @@ impl Storage for Wrong {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_evil_peer_is_shut_out_and_the_download_completes() {
+async fn an_evil_peer_is_banned_and_the_download_completes() {
     let payload = Payload::new(16);
     let evil = Ipv4Addr::new(127, 0, 0, 66);
     let liar = Seed::start(SeedOptions { listen: (evil, 0).into() }).await.expect("a free port");
