@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::peer::{Peer, PeerKey};
-use super::smart_ban::Blame;
+use super::smart_ban::SmartBan;
 use crate::protocol::peer_id::PeerId;
 
 /// Most peers of one swarm: a full mesh of the largest room and some to spare.
@@ -58,7 +58,7 @@ enum Stays {
 pub(super) fn admit(
     newcomer: &Newcomer,
     own: PeerId,
-    blame: &Blame,
+    smart_ban: &SmartBan,
     peers: &BTreeMap<PeerKey, Peer>,
     most: usize,
 ) -> Result<Vec<PeerKey>, Refusal> {
@@ -66,7 +66,7 @@ pub(super) fn admit(
     if newcomer.id == own {
         return Err(Refusal::Myself);
     }
-    if blame.is_banned(ip) {
+    if smart_ban.is_banned(ip) {
         return Err(Refusal::Banned);
     }
     let mut replaced = Vec::new();

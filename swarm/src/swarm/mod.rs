@@ -25,7 +25,7 @@ use peer::{Next, Peer, PeerKey};
 pub use picker::Locality;
 use picker::{Givers, Picker, Received};
 pub use progress::Progress;
-use smart_ban::{Blame, Verdict};
+use smart_ban::{SmartBan, Verdict};
 use superseed::SuperSeed;
 
 use crate::protocol::bitfield::Bitfield;
@@ -53,7 +53,7 @@ pub struct Swarm {
     role: Role,
     peers: BTreeMap<PeerKey, Peer>,
     next_key: u64,
-    blame: Blame,
+    smart_ban: SmartBan,
     checking: BTreeMap<u32, Givers>,
     wakes: BTreeSet<PeerKey>,
     haves_to_nodes: HaveBatch,
@@ -128,7 +128,7 @@ impl Swarm {
             role,
             peers: BTreeMap::new(),
             next_key: 0,
-            blame: Blame::new(trusted),
+            smart_ban: SmartBan::new(trusted),
             checking: BTreeMap::new(),
             wakes: BTreeSet::new(),
             haves_to_nodes: HaveBatch::to_nodes(now),
@@ -201,7 +201,7 @@ impl Swarm {
     pub fn join(&mut self, newcomer: Newcomer, now: Instant) -> Result<PeerKey, Refusal> {
         let Newcomer { id, address, was_dialled, is_extended } = newcomer;
         let most = if self.is_seed() { MAX_PEERS_OF_SEED } else { MAX_PEERS };
-        for replaced in admit(&newcomer, self.id, &self.blame, &self.peers, most)? {
+        for replaced in admit(&newcomer, self.id, &self.smart_ban, &self.peers, most)? {
             self.leave(replaced, now);
         }
         let key = PeerKey(self.next_key);
@@ -341,7 +341,7 @@ impl Swarm {
     /// Whether a piece failed before with blocks of several peers, so that the digests of its blocks
     /// are wanted although it is right.
     pub fn is_suspect(&self, piece: u32) -> bool {
-        self.blame.is_suspect(piece)
+        self.smart_ban.is_suspect(piece)
     }
 
     /// A piece was hashed.
@@ -350,10 +350,10 @@ impl Swarm {
         let Role::Node(picker) = &mut self.role else { return };
         let verdict = if checked.is_right {
             picker.passed(checked.piece);
-            self.blame.right(checked.piece, &checked.blocks)
+            self.smart_ban.right(checked.piece, &checked.blocks)
         } else {
             picker.failed(checked.piece);
-            self.blame.wrong(checked.piece, &givers, &checked.blocks)
+            self.smart_ban.wrong(checked.piece, &givers, &checked.blocks)
         };
         match verdict {
             Verdict::Nobody => {}

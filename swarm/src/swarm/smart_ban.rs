@@ -1,4 +1,4 @@
-//! Core: who is to blame for a piece with a wrong hash.
+//! Core: who is banned for a piece with a wrong hash (the smart ban of libtorrent).
 //!
 //! A piece that came from one address alone convicts it. Of a piece with blocks of several, the
 //! digest of each block is kept until the piece is right, and then whoever gave another block is
@@ -22,7 +22,7 @@ type Attempt = Vec<(IpAddr, [u8; 20])>;
 
 /// What is known against whom.
 #[derive(Debug)]
-pub(super) struct Blame {
+pub(super) struct SmartBan {
     trusted: Option<IpAddr>,
     banned: BTreeSet<IpAddr>,
     suspects: BTreeMap<u32, Vec<Attempt>>,
@@ -41,7 +41,7 @@ pub(super) enum Verdict {
     Trusted,
 }
 
-impl Blame {
+impl SmartBan {
     pub(super) fn new(trusted: Option<IpAddr>) -> Self {
         Self {
             trusted,
@@ -112,42 +112,42 @@ mod tests {
     const GOOD: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
     const EVIL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 3));
 
-    fn blame() -> Blame {
-        Blame::new(Some(SERVER))
+    fn smart_ban() -> SmartBan {
+        SmartBan::new(Some(SERVER))
     }
 
     #[test]
     fn a_wrong_piece_from_one_alone_bans_it() {
-        let mut blame = blame();
-        let verdict = blame.wrong(0, &[EVIL, EVIL], &[[1; 20], [2; 20]]);
+        let mut smart_ban = smart_ban();
+        let verdict = smart_ban.wrong(0, &[EVIL, EVIL], &[[1; 20], [2; 20]]);
         assert_eq!(verdict, Verdict::Banned([EVIL].into()));
-        assert!(blame.is_banned(EVIL));
+        assert!(smart_ban.is_banned(EVIL));
     }
 
     #[test]
     fn of_a_mixed_piece_only_the_liar_is_banned_and_only_with_proof() {
-        let mut blame = blame();
-        assert_eq!(blame.wrong(0, &[GOOD, EVIL], &[[1; 20], [6; 20]]), Verdict::Nobody);
-        assert!(!blame.is_banned(EVIL) && blame.is_suspect(0));
-        assert_eq!(blame.right(0, &[[1; 20], [2; 20]]), Verdict::Banned([EVIL].into()));
-        assert!(!blame.is_banned(GOOD) && !blame.is_suspect(0));
+        let mut smart_ban = smart_ban();
+        assert_eq!(smart_ban.wrong(0, &[GOOD, EVIL], &[[1; 20], [6; 20]]), Verdict::Nobody);
+        assert!(!smart_ban.is_banned(EVIL) && smart_ban.is_suspect(0));
+        assert_eq!(smart_ban.right(0, &[[1; 20], [2; 20]]), Verdict::Banned([EVIL].into()));
+        assert!(!smart_ban.is_banned(GOOD) && !smart_ban.is_suspect(0));
     }
 
     #[test]
     fn the_server_is_never_banned_but_named_at_the_third_time() {
-        let mut blame = blame();
-        assert_eq!(blame.wrong(0, &[SERVER], &[[1; 20]]), Verdict::Nobody);
-        assert_eq!(blame.wrong(0, &[SERVER], &[[1; 20]]), Verdict::Nobody);
-        assert_eq!(blame.wrong(0, &[SERVER], &[[1; 20]]), Verdict::Trusted);
-        assert!(!blame.is_banned(SERVER));
+        let mut smart_ban = smart_ban();
+        assert_eq!(smart_ban.wrong(0, &[SERVER], &[[1; 20]]), Verdict::Nobody);
+        assert_eq!(smart_ban.wrong(0, &[SERVER], &[[1; 20]]), Verdict::Nobody);
+        assert_eq!(smart_ban.wrong(0, &[SERVER], &[[1; 20]]), Verdict::Trusted);
+        assert!(!smart_ban.is_banned(SERVER));
     }
 
     #[test]
     fn memory_of_suspects_is_bounded() {
-        let mut blame = blame();
+        let mut smart_ban = smart_ban();
         for piece in 0..1000 {
-            blame.wrong(piece, &[GOOD, EVIL], &[[1; 20], [6; 20]]);
+            smart_ban.wrong(piece, &[GOOD, EVIL], &[[1; 20], [6; 20]]);
         }
-        assert_eq!(blame.suspects.len(), MAX_SUSPECTS);
+        assert_eq!(smart_ban.suspects.len(), MAX_SUSPECTS);
     }
 }
