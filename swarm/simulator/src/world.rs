@@ -9,7 +9,7 @@ use bt_swarm::protocol::layout::{Block, Range};
 use bt_swarm::protocol::wire::{Incoming, Outgoing};
 use bt_swarm::swarm::dial::Ending;
 use bt_swarm::swarm::peer::{Next, PeerKey};
-use bt_swarm::swarm::{Checked, Locality, Newcomer, Refusal, Swarm};
+use bt_swarm::swarm::{Candidate, Checked, Locality, Refusal, Swarm};
 
 use crate::events::{Event, Events, nanos};
 use crate::links::{self, Link};
@@ -339,9 +339,9 @@ impl<'a> World<'a> {
         let both_honest = is_honest(host) && is_honest(other);
         let machine = &self.machines[index(other)];
         let id = machine.swarm.as_ref().expect("both are there").id();
-        let newcomer = Newcomer { id, address: machine.address, was_dialled, is_extended: true };
+        let candidate = Candidate { id, address: machine.address, was_dialled, is_extended: true };
         let swarm = self.host(host).swarm.as_mut().expect("both are there");
-        let joined = swarm.join(newcomer, now);
+        let joined = swarm.join(candidate, now);
         if both_honest && joined == Err(Refusal::Banned) {
             self.outcome.wrongly_banned += 1;
         }

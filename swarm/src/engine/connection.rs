@@ -21,7 +21,7 @@ use crate::protocol::layout::Range;
 use crate::protocol::peer_id::PeerId;
 use crate::protocol::wire::{self, Violation};
 use crate::swarm::peer::{Next, PeerKey};
-use crate::swarm::{Newcomer, Refusal};
+use crate::swarm::{Candidate, Refusal};
 
 const HANDSHAKE: usize = 68;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -136,20 +136,20 @@ async fn run(
     theirs: &Handshake,
     connected: impl FnOnce(),
 ) -> Ended {
-    let newcomer = Newcomer {
+    let candidate = Candidate {
         id: PeerId(theirs.peer_id.0),
         address,
         was_dialled,
         is_extended: theirs.supports_extended(),
     };
-    let (key, waker) = match member.join(newcomer) {
+    let (key, waker) = match member.join(candidate) {
         Ok(joined) => joined,
         Err(refusal) => return Ended::Refused(refusal),
     };
     // Leaves also when this future is dropped in the middle.
     let _membership = Membership { member, key };
     connected();
-    debug!(peer = %address, id = ?newcomer.id, was_dialled, "peer joined");
+    debug!(peer = %address, id = ?candidate.id, was_dialled, "peer joined");
     let (reader, writer) = stream.into_split();
     let ended = tokio::select! {
         ended = read(member, key, reader) => ended,

@@ -18,7 +18,7 @@ use crate::protocol::layout::{BLOCK, Block, Range};
 use crate::protocol::wire::{Incoming, Violation};
 use crate::storage::Storage;
 use crate::swarm::peer::{Next, PeerKey};
-use crate::swarm::{Check, Checked, Newcomer, Refusal, Swarm};
+use crate::swarm::{Candidate, Check, Checked, Refusal, Swarm};
 use crate::torrent::Metainfo;
 
 /// Pieces that are hashed at once; each takes a thread and a small buffer.
@@ -77,9 +77,9 @@ impl Member {
         result
     }
 
-    pub(crate) fn join(&self, newcomer: Newcomer) -> Result<(PeerKey, Arc<Notify>), Refusal> {
+    pub(crate) fn join(&self, candidate: Candidate) -> Result<(PeerKey, Arc<Notify>), Refusal> {
         let waker = Arc::new(Notify::new());
-        let key = self.with(|swarm, now| swarm.join(newcomer, now))?;
+        let key = self.with(|swarm, now| swarm.join(candidate, now))?;
         self.state.lock().wakers.insert(key, Arc::clone(&waker));
         // What was queued before the waker was known must not wait.
         waker.notify_one();

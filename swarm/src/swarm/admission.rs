@@ -16,9 +16,9 @@ pub const MAX_PEERS_OF_SEED: usize = 1024;
 /// Most peers of one swarm from one address, so that no machine takes all the room.
 pub const MAX_PEERS_PER_ADDRESS: usize = 32;
 
-/// A peer at the door, after both handshakes.
+/// A peer that asks to join, after both handshakes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Newcomer {
+pub struct Candidate {
     /// As it calls itself.
     pub id: PeerId,
     /// Where the connection comes from or leads to.
@@ -48,33 +48,33 @@ pub enum Refusal {
 
 /// Of two connections to one peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stays {
+enum Keep {
     Old,
     New,
     Both,
 }
 
-/// Checks a newcomer. Returns the older connections that it replaces and that are to be let go of.
+/// Checks a candidate. Returns the older connections that it replaces and that are to be let go of.
 pub(super) fn admit(
-    newcomer: &Newcomer,
+    candidate: &Candidate,
     own: PeerId,
     smart_ban: &SmartBan,
     peers: &BTreeMap<PeerKey, Peer>,
     most: usize,
 ) -> Result<Vec<PeerKey>, Refusal> {
-    let ip = newcomer.address.ip();
-    if newcomer.id == own {
+    let ip = candidate.address.ip();
+    if candidate.id == own {
         return Err(Refusal::Myself);
     }
     if smart_ban.is_banned(ip) {
         return Err(Refusal::Banned);
     }
     let mut replaced = Vec::new();
-    for (key, old) in peers.iter().filter(|(_, peer)| peer.id == newcomer.id) {
-        match of_two(own, old, newcomer) {
-            Stays::Old => return Err(Refusal::Duplicate),
-            Stays::New => replaced.push(*key),
-            Stays::Both => {}
+    for (key, old) in peers.iter().filter(|(_, peer)| peer.id == candidate.id) {
+        match of_two(own, old, candidate) {
+            Keep::Old => return Err(Refusal::Duplicate),
+            Keep::New => replaced.push(*key),
+            Keep::Both => {}
         }
     }
     let staying = || peers.iter().filter(|(key, _)| !replaced.contains(key));
@@ -92,16 +92,16 @@ pub(super) fn admit(
 /// a rule of its own, mostly that the one whose handshake it saw first stays. Where the
 /// handshakes cross, any choice of ours could close the one that it keeps; so it is left the choice.
 /// Another address cannot push a peer out by using its id.
-fn of_two(own: PeerId, old: &Peer, newcomer: &Newcomer) -> Stays {
-    if old.address.ip() != newcomer.address.ip() {
-        Stays::Old
-    } else if old.was_dialled == newcomer.was_dialled {
-        Stays::New
-    } else if !newcomer.id.is_ours() {
-        Stays::Both
-    } else if newcomer.was_dialled == (own < newcomer.id) {
-        Stays::New
+fn of_two(own: PeerId, old: &Peer, candidate: &Candidate) -> Keep {
+    if old.address.ip() != candidate.address.ip() {
+        Keep::Old
+    } else if old.was_dialled == candidate.was_dialled {
+        Keep::New
+    } else if !candidate.id.is_ours() {
+        Keep::Both
+    } else if candidate.was_dialled == (own < candidate.id) {
+        Keep::New
     } else {
-        Stays::Old
+        Keep::Old
     }
 }

@@ -18,7 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use admission::admit;
-pub use admission::{MAX_PEERS, MAX_PEERS_OF_SEED, MAX_PEERS_PER_ADDRESS, Newcomer, Refusal};
+pub use admission::{Candidate, MAX_PEERS, MAX_PEERS_OF_SEED, MAX_PEERS_PER_ADDRESS, Refusal};
 use have_batch::{HAVE_EVERY, HaveBatch, Urgency};
 use meter::Meter;
 use peer::{Next, Peer, PeerKey};
@@ -198,10 +198,10 @@ impl Swarm {
     ///
     /// # Errors
     /// [`Refusal`] if it may not join; the connection is then to be closed.
-    pub fn join(&mut self, newcomer: Newcomer, now: Instant) -> Result<PeerKey, Refusal> {
-        let Newcomer { id, address, was_dialled, is_extended } = newcomer;
+    pub fn join(&mut self, candidate: Candidate, now: Instant) -> Result<PeerKey, Refusal> {
+        let Candidate { id, address, was_dialled, is_extended } = candidate;
         let most = if self.is_seed() { MAX_PEERS_OF_SEED } else { MAX_PEERS };
-        for replaced in admit(&newcomer, self.id, &self.smart_ban, &self.peers, most)? {
+        for replaced in admit(&candidate, self.id, &self.smart_ban, &self.peers, most)? {
             self.leave(replaced, now);
         }
         let key = PeerKey(self.next_key);
