@@ -20,10 +20,10 @@ impl Tracker {
     }
 
     /// Of the first `before` hosts so many at random.
-    pub(crate) fn some_of(&self, before: usize, most: usize, chance: &mut u64) -> Vec<u32> {
+    pub(crate) fn some_of(&self, before: usize, most: usize, rng_state: &mut u64) -> Vec<u32> {
         let mut named: Vec<u32> = self.hosts[..before].to_vec();
         for at in (most..named.len()).rev() {
-            let chosen = random(chance) as usize % (at + 1);
+            let chosen = random(rng_state) as usize % (at + 1);
             named.swap(chosen, at);
         }
         named.truncate(most);

@@ -47,7 +47,7 @@ struct World<'a> {
     /// Down links of the hosts, then of each network: to the router, from the router.
     links: Vec<Link>,
     tracker: Tracker,
-    chance: u64,
+    rng_state: u64,
     unfinished: usize,
     outcome: Outcome,
 }
@@ -84,7 +84,7 @@ impl<'a> World<'a> {
             free: Vec::new(),
             links: links::of(scenario),
             tracker: Tracker::default(),
-            chance: scenario.chance,
+            rng_state: scenario.chance,
             unfinished: 0,
             outcome: Outcome::default(),
         };
@@ -142,7 +142,7 @@ impl<'a> World<'a> {
     fn switch_on(&mut self, host: u32) {
         let now = self.time();
         let mut bytes = [0; 12];
-        bytes[..8].copy_from_slice(&random(&mut self.chance).to_be_bytes());
+        bytes[..8].copy_from_slice(&random(&mut self.rng_state).to_be_bytes());
         bytes[8..].copy_from_slice(&host.to_be_bytes());
         let (id, layout) = (PeerId::ours(bytes), self.scenario.layout);
         let swarm = match self.host(host).plan.role {
@@ -154,7 +154,7 @@ impl<'a> World<'a> {
                 let is_campus = self.scenario.prefers_own_network;
                 let network = is_campus.then_some((own, NETWORK_PREFIX));
                 let locality = Locality { server, network };
-                Swarm::node(layout, id, 1000, locality, random(&mut self.chance), now)
+                Swarm::node(layout, id, 1000, locality, random(&mut self.rng_state), now)
             }
         };
         let machine = self.host(host);
@@ -195,7 +195,7 @@ impl<'a> World<'a> {
         if is_done && self.host(host).plan.role == Role::Node {
             return;
         }
-        let named = self.tracker.some_of(before, self.scenario.named, &mut self.chance);
+        let named = self.tracker.some_of(before, self.scenario.named, &mut self.rng_state);
         let seeds: Vec<u32> = self
             .tracker
             .all()
@@ -351,7 +351,7 @@ impl<'a> World<'a> {
     fn connect(&mut self, from: u32, ours: PeerKey, to: u32, theirs: PeerKey) {
         for (host, key, was_dialled) in [(from, ours, true), (to, theirs, false)] {
             let number = u32::try_from(self.streams.len()).expect("far fewer than 2^32");
-            let spread = random(&mut self.chance) as f64 / u64::MAX as f64 * 2.0 - 1.0;
+            let spread = random(&mut self.rng_state) as f64 / u64::MAX as f64 * 2.0 - 1.0;
             let weight = 1.0 + self.scenario.unevenness * spread;
             self.streams.push(Stream::new(host, key, was_dialled, weight));
             let machine = self.host(host);
@@ -450,7 +450,7 @@ impl<'a> World<'a> {
             let wrong = match role {
                 Role::Evil(Harm::Stall) => continue,
                 Role::Evil(Harm::Corrupt(every)) => {
-                    random(&mut self.chance).is_multiple_of(u64::from(every.max(1)))
+                    random(&mut self.rng_state).is_multiple_of(u64::from(every.max(1)))
                 }
                 Role::Seed | Role::Node => false,
             };

@@ -100,16 +100,16 @@ impl Swarm {
         Self::new(layout, id, metadata_size, role, None, now)
     }
 
-    /// A member that starts with nothing. `locality` is where it is, and `chance` any number.
+    /// A member that starts with nothing. `locality` is where it is, and `rng_state` any number.
     pub fn node(
         layout: Layout,
         id: PeerId,
         metadata_size: usize,
         locality: Locality,
-        chance: u64,
+        rng_state: u64,
         now: Instant,
     ) -> Self {
-        let role = Role::Node(Box::new(Picker::new(layout, id.salt(), locality, chance, now)));
+        let role = Role::Node(Box::new(Picker::new(layout, id.salt(), locality, rng_state, now)));
         Self::new(layout, id, metadata_size, role, locality.server, now)
     }
 

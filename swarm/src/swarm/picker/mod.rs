@@ -5,7 +5,7 @@
 //! asked of a second and third peer and cancelled when one comes. A piece that failed its hash is
 //! fetched again from one peer alone, so that its next failure names the culprit.
 //!
-//! Time and chance come from outside: the seed of the small generator is an argument.
+//! Time and randomness come from outside: the seed of the small generator is an argument.
 
 #[cfg(test)]
 mod invariants;
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 pub use locality::Locality;
 use partial_piece::PartialPiece;
 use remote_peer::{RemotePeer, remove};
-use share::{is_anothers, mix, next_chance};
+use share::{is_anothers, mix, next_random};
 
 use crate::protocol::bitfield::Bitfield;
 use crate::protocol::layout::{Block, Layout};
@@ -74,7 +74,7 @@ pub struct Picker {
     near: Vec<u16>,
     own_salt: u64,
     locality: Locality,
-    chance: u64,
+    rng_state: u64,
     last_new: Instant,
 }
 
@@ -96,8 +96,14 @@ pub enum Received {
 pub type Givers = Vec<IpAddr>;
 
 impl Picker {
-    /// A download that starts with nothing. `salt` differs from node to node; `chance` is any number.
-    pub fn new(layout: Layout, salt: u64, locality: Locality, chance: u64, now: Instant) -> Self {
+    /// A download that starts with nothing. `salt` differs from node to node; `rng_state` is any number.
+    pub fn new(
+        layout: Layout,
+        salt: u64,
+        locality: Locality,
+        rng_state: u64,
+        now: Instant,
+    ) -> Self {
         let pieces = layout.pieces();
         Self {
             layout,
@@ -111,7 +117,7 @@ impl Picker {
             near: vec![0; pieces as usize],
             own_salt: salt,
             locality,
-            chance,
+            rng_state,
             last_new: now,
         }
     }
@@ -435,7 +441,7 @@ impl Picker {
         if peer.fresh == 0 {
             return None;
         }
-        let start = next_chance(&mut self.chance);
+        let start = next_random(&mut self.rng_state);
         let is_rival = |peer: &&RemotePeer| peer.is_near && !peer.holds.is_full();
         let rivals: Vec<u64> = self.peers.values().filter(is_rival).map(|peer| peer.salt).collect();
         let peer = self.peers.get(&key)?;
@@ -470,13 +476,13 @@ impl Picker {
         open.min().map(|(_, _, piece)| piece)
     }
 
-    /// The rarest piece that is not started; chance decides between equals.
+    /// The rarest piece that is not started; the generator decides between equals.
     fn rarest_new(&mut self, key: PeerKey) -> Option<u32> {
         let peer = self.peers.get(&key)?;
         if peer.fresh == 0 {
             return None;
         }
-        let start = next_chance(&mut self.chance);
+        let start = next_random(&mut self.rng_state);
         let fresh = peer.holds.common(&self.fresh).filter(|piece| self.may_start(key, *piece));
         fresh.min_by_key(|piece| {
             (self.availability[*piece as usize], mix(start ^ u64::from(*piece)))
@@ -491,7 +497,7 @@ impl Picker {
         if peer.fresh == 0 {
             return None;
         }
-        let start = next_chance(&mut self.chance);
+        let start = next_random(&mut self.rng_state);
         let unfinished = self.peers.values().filter(|peer| !peer.holds.is_full());
         let rivals: Vec<u64> = unfinished.map(|peer| peer.salt).collect();
         let peer = self.peers.get(&key)?;
@@ -511,7 +517,7 @@ impl Picker {
         if !self.all_is_asked() || !is_reliable || peer.asked.len() >= END_GAME_WINDOW {
             return None;
         }
-        let start = next_chance(&mut self.chance);
+        let start = next_random(&mut self.rng_state);
         let partial_pieces = self.partial_pieces.iter().filter(|(piece, partial)| {
             peer.holds.contains(**piece) && partial.may_be_asked_of_many()
         });

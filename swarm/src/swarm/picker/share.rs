@@ -16,7 +16,7 @@ pub(super) fn mix(number: u64) -> u64 {
 }
 
 /// The next number, and the state after it.
-pub(super) fn next_chance(state: &mut u64) -> u64 {
+pub(super) fn next_random(state: &mut u64) -> u64 {
     *state = state.wrapping_add(1);
     mix(*state)
 }

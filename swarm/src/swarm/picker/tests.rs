@@ -313,7 +313,7 @@ proptest! {
         seed: u64,
     ) {
         let (mut picker, now) = picker(6, &[(A, &[0, 1, 2, 3, 4, 5])]);
-        picker.chance = seed;
+        picker.rng_state = seed;
         for (key, pieces) in (2..).zip(&holdings) {
             picker.join(PeerKey(key), Ipv4Addr::LOCALHOST.into(), key, now);
             picker.choked(PeerKey(key), false);
