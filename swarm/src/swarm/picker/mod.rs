@@ -215,7 +215,7 @@ impl Picker {
             return Received::Unasked;
         }
         peer.last_progress = now;
-        peer.is_stalled = false;
+        peer.is_snubbed = false;
         peer.has_given = true;
         peer.window.came(peer.asked.len(), now);
         peer.meter.add(u64::from(self.layout.range(block).length), now);
@@ -303,7 +303,7 @@ impl Picker {
                     && self.availability[piece as usize] > 1
             });
             if is_silent || is_dribbling || is_late {
-                peer.is_stalled |= is_silent;
+                peer.is_snubbed |= is_silent;
                 peer.last_progress = now;
                 peer.window.is_too_slow();
                 overdue.push((key, peer.asked.iter().copied().collect()));
@@ -513,7 +513,7 @@ impl Picker {
     /// Every missing block is asked for already: ask again for what was asked least often.
     fn end_game(&mut self, key: PeerKey) -> Option<Block> {
         let peer = self.peers.get(&key)?;
-        let is_reliable = peer.has_given && !peer.is_stalled;
+        let is_reliable = peer.has_given && !peer.is_snubbed;
         if !self.all_is_asked() || !is_reliable || peer.asked.len() >= END_GAME_WINDOW {
             return None;
         }

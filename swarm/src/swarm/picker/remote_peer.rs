@@ -26,7 +26,7 @@ pub(super) struct RemotePeer {
     pub(super) current: Option<u32>,
     pub(super) meter: Meter,
     pub(super) last_progress: Instant,
-    pub(super) is_stalled: bool,
+    pub(super) is_snubbed: bool,
     pub(super) window: RequestWindow,
     /// Whether it ever gave a block: who did not is asked for nothing twice.
     pub(super) has_given: bool,
@@ -47,7 +47,7 @@ impl RemotePeer {
             current: None,
             meter: Meter::new(now),
             last_progress: now,
-            is_stalled: false,
+            is_snubbed: false,
             window: RequestWindow::new(now),
             has_given: false,
         }
@@ -55,7 +55,7 @@ impl RemotePeer {
 
     /// How many requests to keep open towards it.
     pub(super) fn window_size(&mut self, now: Instant) -> usize {
-        if self.is_stalled {
+        if self.is_snubbed {
             return 1;
         }
         self.window.size(self.meter.rate(now) / f64::from(BLOCK))

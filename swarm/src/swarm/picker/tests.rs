@@ -126,7 +126,7 @@ fn the_last_blocks_are_asked_of_two_and_cancelled_with_the_slower() {
 }
 
 #[test]
-fn a_stalling_peer_loses_its_requests_to_another() {
+fn a_snubbed_peer_loses_its_requests_to_another() {
     let (mut picker, now) = picker(1, &[(A, &[0])]);
     let asked = picker.fill(A, now);
     assert!(picker.expire(now + FIRST_TIMEOUT / 2).is_empty());
