@@ -39,8 +39,8 @@ const FIRST_TIMEOUT: Duration = Duration::from_secs(2);
 const ASKED_AT_ONCE: usize = 4;
 
 /// A peer that needs [`REQUEST_TIMEOUT`] for one window and gives less than this part of what the others
-/// give on average dribbles. Where all are slow it is the own link, and nobody is to blame.
-const DRIBBLE: f64 = 0.25;
+/// give on average is a slow peer. Where all are slow it is the own link, and nobody is to blame.
+const SLOW_PEER: f64 = 0.25;
 
 /// Without any new block for this long a node no longer leaves far peers to its neighbours.
 const STARVED: Duration = Duration::from_secs(1);
@@ -295,14 +295,14 @@ impl Picker {
             let patience = if peer.has_given { REQUEST_TIMEOUT } else { FIRST_TIMEOUT };
             let is_silent = now.saturating_duration_since(peer.last_progress) >= patience;
             let rate = peer.meter.rate(now);
-            let is_behind = rate * (count - 1.0) < DRIBBLE * (sum - rate);
-            let is_dribbling = is_behind && peer.window.age(now) >= REQUEST_TIMEOUT;
+            let is_behind = rate * (count - 1.0) < SLOW_PEER * (sum - rate);
+            let is_slow = is_behind && peer.window.age(now) >= REQUEST_TIMEOUT;
             let mut pieces = peer.asked.iter().map(|block| block.piece);
             let is_late = pieces.any(|piece| {
                 self.partial_pieces.get(&piece).is_some_and(|partial| partial.is_late(key, now))
                     && self.availability[piece as usize] > 1
             });
-            if is_silent || is_dribbling || is_late {
+            if is_silent || is_slow || is_late {
                 peer.is_snubbed |= is_silent;
                 peer.last_progress = now;
                 peer.window.is_too_slow();

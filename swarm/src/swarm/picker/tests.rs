@@ -91,7 +91,7 @@ fn a_distrusted_piece_goes_to_another_peer_when_one_is_silent_with_it() {
 }
 
 #[test]
-fn a_distrusted_piece_is_taken_from_a_peer_that_dribbles_alone() {
+fn a_distrusted_piece_is_taken_from_a_slow_peer() {
     let (mut picker, now) = picker(1, &[(A, &[0]), (B, &[0])]);
     let blocks = picker.fill(A, now);
     give(&mut picker, A, &blocks, now);
@@ -198,7 +198,7 @@ fn a_peer_that_answers_in_pulses_is_asked_for_more_with_each() {
 }
 
 #[test]
-fn a_peer_that_dribbles_keeps_one_request_if_others_are_faster() {
+fn a_slow_peer_keeps_one_request_if_others_are_faster() {
     let all: Vec<u32> = (0..1024).collect();
     let run = |others_give: bool| {
         let (mut picker, mut now) = picker(1024, &[(A, &all), (B, &all)]);
