@@ -593,7 +593,7 @@ impl<'a> World<'a> {
 
     fn take(&mut self, host: u32, key: PeerKey, range: Range, wrong: bool, stream: u32) -> bool {
         let now = self.time();
-        let giver = self.streams[index(stream)].from.to_be_bytes()[3];
+        let contributor = self.streams[index(stream)].from.to_be_bytes()[3];
         let layout = self.scenario.layout;
         let block = layout.block_at(range.piece, range.begin, range.length as usize);
         let block = block.expect("only whole blocks are asked for");
@@ -604,7 +604,7 @@ impl<'a> World<'a> {
         let Ok(new) = swarm.receive(key, &Incoming::Data(block, &[]), now) else { return false };
         let Some(block) = new else { return true };
         if wrong {
-            machine.wrong.insert(block, giver);
+            machine.wrong.insert(block, contributor);
         }
         if let Some(check) = swarm.stored(block) {
             let bytes = f64::from(layout.length_of(check.piece));
@@ -621,7 +621,10 @@ impl<'a> World<'a> {
         let Some(swarm) = &mut machine.swarm else { return };
         let digests: Vec<[u8; 20]> = (0..blocks)
             .map(|index| {
-                [machine.wrong.remove(&Block { piece, index }).map_or(0, |giver| giver | 128); 20]
+                [machine
+                    .wrong
+                    .remove(&Block { piece, index })
+                    .map_or(0, |contributor| contributor | 128); 20]
             })
             .collect();
         let is_right = digests.iter().all(|digest| digest[0] == 0);

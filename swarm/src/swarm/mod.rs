@@ -23,7 +23,7 @@ use have_batch::{HAVE_EVERY, HaveBatch, Urgency};
 use meter::Meter;
 use peer::{Next, Peer, PeerKey};
 pub use picker::Locality;
-use picker::{Givers, Picker, Received};
+use picker::{Contributors, Picker, Received};
 pub use progress::Progress;
 use smart_ban::{SmartBan, Verdict};
 use superseed::SuperSeed;
@@ -54,7 +54,7 @@ pub struct Swarm {
     peers: BTreeMap<PeerKey, Peer>,
     next_key: u64,
     smart_ban: SmartBan,
-    checking: BTreeMap<u32, Givers>,
+    checking: BTreeMap<u32, Contributors>,
     wakes: BTreeSet<PeerKey>,
     haves_to_nodes: HaveBatch,
     haves_to_seeds: HaveBatch,
@@ -333,8 +333,8 @@ impl Swarm {
     /// A block is in the storage. A piece that is returned must be hashed.
     pub fn stored(&mut self, block: Block) -> Option<Check> {
         let Role::Node(picker) = &mut self.role else { return None };
-        let givers = picker.stored(block)?;
-        self.checking.insert(block.piece, givers);
+        let contributors = picker.stored(block)?;
+        self.checking.insert(block.piece, contributors);
         Some(Check { piece: block.piece })
     }
 
@@ -346,14 +346,14 @@ impl Swarm {
 
     /// A piece was hashed.
     pub fn checked(&mut self, checked: &Checked, now: Instant) {
-        let Some(givers) = self.checking.remove(&checked.piece) else { return };
+        let Some(contributors) = self.checking.remove(&checked.piece) else { return };
         let Role::Node(picker) = &mut self.role else { return };
         let verdict = if checked.is_right {
             picker.passed(checked.piece);
             self.smart_ban.right(checked.piece, &checked.blocks)
         } else {
             picker.failed(checked.piece);
-            self.smart_ban.wrong(checked.piece, &givers, &checked.blocks)
+            self.smart_ban.wrong(checked.piece, &contributors, &checked.blocks)
         };
         match verdict {
             Verdict::Nobody => {}

@@ -60,8 +60,13 @@ impl SmartBan {
     }
 
     /// A piece has a wrong hash.
-    pub(super) fn wrong(&mut self, piece: u32, givers: &[IpAddr], blocks: &[[u8; 20]]) -> Verdict {
-        let distinct: BTreeSet<IpAddr> = givers.iter().copied().collect();
+    pub(super) fn wrong(
+        &mut self,
+        piece: u32,
+        contributors: &[IpAddr],
+        blocks: &[[u8; 20]],
+    ) -> Verdict {
+        let distinct: BTreeSet<IpAddr> = contributors.iter().copied().collect();
         match (distinct.len(), distinct.first()) {
             (1, Some(ip)) if Some(*ip) == self.trusted => {
                 let failures = self.trusted_failures.entry(piece).or_default();
@@ -73,10 +78,10 @@ impl SmartBan {
             _ => {}
         }
         let has_room = self.suspects.len() < MAX_SUSPECTS || self.is_suspect(piece);
-        if has_room && givers.len() == blocks.len() {
+        if has_room && contributors.len() == blocks.len() {
             let attempts = self.suspects.entry(piece).or_default();
             if attempts.len() < MAX_ATTEMPTS {
-                attempts.push(givers.iter().copied().zip(blocks.iter().copied()).collect());
+                attempts.push(contributors.iter().copied().zip(blocks.iter().copied()).collect());
             }
         }
         Verdict::Nobody

@@ -93,7 +93,7 @@ pub enum Received {
 }
 
 /// Who gave the blocks of a complete piece, in order.
-pub type Givers = Vec<IpAddr>;
+pub type Contributors = Vec<IpAddr>;
 
 impl Picker {
     /// A download that starts with nothing. `salt` differs from node to node; `rng_state` is any number.
@@ -239,9 +239,9 @@ impl Picker {
 
     /// A new block is in the storage. Returns who gave the piece if this was its last one; the
     /// piece must then be checked and [`Picker::passed`] or [`Picker::failed`] called.
-    pub fn stored(&mut self, block: Block) -> Option<Givers> {
+    pub fn stored(&mut self, block: Block) -> Option<Contributors> {
         let partial = self.partial_pieces.get_mut(&block.piece)?;
-        partial.store(block.index).then(|| partial.givers())
+        partial.store(block.index).then(|| partial.contributors())
     }
 
     /// A complete piece has the right hash.

@@ -173,7 +173,7 @@ impl PartialPiece {
     }
 
     /// Who gave each block.
-    pub(super) fn givers(&self) -> Vec<IpAddr> {
+    pub(super) fn contributors(&self) -> Vec<IpAddr> {
         let got = self.blocks.iter().filter_map(|state| match state {
             State::Got(ip) | State::Stored(ip) => Some(*ip),
             State::Free | State::Asked(_) => None,
