@@ -78,8 +78,8 @@ impl Picker {
             };
             partial.check_invariants(askers);
         }
-        for (piece, failed) in &self.distrusted {
-            assert!(!self.have.contains(*piece), "piece {piece} is right and distrusted");
+        for (piece, failed) in &self.on_parole {
+            assert!(!self.have.contains(*piece), "piece {piece} is right and on parole");
             assert!(
                 failed.iter().all(|key| self.peers.contains_key(key)),
                 "who left is remembered"

@@ -68,7 +68,7 @@ pub struct Picker {
     open: BTreeSet<u32>,
     /// Pieces that failed their hash and must come from one peer alone, with the peers that were to give it
     /// and did not.
-    distrusted: BTreeMap<u32, BTreeSet<PeerKey>>,
+    on_parole: BTreeMap<u32, BTreeSet<PeerKey>>,
     peers: BTreeMap<PeerKey, RemotePeer>,
     /// How many of the near peers hold each piece.
     near: Vec<u16>,
@@ -112,7 +112,7 @@ impl Picker {
             partial_pieces: BTreeMap::new(),
             fresh: Bitfield::full(pieces),
             open: BTreeSet::new(),
-            distrusted: BTreeMap::new(),
+            on_parole: BTreeMap::new(),
             peers: BTreeMap::new(),
             near: vec![0; pieces as usize],
             own_salt: salt,
@@ -136,7 +136,7 @@ impl Picker {
     /// A peer went; what was asked of it is free again.
     pub fn leave(&mut self, key: PeerKey) {
         self.release(key);
-        self.distrusted.values_mut().for_each(|failed| {
+        self.on_parole.values_mut().for_each(|failed| {
             failed.remove(&key);
         });
         let Some(peer) = self.peers.remove(&key) else { return };
@@ -246,7 +246,7 @@ impl Picker {
 
     /// A complete piece has the right hash.
     pub fn passed(&mut self, piece: u32) {
-        self.distrusted.remove(&piece);
+        self.on_parole.remove(&piece);
         self.have.insert(piece);
         self.partial_pieces.remove(&piece);
         self.settle(piece);
@@ -254,7 +254,7 @@ impl Picker {
 
     /// A complete piece has a wrong hash: it is fetched again, from one peer alone.
     pub fn failed(&mut self, piece: u32) {
-        self.distrusted.entry(piece).or_default();
+        self.on_parole.entry(piece).or_default();
         self.partial_pieces.remove(&piece);
         self.settle(piece);
     }
@@ -321,7 +321,7 @@ impl Picker {
     /// Remembers that a peer did not give a piece that was to come from it alone. Once nobody is left to try, all
     /// may try again.
     fn let_down(&mut self, key: PeerKey, piece: u32) {
-        let Some(failed) = self.distrusted.get_mut(&piece) else { return };
+        let Some(failed) = self.on_parole.get_mut(&piece) else { return };
         failed.insert(key);
         let mut holders = self.peers.iter().filter(|(_, peer)| peer.holds.contains(piece));
         if holders.all(|(holder, _)| failed.contains(holder)) {
@@ -331,7 +331,7 @@ impl Picker {
 
     /// Whether a piece may be started with this peer.
     fn may_start(&self, key: PeerKey, piece: u32) -> bool {
-        self.distrusted.get(&piece).is_none_or(|failed| !failed.contains(&key))
+        self.on_parole.get(&piece).is_none_or(|failed| !failed.contains(&key))
     }
 
     /// Whether nothing new has come for long, so that far peers are asked too.
@@ -344,11 +344,11 @@ impl Picker {
     }
 
     fn ask(&mut self, key: PeerKey, block: Block, now: Instant) {
-        let distrusted = self.distrusted.contains_key(&block.piece);
+        let is_on_parole = self.on_parole.contains_key(&block.piece);
         let blocks = self.layout.blocks_of(block.piece);
         let partial =
             self.partial_pieces.entry(block.piece).or_insert_with(|| PartialPiece::new(blocks));
-        partial.ask(block.index, distrusted.then_some((key, now)));
+        partial.ask(block.index, is_on_parole.then_some((key, now)));
         self.settle(block.piece);
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.asked.push_back(block);

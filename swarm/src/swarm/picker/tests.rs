@@ -73,7 +73,7 @@ fn of_a_full_peer_only_what_nobody_else_holds() {
 }
 
 #[test]
-fn a_distrusted_piece_goes_to_another_peer_when_one_is_silent_with_it() {
+fn a_piece_on_parole_goes_to_another_peer_when_one_is_silent_with_it() {
     let (mut picker, now) = picker(1, &[(A, &[0]), (B, &[0])]);
     let blocks = picker.fill(A, now);
     assert_eq!(give(&mut picker, A, &blocks, now), [0]);
@@ -91,7 +91,7 @@ fn a_distrusted_piece_goes_to_another_peer_when_one_is_silent_with_it() {
 }
 
 #[test]
-fn a_distrusted_piece_is_taken_from_a_slow_peer() {
+fn a_piece_on_parole_is_taken_from_a_slow_peer() {
     let (mut picker, now) = picker(1, &[(A, &[0]), (B, &[0])]);
     let blocks = picker.fill(A, now);
     give(&mut picker, A, &blocks, now);
