@@ -226,7 +226,7 @@ impl Picker {
         let Some(asked) = partial.take(block.index, key, ip, was_open) else {
             return Received::Duplicate;
         };
-        self.settle(block.piece);
+        self.update_indices(block.piece);
         self.last_new = now;
         if asked == u8::from(was_open) {
             return Received::New { cancel: Vec::new() };
@@ -249,18 +249,18 @@ impl Picker {
         self.on_parole.remove(&piece);
         self.have.insert(piece);
         self.partial_pieces.remove(&piece);
-        self.settle(piece);
+        self.update_indices(piece);
     }
 
     /// A complete piece has a wrong hash: it is fetched again, from one peer alone.
     pub fn failed(&mut self, piece: u32) {
         self.on_parole.entry(piece).or_default();
         self.partial_pieces.remove(&piece);
-        self.settle(piece);
+        self.update_indices(piece);
     }
 
     /// Brings the indices up to date after something happened to a piece.
-    fn settle(&mut self, piece: u32) {
+    fn update_indices(&mut self, piece: u32) {
         let partial = self.partial_pieces.get(&piece);
         if partial.is_some_and(|partial| partial.free() > 0) {
             self.open.insert(piece);
@@ -311,7 +311,7 @@ impl Picker {
         }
         for (key, blocks) in &overdue {
             for block in blocks {
-                self.let_down(*key, block.piece);
+                self.note_failure(*key, block.piece);
             }
             self.release(*key);
         }
@@ -320,7 +320,7 @@ impl Picker {
 
     /// Remembers that a peer did not give a piece that was to come from it alone. Once nobody is left to try, all
     /// may try again.
-    fn let_down(&mut self, key: PeerKey, piece: u32) {
+    fn note_failure(&mut self, key: PeerKey, piece: u32) {
         let Some(failed) = self.on_parole.get_mut(&piece) else { return };
         failed.insert(key);
         let mut holders = self.peers.iter().filter(|(_, peer)| peer.holds.contains(piece));
@@ -349,7 +349,7 @@ impl Picker {
         let partial =
             self.partial_pieces.entry(block.piece).or_insert_with(|| PartialPiece::new(blocks));
         partial.ask(block.index, is_on_parole.then_some((key, now)));
-        self.settle(block.piece);
+        self.update_indices(block.piece);
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.asked.push_back(block);
             peer.current = Some(block.piece);
@@ -368,11 +368,11 @@ impl Picker {
         peer.late.drain(..peer.late.len().saturating_sub(MAX_LATE));
         peer.current = None;
         for partial in self.partial_pieces.values_mut() {
-            partial.forsake(key);
+            partial.give_up(key);
         }
         let touched: Vec<u32> = self.partial_pieces.keys().copied().collect();
         self.partial_pieces.retain(|_, partial| !partial.is_untouched());
-        touched.into_iter().for_each(|piece| self.settle(piece));
+        touched.into_iter().for_each(|piece| self.update_indices(piece));
     }
 
     fn next_block(&mut self, key: PeerKey, now: Instant) -> Option<Block> {
@@ -382,9 +382,9 @@ impl Picker {
         }
         let is_starved = self.is_starved(now);
         let piece = match (peer.is_near || is_starved, peer.holds.is_full()) {
-            (true, false) => self.piece_of_neighbour(key),
-            (true, true) => self.piece_of_full(key),
-            (false, _) => return self.block_from_afar(key),
+            (true, false) => self.piece_from_leecher(key),
+            (true, true) => self.piece_from_seeder(key),
+            (false, _) => return self.block_from_far(key),
         };
         let Some(piece) = piece else { return self.end_game(key) };
         self.free_block(piece)
@@ -404,20 +404,20 @@ impl Picker {
             .then_some(current)
     }
 
-    fn piece_of_neighbour(&mut self, key: PeerKey) -> Option<u32> {
+    fn piece_from_leecher(&mut self, key: PeerKey) -> Option<u32> {
         self.current(key)
             .or_else(|| self.started_for(key, |_| true))
             .or_else(|| self.rarest_new(key))
     }
 
     /// From a peer that holds everything first what nobody else can give.
-    fn piece_of_full(&mut self, key: PeerKey) -> Option<u32> {
+    fn piece_from_seeder(&mut self, key: PeerKey) -> Option<u32> {
         let rare =
             self.current(key).or_else(|| self.started_for(key, |piece| !self.others_hold(piece)));
         if rare.is_some() {
             return rare;
         }
-        let new = self.new_from_full(key);
+        let new = self.new_from_seeder(key);
         if new.is_none_or(|piece| self.others_hold(piece)) {
             // Nothing rare is left with a peer that holds everything: help with a started piece.
             return self.started_for(key, |_| true).or(new);
@@ -427,16 +427,16 @@ impl Picker {
 
     /// Over a line that many share each piece shall come once: only what nobody near holds, and of that
     /// only this node's share.
-    fn block_from_afar(&mut self, key: PeerKey) -> Option<Block> {
+    fn block_from_far(&mut self, key: PeerKey) -> Option<Block> {
         let is_missing = |piece: u32| self.near[piece as usize] == 0;
         let current = self.current(key).filter(|piece| is_missing(*piece));
         let started = current.or_else(|| self.started_for(key, is_missing));
-        let piece = started.or_else(|| self.share_of(key))?;
+        let piece = started.or_else(|| self.own_share_from(key))?;
         self.free_block(piece)
     }
 
     /// The rarest piece of a far peer that no near peer holds and that falls to this node.
-    fn share_of(&mut self, key: PeerKey) -> Option<u32> {
+    fn own_share_from(&mut self, key: PeerKey) -> Option<u32> {
         let peer = self.peers.get(&key)?;
         if peer.fresh == 0 {
             return None;
@@ -492,7 +492,7 @@ impl Picker {
     /// The piece to start from a peer that holds everything: one that only it holds, and among these
     /// one that no other unfinished peer is likely to take. Everybody ranks everybody by the same
     /// hash of peer and piece, so the shares do not overlap although nobody arranges them.
-    fn new_from_full(&mut self, key: PeerKey) -> Option<u32> {
+    fn new_from_seeder(&mut self, key: PeerKey) -> Option<u32> {
         let peer = self.peers.get(&key)?;
         if peer.fresh == 0 {
             return None;

@@ -142,7 +142,7 @@ impl PartialPiece {
 
     /// A peer gives up. If the piece was to come from it alone, it starts again from nothing, unless
     /// it is complete and only its check is missing.
-    pub(super) fn forsake(&mut self, key: PeerKey) {
+    pub(super) fn give_up(&mut self, key: PeerKey) {
         let is_here = |state: &State| matches!(state, State::Got(_) | State::Stored(_));
         if self.is_only(key) && !self.blocks.iter().all(is_here) {
             *self = Self::new(u32::try_from(self.blocks.len()).unwrap_or(u32::MAX));
