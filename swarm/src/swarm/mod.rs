@@ -219,10 +219,13 @@ impl Swarm {
                 picker.have().clone()
             }
         };
+        // The first message (BEP 3), even if it is empty: librqbit 9.1 waits for one before it asks.
         peer.say(Outgoing::Bitfield(shown));
         if is_extended {
             peer.say(Outgoing::Handshake { metadata_size: self.metadata_size });
         }
+        // For good: upload slots make a room slower (simulated, 16 nodes: four slots at the server
+        // 1.36 of the wire time, at the nodes 1.66).
         peer.say(Outgoing::Unchoke);
         self.peers.insert(key, peer);
         self.wakes.insert(key);

@@ -118,6 +118,7 @@ impl Peer {
     }
 
     pub(crate) fn queue_upload(&mut self, range: Range) -> Result<(), Violation> {
+        // The peer was told this bound as `reqq` (BEP 10).
         if self.uploads.len() >= MAX_QUEUE {
             return Err(Violation::Flood);
         }
@@ -192,6 +193,7 @@ impl Peer {
             return Next::Wait;
         }
         self.last_spoken = now;
+        // Before data: a HAVE or CANCEL behind 64 KiB comes too late.
         let count = self.messages.len().min(BATCH_MESSAGES);
         let messages: Vec<Outgoing> = self.messages.drain(..count).collect();
         let metadata =
@@ -200,6 +202,7 @@ impl Peer {
         let mut data = Vec::new();
         let mut bytes = 0;
         while let Some(range) =
+            // One range alone may be longer: old clients ask for 128 KiB.
             self.uploads.pop_front_if(|range| bytes + range.length <= BATCH || bytes == 0)
         {
             bytes += range.length;

@@ -87,6 +87,7 @@ impl SuperSeed {
         let Some(viewer) = self.peers.remove(&key) else { return };
         self.lanes.remove(&key);
         self.waiting.retain(|other| *other != key);
+        // Its copies are gone, and may have been the only ones.
         for piece in viewer.known.iter() {
             self.spreads_to(piece, self.spread[piece as usize] - 1);
         }
@@ -96,6 +97,7 @@ impl SuperSeed {
     pub fn holds(&mut self, key: PeerKey, piece: u32) -> bool {
         let Some(viewer) = self.peers.get_mut(&key) else { return false };
         let was_awaited = viewer.pending.remove(&piece).is_some();
+        // It can feed others from now on: the lane is for the next.
         self.lanes.remove(&key);
         let is_new = viewer.holds.insert(piece);
         if viewer.known.insert(piece) {
@@ -158,6 +160,7 @@ impl SuperSeed {
         let viewers = self.peers.len();
         let Some(viewer) = self.peers.get(&key) else { return };
         let most = match viewer.holds.count() {
+            // The first piece alone: the sooner it is whole, the sooner the node can give.
             0 => 1,
             _ => at_once(self.layout, viewers),
         };
@@ -165,6 +168,7 @@ impl SuperSeed {
             let Some(piece) = self.least_spread(key) else { break };
             let count = self.spread[piece as usize];
             if count == 0 {
+                // Fresh pieces go out in a row; later rounds begin where this one ended.
                 self.cursor = piece + 1;
             }
             self.spreads_to(piece, count + 1);
@@ -186,6 +190,7 @@ impl SuperSeed {
             let count = self.spread[piece as usize];
             if best.is_none_or(|(so_far, _)| count < so_far) && !viewer.known.contains(piece) {
                 best = Some((count, piece));
+                // None is spread less.
                 if count == least {
                     break;
                 }
@@ -201,9 +206,11 @@ impl SuperSeed {
         for (key, viewer) in &mut self.peers {
             let silent = now.saturating_duration_since(viewer.last_sent) >= TAKE_BACK;
             let is_lost = now.saturating_duration_since(viewer.last_sent) >= LANE_LOST;
+            // Blocks queued for it: it asked, and its link is slow. A lane is too scarce for that.
             let is_over = is_idle(*key) || (is_lost && self.lanes.contains(key));
             if silent && !viewer.pending.is_empty() && is_over {
                 viewer.pending.clear();
+                // What it is shown next gets its full time.
                 viewer.last_sent = now;
                 self.lanes.remove(key);
                 forgiven.push(*key);

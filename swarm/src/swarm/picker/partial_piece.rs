@@ -62,6 +62,7 @@ impl PartialPiece {
     pub(super) fn is_late(&self, key: PeerKey, now: Instant) -> bool {
         let From::Only(only, since) = self.source else { return false };
         let (blocks, time) = RATE_ALONE;
+        // Pieces of 64 KiB and of 4 MiB must come at the same rate.
         let turns = u32::try_from(1 + self.blocks.len() / blocks).unwrap_or(u32::MAX);
         only == key && now.saturating_duration_since(since) >= time.saturating_mul(turns)
     }
@@ -115,6 +116,7 @@ impl PartialPiece {
         ip: IpAddr,
         was_open: bool,
     ) -> Option<u8> {
+        // A late block may be of the attempt that failed: it would spoil the proof.
         if matches!(self.source, From::Only(only, _) if only != key || !was_open) {
             return None;
         }
