@@ -7,8 +7,6 @@
 //!
 //! Time and randomness come from outside: the seed of the small generator is an argument.
 
-#[cfg(test)]
-mod invariants;
 mod locality;
 mod partial_piece;
 mod remote_peer;
@@ -560,5 +558,7 @@ impl Picker {
     }
 }
 
+#[cfg(test)]
+mod invariants;
 #[cfg(test)]
 mod tests;
