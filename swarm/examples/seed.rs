@@ -4,20 +4,16 @@
 //! `cargo run -p bt-swarm --example seed -- 127.0.0.1 FILE...` prints a magnet link;
 //! `aria2c --seed-time=0 'LINK'` fetches it.
 
-use std::{
-    env,
-    error::Error,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
-    path::PathBuf,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::env;
+use std::error::Error;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bt_swarm::{FileSpec, Infohash, Metainfo, ReadOnlyFiles, Seed, SeedOptions, create, magnet};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 /// The seed, its torrent, and who has announced.
 struct Lab {

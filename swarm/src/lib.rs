@@ -12,35 +12,24 @@
 //! Both speak plain BitTorrent v1 (BEP 3, 9, 10), so stock clients can join. Deliberately absent:
 //! DHT, peer exchange, local discovery, UDP transport, encryption. The tracker knows everybody.
 //!
-//! All decisions are in cores that know neither sockets nor clocks; [`swarm::Swarm`] is the state of
-//! one swarm, made of [`picker`], [`superseed`] and the peers' queues. [`engine`] and its
-//! connections move the bytes.
+//! All decisions are in cores that know neither sockets nor clocks. [`protocol`] is what goes over the
+//! wire, [`swarm`] the state of one swarm and who is asked for what; `engine` and its connections move
+//! the bytes between them, `storage` and the network. Servers and nodes need the names of this page
+//! only; the modules are for who puts another world around the cores, as the simulator does.
 
-pub mod announce;
-mod bencode;
-pub mod bitfield;
-mod connection;
-pub mod dial;
-pub mod engine;
-pub mod layout;
-mod member;
-pub mod meter;
-pub mod peer;
-pub mod picker;
-mod places;
-pub mod simulate;
-pub mod storage;
-pub mod superseed;
+mod engine;
+mod error;
+pub mod protocol;
+mod storage;
 pub mod swarm;
-pub mod torrent;
-mod utp;
-pub mod wire;
-mod worker;
+mod torrent;
 
-pub use engine::{Node, NodeOptions, Seed, SeedOptions, SeedStats, SwarmError};
-pub use peer::PeerId;
+pub use engine::{Node, NodeOptions, Seed, SeedOptions, SeedStats};
+pub use error::SwarmError;
+pub use protocol::infohash::{Infohash, NotAnInfohash};
+pub use protocol::peer_id::PeerId;
+pub use protocol::url::magnet;
+pub use protocol::{announce, layout};
 pub use storage::{Files, ReadOnlyFiles, Storage, read_cached};
 pub use swarm::Progress;
-pub use torrent::{
-    CreateError, Created, FileDigest, FileSpec, Infohash, Metainfo, MetainfoError, create, magnet,
-};
+pub use torrent::{CreateError, Created, FileDigest, FileSpec, Metainfo, MetainfoError, create};

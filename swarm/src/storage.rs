@@ -2,13 +2,12 @@
 //!
 //! A payload is one row of bytes, its files one after the other in the torrent's order.
 
-use std::{
-    fs::{File, OpenOptions},
-    io,
-    mem::MaybeUninit,
-    os::{fd::AsRawFd, unix::fs::FileExt},
-    path::{Path, PathBuf},
-};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 use crate::torrent::{FileSpec, Metainfo};
 

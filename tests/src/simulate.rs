@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bt_swarm::layout::Layout;
-use bt_swarm::simulate::{self, Harm, Host, Network, Outage, Outcome, Role, Scenario, WhenDone};
+use bt_swarm_simulator::{Harm, Host, Network, Outage, Outcome, Role, Scenario, WhenDone};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
@@ -167,7 +167,7 @@ fn report(options: &Options, all: &[Seen]) -> Report {
 
 fn one(options: &Options, scenario: &Scenario) -> (Outcome, Seen) {
     let began = now();
-    let outcome = simulate::run(scenario, began);
+    let outcome = bt_swarm_simulator::run(scenario, began);
     let wall_secs = began.elapsed().as_secs_f64();
     let wire = wire_secs(options);
     let may_fail = |host: usize| scenario.hosts[host].vanishes.is_some();
@@ -206,7 +206,7 @@ fn json(options: &Options, chance: u64, seen: &Seen, outcome: &Outcome) -> Value
         "message_bytes": outcome.message_bytes,
         "copies_into_networks": into,
         "wrong_pieces": outcome.wrong_pieces,
-        "wrongly_shut_out": outcome.wrongly_shut_out,
+        "wrongly_banned": outcome.wrongly_banned,
         "wire_secs": wire_secs(options),
         "finish_secs": finish.collect::<Vec<_>>(),
         "wall_secs": seen.wall_secs,

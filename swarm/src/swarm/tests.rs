@@ -1,4 +1,5 @@
-use std::{net::Ipv4Addr, time::Duration};
+use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use super::*;
 
@@ -17,12 +18,12 @@ fn layout() -> Layout {
 
 /// A node in the middle of the ids: 5.
 fn node(now: Instant) -> Swarm {
-    Swarm::node(layout(), id(5), 100, Place::default(), 1, now)
+    Swarm::node(layout(), id(5), 100, Locality::default(), 1, now)
 }
 
-fn newcomer(number: u8, was_dialled: bool) -> Newcomer {
+fn candidate(number: u8, was_dialled: bool) -> Candidate {
     let address = SocketAddr::from((Ipv4Addr::new(10, 0, 0, number), 6881));
-    Newcomer { id: id(number), address, was_dialled, is_extended: true }
+    Candidate { id: id(number), address, was_dialled, is_extended: true }
 }
 
 /// Everything that is queued for a peer.
@@ -37,11 +38,11 @@ fn queued(swarm: &mut Swarm, key: PeerKey, now: Instant) -> Vec<Outgoing> {
 fn a_seed_shows_a_node_one_piece_at_first_and_a_stock_client_all() {
     let now = start();
     let mut seed = Swarm::seed(layout(), id(0), 100, now);
-    let ours = seed.join(newcomer(1, false), now).expect("there is room");
+    let ours = seed.join(candidate(1, false), now).expect("there is room");
     let messages = queued(&mut seed, ours, now);
     assert_eq!(messages[0], Outgoing::Bitfield(Bitfield::empty(8)));
     assert!(matches!(messages[3..], [Outgoing::Have(_)]), "{messages:?}");
-    let stock = Newcomer { id: PeerId(*b"-TR3000-abcdefghijkl"), ..newcomer(2, false) };
+    let stock = Candidate { id: PeerId(*b"-TR3000-abcdefghijkl"), ..candidate(2, false) };
     let stock = seed.join(stock, now).expect("there is room");
     let messages = queued(&mut seed, stock, now);
     assert_eq!(
@@ -64,8 +65,8 @@ fn of_two_connections_the_one_dialled_by_the_smaller_id_stays() {
         (1, false, Ok(PeerKey(1))),
     ] {
         let mut swarm = node(now);
-        swarm.join(newcomer(other, !was_dialled), now).expect("the first may join");
-        assert_eq!(swarm.join(newcomer(other, was_dialled), now), expected);
+        swarm.join(candidate(other, !was_dialled), now).expect("the first may join");
+        assert_eq!(swarm.join(candidate(other, was_dialled), now), expected);
         assert_eq!(swarm.peer_count(), 1);
     }
 }
@@ -73,8 +74,10 @@ fn of_two_connections_the_one_dialled_by_the_smaller_id_stays() {
 #[test]
 fn a_stock_client_that_both_ends_dialled_chooses_itself() {
     let now = start();
-    let stock =
-        |was_dialled| Newcomer { id: PeerId(*b"A2-1-36-0-abcdefghij"), ..newcomer(2, was_dialled) };
+    let stock = |was_dialled| Candidate {
+        id: PeerId(*b"A2-1-36-0-abcdefghij"),
+        ..candidate(2, was_dialled)
+    };
     for first in [true, false] {
         let mut swarm = node(now);
         let one = swarm.join(stock(first), now).expect("the first may join");
@@ -84,7 +87,7 @@ fn a_stock_client_that_both_ends_dialled_chooses_itself() {
         assert_eq!(swarm.peer_count(), 2);
         assert_eq!(swarm.next(one, now), Next::Closed);
         assert_ne!(swarm.next(other, now), Next::Closed);
-        let thief = Newcomer { address: newcomer(1, false).address, ..stock(first) };
+        let thief = Candidate { address: candidate(1, false).address, ..stock(first) };
         assert_eq!(swarm.join(thief, now), Err(Refusal::Duplicate));
     }
 }
@@ -93,15 +96,15 @@ fn a_stock_client_that_both_ends_dialled_chooses_itself() {
 fn nobody_is_pushed_out_by_his_id_from_another_address() {
     let now = start();
     let mut swarm = node(now);
-    swarm.join(newcomer(9, false), now).expect("the first may join");
-    let thief = Newcomer { id: id(9), ..newcomer(1, false) };
+    swarm.join(candidate(9, false), now).expect("the first may join");
+    let thief = Candidate { id: id(9), ..candidate(1, false) };
     assert_eq!(swarm.join(thief, now), Err(Refusal::Duplicate));
 }
 
 #[test]
 fn oneself_is_refused() {
     let now = start();
-    assert_eq!(node(now).join(newcomer(5, true), now), Err(Refusal::Myself));
+    assert_eq!(node(now).join(candidate(5, true), now), Err(Refusal::Myself));
 }
 
 #[test]
@@ -111,7 +114,7 @@ fn one_address_cannot_take_all_places() {
     let mut join = |number: u8, host: u8| {
         let address = SocketAddr::from((Ipv4Addr::new(10, 0, host, 0), u16::from(number)));
         swarm.join(
-            Newcomer {
+            Candidate {
                 id: PeerId::ours([number, host, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
                 address,
                 was_dialled: false,
@@ -156,7 +159,7 @@ fn serve(swarm: &mut Swarm, key: PeerKey, now: Instant) -> Vec<Check> {
 fn a_node_completes_and_loses_interest() {
     let now = start();
     let mut swarm = node(now);
-    let key = swarm.join(newcomer(1, true), now).expect("there is room");
+    let key = swarm.join(candidate(1, true), now).expect("there is room");
     let checks = serve(&mut swarm, key, now);
     assert_eq!(checks.len(), 8);
     for check in checks {
@@ -168,28 +171,28 @@ fn a_node_completes_and_loses_interest() {
     assert_eq!(messages.last(), Some(&Outgoing::NotInterested));
     let progress = swarm.progress(now);
     assert_eq!((progress.done, progress.sources), (8 * 32768, 1));
-    assert_eq!(progress.peers_sending, [(newcomer(1, true).address, 8 * 32768)]);
+    assert_eq!(progress.peers_sending, [(candidate(1, true).address, 8 * 32768)]);
 }
 
 #[test]
-fn a_wrong_piece_of_one_alone_shuts_its_address_out() {
+fn a_wrong_piece_of_one_alone_bans_its_address() {
     let now = start();
     let mut swarm = node(now);
-    let key = swarm.join(newcomer(1, true), now).expect("there is room");
+    let key = swarm.join(candidate(1, true), now).expect("there is room");
     let checks = serve(&mut swarm, key, now);
     let wrong = Checked { piece: checks[0].piece, is_right: false, blocks: vec![[1; 20], [2; 20]] };
     swarm.checked(&wrong, now);
     assert_eq!(swarm.next(key, now), Next::Closed);
-    let again = Newcomer { id: id(7), ..newcomer(1, false) };
-    assert_eq!(swarm.join(again, now), Err(Refusal::ShutOut));
+    let again = Candidate { id: id(7), ..candidate(1, false) };
+    assert_eq!(swarm.join(again, now), Err(Refusal::Banned));
 }
 
 #[test]
-fn of_a_piece_of_two_only_who_gave_the_wrong_block_is_shut_out() {
+fn of_a_piece_of_two_only_who_gave_the_wrong_block_is_banned() {
     let now = start();
     let mut swarm = node(now);
-    let liar = swarm.join(newcomer(1, true), now).expect("there is room");
-    let honest = swarm.join(newcomer(9, true), now).expect("there is room");
+    let liar = swarm.join(candidate(1, true), now).expect("there is room");
+    let honest = swarm.join(candidate(9, true), now).expect("there is room");
     let give = |swarm: &mut Swarm, key: PeerKey, block: Block| {
         let data = vec![0; 16384];
         let taken = swarm.receive(key, &Incoming::Data(block, &data), now).expect("no violation");
@@ -208,7 +211,7 @@ fn of_a_piece_of_two_only_who_gave_the_wrong_block_is_shut_out() {
     assert_eq!(give(&mut swarm, honest, second), Some(Check { piece: 3 }));
     let wrong = Checked { piece: 3, is_right: false, blocks: vec![[6; 20], [2; 20]] };
     swarm.checked(&wrong, now);
-    assert!(swarm.is_suspect(3) && swarm.peer_count() == 2, "nobody is shut out on suspicion");
+    assert!(swarm.is_suspect(3) && swarm.peer_count() == 2, "nobody is banned on suspicion");
     // Now the piece comes from the honest one alone.
     assert_eq!(give(&mut swarm, honest, first), None);
     assert_eq!(give(&mut swarm, honest, second), Some(Check { piece: 3 }));
@@ -216,15 +219,15 @@ fn of_a_piece_of_two_only_who_gave_the_wrong_block_is_shut_out() {
     swarm.checked(&right, now);
     assert_eq!(swarm.next(liar, now), Next::Closed);
     assert_ne!(swarm.next(honest, now), Next::Closed);
-    let again = Newcomer { id: id(7), ..newcomer(1, false) };
-    assert_eq!(swarm.join(again, now), Err(Refusal::ShutOut));
+    let again = Candidate { id: id(7), ..candidate(1, false) };
+    assert_eq!(swarm.join(again, now), Err(Refusal::Banned));
 }
 
 #[test]
 fn what_is_no_longer_expected_of_a_stalling_peer_is_cancelled() {
     let mut now = start();
     let mut swarm = node(now);
-    let key = swarm.join(newcomer(1, true), now).expect("there is room");
+    let key = swarm.join(candidate(1, true), now).expect("there is room");
     for message in [Incoming::Have(3), Incoming::Unchoke] {
         swarm.receive(key, &message, now).expect("no violation");
     }
@@ -240,7 +243,7 @@ fn what_is_no_longer_expected_of_a_stalling_peer_is_cancelled() {
 fn a_silent_peer_is_given_up_and_a_quiet_one_hears_from_us() {
     let now = start();
     let mut swarm = node(now);
-    let key = swarm.join(newcomer(1, true), now).expect("there is room");
+    let key = swarm.join(candidate(1, true), now).expect("there is room");
     queued(&mut swarm, key, now);
     swarm.tick(now + Duration::from_secs(60));
     assert_eq!(queued(&mut swarm, key, now), [Outgoing::KeepAlive]);
@@ -252,7 +255,7 @@ fn a_silent_peer_is_given_up_and_a_quiet_one_hears_from_us() {
 fn requests_for_what_is_not_here_are_dropped() {
     let now = start();
     let mut swarm = node(now);
-    let key = swarm.join(newcomer(1, true), now).expect("there is room");
+    let key = swarm.join(candidate(1, true), now).expect("there is room");
     queued(&mut swarm, key, now);
     let range = Range { piece: 0, begin: 0, length: 16384 };
     swarm.receive(key, &Incoming::Request(range), now).expect("no violation");
@@ -263,7 +266,7 @@ fn requests_for_what_is_not_here_are_dropped() {
 fn chokes_that_void_requests_again_and_again_end_the_connection() {
     let now = start();
     let mut node = node(now);
-    let key = node.join(newcomer(1, false), now).expect("there is room");
+    let key = node.join(candidate(1, false), now).expect("there is room");
     let mut take = |message| node.receive(key, &message, now);
     take(Incoming::Bitfield(Bitfield::full(8))).expect("the first one");
     let mut chokes = 0;
@@ -284,7 +287,7 @@ fn chokes_that_void_requests_again_and_again_end_the_connection() {
 fn the_same_news_again_and_again_end_the_connection() {
     let now = start();
     let mut seed = Swarm::seed(layout(), id(0), 100, now);
-    let key = seed.join(newcomer(1, false), now).expect("there is room");
+    let key = seed.join(candidate(1, false), now).expect("there is room");
     let bits = Incoming::Bitfield(Bitfield::empty(8));
     assert_eq!(seed.receive(key, &bits, now), Ok(None));
     assert_eq!(seed.receive(key, &bits, now), Err(Violation::Repeated));

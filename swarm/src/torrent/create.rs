@@ -3,22 +3,20 @@
 //! One thread reads, one takes the SHA-256 of the files in order, the others take SHA-1 and SHA-256
 //! of the pieces as they come. Same files, same bytes: files are sorted by name, nothing is dated.
 
-use std::{
-    fs::File,
-    io::{self, Read},
-    path::PathBuf,
-    sync::{
-        Arc, Mutex,
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
-    thread,
-};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
 
 use librqbit_sha1_wrapper::{ISha1, Sha1};
 use sha2::{Digest, Sha256};
 
-use super::{FileSpec, Infohash, SHA256_PIECES, is_plain_component};
-use crate::{bencode, layout::Layout};
+use super::{FileSpec, SHA256_PIECES, is_plain_component};
+use crate::protocol::bencode;
+use crate::protocol::infohash::Infohash;
+use crate::protocol::layout::Layout;
 
 /// Smallest and largest piece. Below, there are more messages than use; above, a piece takes too
 /// long until it can be passed on.

@@ -2,8 +2,10 @@
 
 use librqbit_core::torrent_metainfo::torrent_from_bytes;
 
-use super::{Infohash, SHA256_PIECES, is_plain_component};
-use crate::{bencode::Value, layout::Layout};
+use super::{SHA256_PIECES, is_plain_component};
+use crate::protocol::bencode::Value;
+use crate::protocol::infohash::Infohash;
+use crate::protocol::layout::Layout;
 
 /// Longest `.torrent` that is read: 2^20 piece hashes and a good deal of names.
 const MAX_TORRENT: usize = 24 << 20;

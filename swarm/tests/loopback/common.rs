@@ -1,11 +1,9 @@
 //! A payload, a seed and nodes on the loopback interface.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bt_swarm::{
     FileSpec, Files, Metainfo, Node, NodeOptions, ReadOnlyFiles, Seed, SeedOptions, Storage, create,

@@ -2,10 +2,8 @@
 
 use crate::common::{Payload, local};
 use bt_swarm::PeerId;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// Shakes hands like a peer and then sends `bytes`; returns when the other side has closed.
 async fn send(port: u16, infohash: [u8; 20], bytes: &[u8]) {

@@ -1,21 +1,15 @@
 //! Rooms on the loopback interface: who gets what, with peers that come, go and lie.
 
-use std::{
-    io,
-    net::Ipv4Addr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::io;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::common::{Payload, TestNode, local, wait_until};
 use bt_swarm::{Node, NodeOptions, Seed, SeedOptions, Storage, SwarmError};
-use tokio::{
-    io::AsyncWriteExt,
-    net::{TcpListener, TcpSocket},
-};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpSocket};
 
 /// A peer id of a client that is not ours.
 const STOCK_ID: &[u8] = b"-qB4520-abcdefghijkl";
@@ -174,7 +168,7 @@ impl Storage for Wrong {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_evil_peer_is_shut_out_and_the_download_completes() {
+async fn an_evil_peer_is_banned_and_the_download_completes() {
     let payload = Payload::new(16);
     let evil = Ipv4Addr::new(127, 0, 0, 66);
     let liar = Seed::start(SeedOptions { listen: (evil, 0).into() }).await.expect("a free port");

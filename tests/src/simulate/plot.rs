@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use bt_swarm::simulate::{CURVE_STEP, Outcome};
+use bt_swarm_simulator::{CURVE_STEP, Outcome};
 
 const WIDTH: f64 = 900.0;
 const MARGIN: f64 = 50.0;
@@ -13,7 +13,7 @@ const HEIGHT: f64 = CURVE_HEIGHT + BARS_HEIGHT + 3.0 * MARGIN;
 
 /// Draws one run whose wire time is `wire_secs`.
 pub fn draw(outcome: &Outcome, wire_secs: f64) -> String {
-    let finish = |node: &bt_swarm::simulate::Finish| node.finished.map(|at| at.as_secs_f64());
+    let finish = |node: &bt_swarm_simulator::Finish| node.finished.map(|at| at.as_secs_f64());
     let end = outcome.nodes.iter().filter_map(finish).fold(wire_secs, f64::max) * 1.02;
     let scale = PLOT / end;
     let mut body = String::new();
@@ -78,7 +78,7 @@ fn put(body: &mut String, element: &str) {
 mod tests {
     use std::time::Duration;
 
-    use bt_swarm::simulate::Finish;
+    use bt_swarm_simulator::Finish;
 
     use super::*;
 

@@ -142,7 +142,7 @@ fn peers_of(answer: &[u8]) -> Option<Vec<SocketAddrV4>> {
 
 fn serve_in_background(knowledge: &Arc<Knowledge>, stream: TcpStream) {
     let knowledge = Arc::clone(knowledge);
-    // Being shut out is what should happen to it; it ends with its connection or its run.
+    // Being banned is what should happen to it; it ends with its connection or its run.
     std::thread::spawn(move || serve(&knowledge, stream).ok());
 }
 
@@ -203,7 +203,7 @@ impl Reader<'_> {
         while done < length {
             ensure!(!self.knowledge.is_over.load(Ordering::Relaxed), "the run is over");
             match self.stream.read(&mut bytes[done..]) {
-                Ok(0) => anyhow::bail!("shut out"),
+                Ok(0) => anyhow::bail!("banned"),
                 Ok(more) => done += more,
                 Err(error)
                     if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}

@@ -1,0 +1,66 @@
+//! Core: what happens next, in the order of time.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+/// Something that happens at one moment. Numbers are indices of hosts, streams, links or packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Event {
+    /// A host is switched on.
+    Start(u32),
+    /// A host looks at its time-outs.
+    Tick(u32),
+    /// A node asks the tracker.
+    Announce(u32),
+    /// A dial comes to its end.
+    Dialled { from: u32, to: u32 },
+    /// A packet has left a host.
+    Sent { host: u32, packet: u32 },
+    /// A packet comes to its next link.
+    Arrived(u32),
+    /// A link has carried its first packet.
+    Carried(u32),
+    /// A piece was hashed.
+    Hashed { host: u32, piece: u32 },
+    /// The other end of a connection is known to be closed at the end that owns this stream.
+    Closed(u32),
+    /// A host leaves politely.
+    Leave(u32),
+    /// A host is gone without a word.
+    Vanish(u32),
+    /// An outage of a host begins.
+    Fail { host: u32, outage: u32 },
+    /// It ends.
+    Recover { host: u32, outage: u32 },
+    /// What was on its way when a cable went out is sent again.
+    Resume(u32),
+}
+
+/// Events to come. Of two at the same time the one that was planned first comes first.
+#[derive(Debug, Default)]
+pub(crate) struct Events {
+    heap: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    planned: u64,
+}
+
+impl Events {
+    /// `at` is in nanoseconds since the start.
+    pub(crate) fn plan(&mut self, at: u64, event: Event) {
+        self.planned += 1;
+        self.heap.push(Reverse((at, self.planned, event)));
+    }
+
+    pub(crate) fn next(&mut self) -> Option<(u64, Event)> {
+        self.heap.pop().map(|Reverse((at, _, event))| (at, event))
+    }
+
+    pub(crate) fn planned(&self) -> u64 {
+        self.planned
+    }
+}
+
+/// A time as events count it.
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,281 @@
+//! Shell: one TCP connection, from the handshake to its end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use librqbit_core::hash_id::Id20;
+use librqbit_peer_protocol::Handshake;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::member::Member;
+use crate::protocol::infohash::Infohash;
+use crate::protocol::layout::Range;
+use crate::protocol::peer_id::PeerId;
+use crate::protocol::wire::{self, Violation};
+use crate::swarm::peer::{Next, PeerKey};
+use crate::swarm::{Candidate, Refusal};
+
+const HANDSHAKE: usize = 68;
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Unsent bytes that the kernel may hold for one connection: little, so that what is decided last
+/// is sent soon (measured).
+const NOT_SENT_LOW: u32 = 64 * 1024;
+
+/// Sent data that nobody acknowledges for this long means that the peer has vanished.
+const VANISHED: Duration = Duration::from_secs(20);
+
+/// Read at once from a connection. Untouched memory costs nothing.
+const READ_BUFFER: usize = 128 * 1024;
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Ended {
+    #[error("the peer closed")]
+    ByPeer,
+    #[error("closed by us")]
+    ByUs,
+    #[error("no answer in time")]
+    TimedOut,
+    #[error("this is not the handshake of a peer of this swarm")]
+    Stranger,
+    #[error("refused: {0}")]
+    Refused(#[from] Refusal),
+    #[error("broke the protocol: {0}")]
+    Violation(#[from] Violation),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// Dials a peer and stays until the connection ends. `connected` is called when it has joined.
+pub(crate) async fn dial(
+    member: &Arc<Member>,
+    own_id: PeerId,
+    address: SocketAddr,
+    connected: impl FnOnce(),
+) -> Ended {
+    match shake_as_dialler(member, own_id, address).await {
+        Ok((stream, theirs)) => run(member, stream, address, true, &theirs, connected).await,
+        Err(ended) => ended,
+    }
+}
+
+async fn shake_as_dialler(
+    member: &Member,
+    own_id: PeerId,
+    address: SocketAddr,
+) -> Result<(TcpStream, Handshake), Ended> {
+    let connecting = timeout(CONNECT_TIMEOUT, TcpStream::connect(address));
+    let mut stream = connecting.await.map_err(|_| Ended::TimedOut)??;
+    tune(&stream)?;
+    stream.write_all(&handshake(member.meta.infohash(), own_id)).await?;
+    let theirs = read_handshake(&mut stream).await?;
+    if theirs.info_hash.0 != member.meta.infohash().0 {
+        return Err(Ended::Stranger);
+    }
+    Ok((stream, theirs))
+}
+
+/// Answers a peer that dialled. `lookup` finds the swarm that it asks for.
+pub(crate) async fn accept(
+    mut stream: TcpStream,
+    address: SocketAddr,
+    own_id: PeerId,
+    lookup: impl Fn(Infohash) -> Option<Arc<Member>>,
+) -> Ended {
+    let shaking = async {
+        tune(&stream)?;
+        let theirs = read_handshake(&mut stream).await?;
+        let member = lookup(Infohash(theirs.info_hash.0)).ok_or(Ended::Stranger)?;
+        stream.write_all(&handshake(member.meta.infohash(), own_id)).await?;
+        Ok((member, theirs))
+    };
+    match shaking.await {
+        Ok((member, theirs)) => run(&member, stream, address, false, &theirs, || ()).await,
+        Err(ended) => ended,
+    }
+}
+
+/// Small messages leave at once, and no more is queued in the kernel than needed.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    let socket = socket2::SockRef::from(stream);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(NOT_SENT_LOW)?;
+    socket.set_tcp_user_timeout(Some(VANISHED))
+}
+
+fn handshake(infohash: Infohash, own_id: PeerId) -> [u8; HANDSHAKE] {
+    let mut bytes = [0; HANDSHAKE];
+    let handshake = Handshake::new(Id20::new(infohash.0), Id20::new(own_id.0));
+    let written = handshake.serialize_unchecked_len(&mut bytes);
+    assert_eq!(written, HANDSHAKE, "a handshake has a fixed length");
+    bytes
+}
+
+async fn read_handshake(stream: &mut TcpStream) -> Result<Handshake, Ended> {
+    let mut bytes = [0; HANDSHAKE];
+    let reading = timeout(HANDSHAKE_TIMEOUT, stream.read_exact(&mut bytes));
+    reading.await.map_err(|_| Ended::TimedOut)??;
+    Handshake::deserialize(&bytes).map(|(theirs, _)| theirs).map_err(|_| Ended::Stranger)
+}
+
+async fn run(
+    member: &Arc<Member>,
+    stream: TcpStream,
+    address: SocketAddr,
+    was_dialled: bool,
+    theirs: &Handshake,
+    connected: impl FnOnce(),
+) -> Ended {
+    let candidate = Candidate {
+        id: PeerId(theirs.peer_id.0),
+        address,
+        was_dialled,
+        is_extended: theirs.supports_extended(),
+    };
+    let (key, waker) = match member.join(candidate) {
+        Ok(joined) => joined,
+        Err(refusal) => return Ended::Refused(refusal),
+    };
+    // Leaves also when this future is dropped in the middle.
+    let _membership = Membership { member, key };
+    connected();
+    debug!(peer = %address, id = ?candidate.id, was_dialled, "peer joined");
+    let (reader, writer) = stream.into_split();
+    let ended = tokio::select! {
+        ended = read(member, key, reader) => ended,
+        ended = write(member, key, writer, &waker) => ended,
+        () = member.stop.cancelled() => Ok(Ended::ByUs),
+    };
+    let ended = ended.unwrap_or_else(|ended| ended);
+    debug!(peer = %address, %ended, "peer left");
+    ended
+}
+
+struct Membership<'a> {
+    member: &'a Member,
+    key: PeerKey,
+}
+
+impl Drop for Membership<'_> {
+    fn drop(&mut self) {
+        self.member.leave(self.key);
+    }
+}
+
+async fn read(
+    member: &Arc<Member>,
+    key: PeerKey,
+    mut reader: OwnedReadHalf,
+) -> Result<Ended, Ended> {
+    let layout = member.meta.layout();
+    let mut buffer = vec![0; READ_BUFFER.max(2 * wire::longest(&layout))];
+    let (mut filled, mut wakes_at) = (0, 1);
+    loop {
+        let count = reader.read(&mut buffer[filled..]).await?;
+        if count == 0 {
+            return Ok(Ended::ByPeer);
+        }
+        filled += count;
+        let mut used = 0;
+        while let Some((message, length)) = wire::read(&buffer[used..filled], &layout)? {
+            member.receive(key, &message)?;
+            used += length;
+        }
+        buffer.copy_within(used..filled, 0);
+        filled -= used;
+        let awaited = wire::missing(&buffer[..filled]);
+        if awaited != wakes_at {
+            wake_at(&reader, awaited)?;
+            wakes_at = awaited;
+        }
+    }
+}
+
+/// The kernel wakes us only when so many bytes are there (`SO_RCVLOWAT`, socket(7)): a block comes in a
+/// dozen packets, and nothing can be done before its last one.
+fn wake_at(reader: &OwnedReadHalf, bytes: usize) -> io::Result<()> {
+    let socket: &TcpStream = reader.as_ref();
+    let bytes = libc::c_int::try_from(bytes).map_err(io::Error::other)?;
+    let length = size_of_val(&bytes) as libc::socklen_t;
+    // SAFETY: the descriptor is open for the whole call, and `bytes` is as long as `length` says.
+    let outcome = unsafe {
+        let value = (&raw const bytes).cast();
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, value, length)
+    };
+    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+async fn write(
+    member: &Arc<Member>,
+    key: PeerKey,
+    mut writer: OwnedWriteHalf,
+    waker: &Notify,
+) -> Result<Ended, Ended> {
+    let mut buffer = Vec::new();
+    loop {
+        match member.next(key) {
+            Next::Closed => return Ok(Ended::ByUs),
+            Next::Wait => waker.notified().await,
+            Next::Send { messages, data } => {
+                buffer.clear();
+                for message in &messages {
+                    wire::write(&mut buffer, message, member.meta.info_bytes());
+                }
+                if !data.is_empty() {
+                    buffer = append_data(member, buffer, &data).await?;
+                }
+                writer.write_all(&buffer).await?;
+                member.sent(key, &data);
+            }
+        }
+    }
+}
+
+/// Appends ranges as data messages; what a disk must be waited for is read on another thread.
+async fn append_data(
+    member: &Arc<Member>,
+    mut buffer: Vec<u8>,
+    ranges: &[Range],
+) -> io::Result<Vec<u8>> {
+    for (at, range) in ranges.iter().enumerate() {
+        let before = buffer.len();
+        if !member.read_at_once(*range, room_for(&mut buffer, *range)) {
+            buffer.truncate(before);
+            return append_slowly(member, buffer, ranges[at..].to_vec()).await;
+        }
+    }
+    Ok(buffer)
+}
+
+async fn append_slowly(
+    member: &Arc<Member>,
+    mut buffer: Vec<u8>,
+    ranges: Vec<Range>,
+) -> io::Result<Vec<u8>> {
+    let member = Arc::clone(member);
+    let reading = tokio::task::spawn_blocking(move || {
+        for range in ranges {
+            member.read(range, room_for(&mut buffer, range))?;
+        }
+        Ok(buffer)
+    });
+    reading.await.map_err(io::Error::other)?
+}
+
+/// The place of a range's data, after the head of its message.
+fn room_for(buffer: &mut Vec<u8>, range: Range) -> &mut [u8] {
+    wire::write_data_head(buffer, range);
+    let start = buffer.len();
+    buffer.resize(start + range.length as usize, 0);
+    &mut buffer[start..]
+}

@@ -1,0 +1,75 @@
+//! Shell: how many incoming connections there may be, in all and from one address.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+/// Connections of one address, shaking hands or established: twice what may become peers.
+const MAX_OF_ADDRESS: usize = 64;
+
+/// How many connections one listener may have, and has.
+#[derive(Debug)]
+pub(crate) struct ConnectionLimit {
+    most: usize,
+    taken: Mutex<HashMap<IpAddr, usize>>,
+}
+
+impl ConnectionLimit {
+    pub(crate) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { most, taken: Mutex::new(HashMap::new()) })
+    }
+
+    /// A permit for one more connection, until it is dropped; `None` if there is none.
+    pub(crate) fn take(self: &Arc<Self>, ip: IpAddr) -> Option<Permit> {
+        let mut taken = self.taken.lock();
+        let of_address = taken.get(&ip).copied().unwrap_or(0);
+        if of_address >= MAX_OF_ADDRESS || taken.values().sum::<usize>() >= self.most {
+            return None;
+        }
+        taken.insert(ip, of_address + 1);
+        Some(Permit { of: Arc::downgrade(self), ip })
+    }
+}
+
+/// One connection's permit.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    of: Weak<ConnectionLimit>,
+    ip: IpAddr,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let Some(limit) = self.of.upgrade() else { return };
+        let mut taken = limit.taken.lock();
+        if let Some(count) = taken.get_mut(&self.ip) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.ip);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn one_address_cannot_take_all_permits_and_permits_come_back() {
+        let limit = ConnectionLimit::new(100);
+        let address = |number| IpAddr::V4(Ipv4Addr::new(10, 0, 0, number));
+        let greedy: Vec<Permit> = (0..100).filter_map(|_| limit.take(address(1))).collect();
+        assert_eq!(greedy.len(), MAX_OF_ADDRESS);
+        let others: Vec<Permit> =
+            (2..=100).filter_map(|number| limit.take(address(number))).collect();
+        assert_eq!(others.len(), 100 - MAX_OF_ADDRESS);
+        drop(greedy);
+        assert!(limit.take(address(1)).is_some());
+        drop(others);
+        assert!(limit.taken.lock().is_empty());
+    }
+}

@@ -1,0 +1,245 @@
+//! Shell: one swarm's state with what the cores must not touch: storage, clock, hashing, waking.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use librqbit_sha1_wrapper::{ISha1, Sha1};
+use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use super::worker::Worker;
+use crate::error::SwarmError;
+use crate::protocol::layout::{BLOCK, Block, Range};
+use crate::protocol::wire::{Incoming, Violation};
+use crate::storage::Storage;
+use crate::swarm::peer::{Next, PeerKey};
+use crate::swarm::{Candidate, Check, Checked, Refusal, Swarm};
+use crate::torrent::Metainfo;
+
+/// Pieces that are hashed at once; each takes a thread and a small buffer.
+const HASHERS: usize = 4;
+
+/// Bytes that are read back for hashing at a time.
+const HASH_STEP: usize = 16 * BLOCK as usize;
+
+/// What a download has come to; `None` while it is under way.
+pub(crate) type Outcome = Option<Result<(), SwarmError>>;
+
+/// This machine's membership in one swarm.
+pub(crate) struct Member {
+    pub(crate) meta: Metainfo,
+    pub(crate) stop: CancellationToken,
+    pub(crate) worker: Worker,
+    storage: Arc<dyn Storage>,
+    state: Mutex<State>,
+    hashers: Semaphore,
+    outcome: watch::Sender<Outcome>,
+}
+
+struct State {
+    swarm: Swarm,
+    wakers: BTreeMap<PeerKey, Arc<Notify>>,
+}
+
+impl Member {
+    pub(crate) fn new(
+        meta: Metainfo,
+        storage: Arc<dyn Storage>,
+        swarm: Swarm,
+        stop: CancellationToken,
+        worker: Worker,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            meta,
+            stop,
+            worker,
+            storage,
+            state: Mutex::new(State { swarm, wakers: BTreeMap::new() }),
+            hashers: Semaphore::new(HASHERS),
+            outcome: watch::Sender::new(None),
+        })
+    }
+
+    /// Lets `act` work on the swarm now and wakes the connections that have something to do after.
+    pub(crate) fn with<R>(&self, act: impl FnOnce(&mut Swarm, Instant) -> R) -> R {
+        let state = &mut *self.state.lock();
+        let result = act(&mut state.swarm, now());
+        for key in state.swarm.take_wakes() {
+            if let Some(waker) = state.wakers.get(&key) {
+                waker.notify_one();
+            }
+        }
+        result
+    }
+
+    pub(crate) fn join(&self, candidate: Candidate) -> Result<(PeerKey, Arc<Notify>), Refusal> {
+        let waker = Arc::new(Notify::new());
+        let key = self.with(|swarm, now| swarm.join(candidate, now))?;
+        self.state.lock().wakers.insert(key, Arc::clone(&waker));
+        // What was queued before the waker was known must not wait.
+        waker.notify_one();
+        Ok((key, waker))
+    }
+
+    pub(crate) fn leave(&self, key: PeerKey) {
+        self.with(|swarm, now| swarm.leave(key, now));
+        self.state.lock().wakers.remove(&key);
+    }
+
+    pub(crate) fn tick(&self) {
+        self.with(|swarm, now| swarm.tick(now));
+    }
+
+    pub(crate) fn next(&self, key: PeerKey) -> Next {
+        self.with(|swarm, now| swarm.next(key, now))
+    }
+
+    pub(crate) fn sent(&self, key: PeerKey, ranges: &[Range]) {
+        self.with(|swarm, now| ranges.iter().for_each(|range| swarm.sent(key, *range, now)));
+    }
+
+    /// Ends all connections and tasks of this swarm.
+    pub(crate) fn close(&self) {
+        self.stop.cancel();
+        self.with(|swarm, now| swarm.close(now));
+        self.settle(Err(SwarmError::Stopped));
+    }
+
+    pub(crate) fn outcome(&self) -> watch::Receiver<Outcome> {
+        self.outcome.subscribe()
+    }
+
+    /// The first outcome counts.
+    fn settle(&self, outcome: Result<(), SwarmError>) {
+        self.outcome.send_if_modified(|current| {
+            let is_first = current.is_none();
+            if is_first {
+                *current = Some(outcome);
+            }
+            is_first
+        });
+    }
+
+    /// Reads a range if that takes no waiting for a disk; tells whether it did.
+    pub(crate) fn read_at_once(&self, range: Range, buffer: &mut [u8]) -> bool {
+        self.storage.read_at_once(self.offset_of(range), buffer)
+    }
+
+    fn offset_of(&self, range: Range) -> u64 {
+        self.meta.layout().offset_of(range.piece) + u64::from(range.begin)
+    }
+
+    pub(crate) fn read(&self, range: Range, buffer: &mut [u8]) -> io::Result<()> {
+        self.storage.read_at(self.offset_of(range), buffer).inspect_err(|error| {
+            error!(infohash = %self.meta.infohash(), piece = range.piece, %error, "cannot read");
+        })
+    }
+
+    /// Takes one message of a peer.
+    pub(crate) fn receive(
+        self: &Arc<Self>,
+        key: PeerKey,
+        message: &Incoming<'_>,
+    ) -> Result<(), Violation> {
+        let block = self.with(|swarm, now| swarm.receive(key, message, now))?;
+        if let (Some(block), Incoming::Data(_, data)) = (block, message) {
+            self.store(block, data);
+        }
+        Ok(())
+    }
+
+    fn store(self: &Arc<Self>, block: Block, data: &[u8]) {
+        let offset = self.offset_of(self.meta.layout().range(block));
+        if let Err(error) = self.storage.write_at(offset, data) {
+            error!(infohash = %self.meta.infohash(), piece = block.piece, %error, "cannot store");
+            self.settle(Err(SwarmError::Storage(Arc::new(error))));
+            return;
+        }
+        if let Some(check) = self.with(|swarm, _| swarm.stored(block)) {
+            let member = Arc::clone(self);
+            self.worker.spawn(async move { member.check(check).await });
+        }
+    }
+
+    /// Hashes a complete piece on another thread, so that no connection waits for it.
+    async fn check(self: Arc<Self>, check: Check) {
+        let _permit = self.hashers.acquire().await.expect("the semaphore is never closed");
+        let wants_blocks = self.with(|swarm, _| swarm.is_suspect(check.piece));
+        let member = Arc::clone(&self);
+        let hashing =
+            tokio::task::spawn_blocking(move || member.hash(check.piece, wants_blocks)).await;
+        match hashing {
+            Ok(Ok(checked)) => self.report(&checked),
+            Ok(Err(error)) => self.settle(Err(SwarmError::Storage(Arc::new(error)))),
+            Err(error) => debug!(%error, "hashing was cut off"),
+        }
+    }
+
+    fn report(&self, checked: &Checked) {
+        let infohash = self.meta.infohash();
+        if !checked.is_right {
+            warn!(%infohash, piece = checked.piece, "a piece has a wrong hash");
+        }
+        let (is_complete, wrong_source) = self.with(|swarm, now| {
+            swarm.checked(checked, now);
+            (swarm.is_complete(), swarm.wrong_source())
+        });
+        if let Some(piece) = wrong_source {
+            self.settle(Err(SwarmError::WrongSource { piece }));
+        }
+        if is_complete {
+            self.settle(Ok(()));
+        }
+    }
+
+    /// The hash of a piece as it stands in the storage, and of its blocks if wanted or wrong.
+    ///
+    /// Where the torrent states SHA-256 too, it is taken in the same pass and counts as well.
+    fn hash(&self, piece: u32, wants_blocks: bool) -> io::Result<Checked> {
+        let mut sha1 = Sha1::new();
+        let wanted = self.meta.sha256_of(piece);
+        let mut sha256 = wanted.map(|_| Sha256::new());
+        self.read_piece(piece, |bytes| {
+            sha1.update(bytes);
+            if let Some(sha256) = &mut sha256 {
+                sha256.update(bytes);
+            }
+        })?;
+        let is_proven = sha256.map(|sha256| sha256.finalize().into()) == wanted;
+        let is_right = sha1.finish() == self.meta.hash_of(piece) && is_proven;
+        let mut blocks = Vec::new();
+        if wants_blocks || !is_right {
+            self.read_piece(piece, |bytes| {
+                for block in bytes.chunks(BLOCK as usize) {
+                    let mut sha1 = Sha1::new();
+                    sha1.update(block);
+                    blocks.push(sha1.finish());
+                }
+            })?;
+        }
+        Ok(Checked { piece, is_right, blocks })
+    }
+
+    /// Hands a piece to `take` in steps of whole blocks.
+    fn read_piece(&self, piece: u32, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+        let layout = self.meta.layout();
+        let (offset, length) = (layout.offset_of(piece), layout.length_of(piece) as usize);
+        let mut buffer = vec![0; HASH_STEP.min(length)];
+        for start in (0..length).step_by(HASH_STEP) {
+            let step = &mut buffer[..HASH_STEP.min(length - start)];
+            self.storage.read_at(offset + start as u64, step)?;
+            take(step);
+        }
+        Ok(())
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the shell is where the clock is read")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,23 @@
+//! Core: why a download did not come to its end.
+
+use std::io;
+use std::sync::Arc;
+
+/// Why a download did not come to its end.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SwarmError {
+    /// No room, or a broken disk.
+    #[error("cannot store the payload")]
+    Storage(#[source] Arc<io::Error>),
+    /// The server's files are not those that its torrent was made of.
+    #[error(
+        "the server gave piece {piece} wrong several times: its files have changed; publish again"
+    )]
+    WrongSource {
+        /// The first such piece.
+        piece: u32,
+    },
+    /// [`Node::stop`](crate::Node::stop) was called.
+    #[error("the download was stopped")]
+    Stopped,
+}

@@ -1,0 +1,296 @@
+//! Core: one connection's state: who it is, what is queued for it, when it was last heard.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::protocol::layout::Range;
+use crate::protocol::peer_id::PeerId;
+use crate::protocol::wire::{MAX_QUEUE, Outgoing, Violation};
+
+/// Bytes of data handed to the shell at once: enough to keep a link busy, little enough that a
+/// CANCEL or a HAVE is not held up.
+const BATCH: u32 = 64 * 1024;
+
+/// Control messages handed to the shell at once.
+const BATCH_MESSAGES: usize = 512;
+
+/// Messages that may wait before nothing more is asked of a peer: it takes nothing.
+const MAX_MESSAGES: usize = 1024;
+
+/// HAVEs beyond one for each piece that end the connection.
+const HAVES_GRACE: u64 = 64;
+
+/// Metadata requests that may wait; more are dropped. A torrent of 2^20 pieces has 1280 parts.
+const MAX_METADATA_QUEUE: usize = 64;
+
+/// Blocks that nobody asked for: so many, and then one for each block that was asked for. A CANCEL
+/// that crosses the block on the wire is no offence.
+const UNASKED_GRACE: u64 = 256;
+
+/// A word at least this often, so that the other side knows we are there (BEP 3: two minutes).
+const KEEP_ALIVE: Duration = Duration::from_secs(45);
+
+/// A connection on which nothing came for this long is given up.
+const SILENCE: Duration = Duration::from_secs(150);
+
+/// A peer that sent data within this time counts as a source.
+const SOURCE_SPAN: Duration = Duration::from_secs(2);
+
+/// One connection of a swarm; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerKey(pub u64);
+
+/// What is to go out to a peer next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Messages first, then the data of these ranges.
+    Send {
+        /// In this order.
+        messages: Vec<Outgoing>,
+        /// Each to be followed up with [`crate::swarm::Swarm::sent`].
+        data: Vec<Range>,
+    },
+    /// Nothing for now.
+    Wait,
+    /// The connection is to be closed.
+    Closed,
+}
+
+/// One connected peer.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) id: PeerId,
+    pub(crate) address: SocketAddr,
+    pub(crate) was_dialled: bool,
+    pub(crate) is_interesting: bool,
+    /// It has wanted something.
+    pub(crate) fetches: bool,
+    /// Payload bytes that were wanted and came.
+    pub(crate) received: u64,
+    last_data: Option<Instant>,
+    messages: VecDeque<Outgoing>,
+    uploads: VecDeque<Range>,
+    metadata: Option<u8>,
+    metadata_queued: usize,
+    asked_blocks: u64,
+    unasked_blocks: u64,
+    haves: u64,
+    has_bitfield: bool,
+    last_heard: Instant,
+    last_spoken: Instant,
+}
+
+impl Peer {
+    pub(crate) fn new(id: PeerId, address: SocketAddr, was_dialled: bool, now: Instant) -> Self {
+        Self {
+            id,
+            address,
+            was_dialled,
+            is_interesting: false,
+            fetches: false,
+            received: 0,
+            last_data: None,
+            messages: VecDeque::new(),
+            uploads: VecDeque::new(),
+            metadata: None,
+            metadata_queued: 0,
+            asked_blocks: 0,
+            unasked_blocks: 0,
+            haves: 0,
+            has_bitfield: false,
+            last_heard: now,
+            last_spoken: now,
+        }
+    }
+
+    pub(crate) fn heard(&mut self, now: Instant) {
+        self.last_heard = now;
+    }
+
+    pub(crate) fn say(&mut self, message: Outgoing) {
+        self.messages.push_back(message);
+    }
+
+    /// Whether nothing is queued for it.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.uploads.is_empty() && self.messages.is_empty()
+    }
+
+    pub(crate) fn queue_upload(&mut self, range: Range) -> Result<(), Violation> {
+        // The peer was told this bound as `reqq` (BEP 10).
+        if self.uploads.len() >= MAX_QUEUE {
+            return Err(Violation::Flood);
+        }
+        self.uploads.push_back(range);
+        Ok(())
+    }
+
+    /// Whether so much waits for it that nothing more should be asked.
+    pub(crate) fn takes_nothing(&self) -> bool {
+        self.messages.len() >= MAX_MESSAGES
+    }
+
+    /// It chokes: requests that have not gone out need not go. One that voided open requests counts like a block that
+    /// nobody asked for.
+    pub(crate) fn chokes(&mut self, voids: bool) -> Result<(), Violation> {
+        self.messages.retain(|message| !matches!(message, Outgoing::Request(_)));
+        if voids { self.gave_unasked() } else { Ok(()) }
+    }
+
+    /// It names one of so many pieces. Nobody needs to name one twice.
+    pub(crate) fn names_piece(&mut self, pieces: u32) -> Result<(), Violation> {
+        self.haves += 1;
+        if self.haves > u64::from(pieces) + HAVES_GRACE { Err(Violation::Repeated) } else { Ok(()) }
+    }
+
+    /// It names all its pieces: once (BEP 3).
+    pub(crate) fn names_all(&mut self) -> Result<(), Violation> {
+        if std::mem::replace(&mut self.has_bitfield, true) {
+            return Err(Violation::Repeated);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn cancel_upload(&mut self, range: Range) {
+        self.uploads.retain(|queued| *queued != range);
+    }
+
+    pub(crate) fn takes_metadata_as(&mut self, id: Option<u8>) {
+        self.metadata = id;
+    }
+
+    pub(crate) fn queue_metadata(&mut self, part: u32) {
+        if let Some(id) = self.metadata
+            && self.metadata_queued < MAX_METADATA_QUEUE
+        {
+            self.metadata_queued += 1;
+            self.say(Outgoing::Metadata { id, part });
+        }
+    }
+
+    /// A wanted block came, whether it was still needed or not.
+    pub(crate) fn gave(&mut self, bytes: u64, now: Instant) {
+        self.received += bytes;
+        self.asked_blocks += 1;
+        self.last_data = Some(now);
+    }
+
+    /// Whether it counts as a source now.
+    pub(crate) fn is_source(&self, now: Instant) -> bool {
+        self.last_data.is_some_and(|at| now.saturating_duration_since(at) < SOURCE_SPAN)
+    }
+
+    /// A block came that nobody asked for.
+    pub(crate) fn gave_unasked(&mut self) -> Result<(), Violation> {
+        self.unasked_blocks += 1;
+        let too_many = self.unasked_blocks > UNASKED_GRACE + self.asked_blocks;
+        if too_many { Err(Violation::Unasked) } else { Ok(()) }
+    }
+
+    pub(crate) fn next(&mut self, now: Instant) -> Next {
+        if self.is_idle() {
+            return Next::Wait;
+        }
+        self.last_spoken = now;
+        // Before data: a HAVE or CANCEL behind 64 KiB comes too late.
+        let count = self.messages.len().min(BATCH_MESSAGES);
+        let messages: Vec<Outgoing> = self.messages.drain(..count).collect();
+        let metadata =
+            messages.iter().filter(|message| matches!(message, Outgoing::Metadata { .. }));
+        self.metadata_queued -= metadata.count();
+        let mut data = Vec::new();
+        let mut bytes = 0;
+        while let Some(range) =
+            // One range alone may be longer: old clients ask for 128 KiB.
+            self.uploads.pop_front_if(|range| bytes + range.length <= BATCH || bytes == 0)
+        {
+            bytes += range.length;
+            data.push(range);
+        }
+        Next::Send { messages, data }
+    }
+
+    /// Says a word if it was quiet for long; `true` if so.
+    pub(crate) fn keep_alive(&mut self, now: Instant) -> bool {
+        let is_due =
+            now.saturating_duration_since(self.last_spoken) >= KEEP_ALIVE && self.is_idle();
+        if is_due {
+            self.say(Outgoing::KeepAlive);
+        }
+        is_due
+    }
+
+    pub(crate) fn is_silent(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.last_heard) >= SILENCE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the start")]
+    fn peer() -> (Peer, Instant) {
+        let now = Instant::now();
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        (Peer::new(PeerId::ours([1; 12]), address, false, now), now)
+    }
+
+    fn range(piece: u32, length: u32) -> Range {
+        Range { piece, begin: 0, length }
+    }
+
+    #[test]
+    fn messages_go_before_data_and_data_in_batches() {
+        let (mut peer, now) = peer();
+        for piece in 0..5 {
+            peer.queue_upload(range(piece, 16384)).expect("there is room");
+        }
+        peer.say(Outgoing::Have(7));
+        peer.cancel_upload(range(1, 16384));
+        let data = [0, 2, 3, 4].map(|piece| range(piece, 16384)).to_vec();
+        assert_eq!(peer.next(now), Next::Send { messages: vec![Outgoing::Have(7)], data });
+        assert_eq!(peer.next(now), Next::Wait);
+    }
+
+    #[test]
+    fn a_long_range_goes_alone() {
+        let (mut peer, now) = peer();
+        for piece in 0..2 {
+            peer.queue_upload(range(piece, 131_072)).expect("there is room");
+        }
+        let expected = Next::Send { messages: vec![], data: vec![range(0, 131_072)] };
+        assert_eq!(peer.next(now), expected);
+    }
+
+    #[test]
+    fn a_flood_of_requests_is_a_violation() {
+        let (mut peer, _) = peer();
+        for piece in 0..1024 {
+            peer.queue_upload(range(piece, 1)).expect("there is room");
+        }
+        assert_eq!(peer.queue_upload(range(9, 1)), Err(Violation::Flood));
+    }
+
+    #[test]
+    fn metadata_requests_beyond_the_queue_are_dropped() {
+        let (mut peer, now) = peer();
+        peer.queue_metadata(0);
+        assert!(peer.is_idle());
+        peer.takes_metadata_as(Some(2));
+        (0..100).for_each(|part| peer.queue_metadata(part));
+        let Next::Send { messages, .. } = peer.next(now) else { panic!("something is queued") };
+        assert_eq!(messages.len(), 64);
+        peer.queue_metadata(0);
+        assert!(!peer.is_idle());
+    }
+
+    #[test]
+    fn data_that_nobody_asked_for_ends_in_a_violation() {
+        let (mut peer, now) = peer();
+        peer.gave(16384, now);
+        let allowed = (0..1000).take_while(|_| peer.gave_unasked().is_ok()).count();
+        assert_eq!(allowed, 257);
+    }
+}

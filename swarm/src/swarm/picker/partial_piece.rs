@@ -1,0 +1,185 @@
+//! Core: a piece that is being fetched.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use crate::swarm::peer::PeerKey;
+
+/// A piece that one peer alone shall give must come at this rate at least, or another peer gets the task.
+const RATE_ALONE: (usize, Duration) = (16, Duration::from_secs(6));
+
+/// The blocks of one piece between the first request and the check of its hash.
+#[derive(Debug)]
+pub(super) struct PartialPiece {
+    blocks: Vec<State>,
+    free: usize,
+    unstored: usize,
+    source: From,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Free,
+    /// Asked for, this many times.
+    Asked(u8),
+    /// Here, and on its way into the storage.
+    Got(IpAddr),
+    Stored(IpAddr),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum From {
+    Anyone,
+    /// The piece failed before: this peer alone may give it, and was first asked then.
+    Only(PeerKey, Instant),
+}
+
+impl PartialPiece {
+    pub(super) fn new(blocks: u32) -> Self {
+        let blocks = vec![State::Free; blocks as usize];
+        Self { free: blocks.len(), unstored: blocks.len(), blocks, source: From::Anyone }
+    }
+
+    pub(super) fn free(&self) -> usize {
+        self.free
+    }
+
+    pub(super) fn first_free(&self) -> Option<u32> {
+        let at = self.blocks.iter().position(|state| *state == State::Free)?;
+        u32::try_from(at).ok()
+    }
+
+    /// Whether there is a block to ask this peer for.
+    pub(super) fn is_open_to(&self, key: PeerKey) -> bool {
+        self.free > 0 && (self.source == From::Anyone || self.is_only(key))
+    }
+
+    fn is_only(&self, key: PeerKey) -> bool {
+        matches!(self.source, From::Only(only, _) if only == key)
+    }
+
+    /// Whether this peer alone is to give the piece and takes too long for it.
+    pub(super) fn is_late(&self, key: PeerKey, now: Instant) -> bool {
+        let From::Only(only, since) = self.source else { return false };
+        let (blocks, time) = RATE_ALONE;
+        // Pieces of 64 KiB and of 4 MiB must come at the same rate.
+        let turns = u32::try_from(1 + self.blocks.len() / blocks).unwrap_or(u32::MAX);
+        only == key && now.saturating_duration_since(since) >= time.saturating_mul(turns)
+    }
+
+    pub(super) fn may_be_asked_of_many(&self) -> bool {
+        self.source == From::Anyone
+    }
+
+    /// Nothing is here and nothing is asked for.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.free == self.blocks.len()
+    }
+
+    /// A block is asked for; with `only`, the whole piece is to come from that peer from that moment on.
+    pub(super) fn ask(&mut self, index: u32, only: Option<(PeerKey, Instant)>) {
+        if let Some((key, now)) = only
+            && !self.is_only(key)
+        {
+            self.source = From::Only(key, now);
+        }
+        let state = &mut self.blocks[index as usize];
+        *state = match *state {
+            State::Free => {
+                self.free -= 1;
+                State::Asked(1)
+            }
+            State::Asked(times) => State::Asked(times.saturating_add(1)),
+            other => other,
+        };
+    }
+
+    /// One request for a block is void.
+    pub(super) fn release(&mut self, index: u32) {
+        let state = &mut self.blocks[index as usize];
+        *state = match *state {
+            State::Asked(1) => {
+                self.free += 1;
+                State::Free
+            }
+            State::Asked(times) => State::Asked(times - 1),
+            other => other,
+        };
+    }
+
+    /// A block came. How often it was asked for until now, or `None` if it is here already or may not
+    /// come from this peer.
+    pub(super) fn take(
+        &mut self,
+        index: u32,
+        key: PeerKey,
+        ip: IpAddr,
+        was_open: bool,
+    ) -> Option<u8> {
+        // A late block may be of the attempt that failed: it would spoil the proof.
+        if matches!(self.source, From::Only(only, _) if only != key || !was_open) {
+            return None;
+        }
+        let state = &mut self.blocks[index as usize];
+        let asked = match *state {
+            State::Got(_) | State::Stored(_) => return None,
+            State::Free => {
+                self.free -= 1;
+                0
+            }
+            State::Asked(times) => times,
+        };
+        *state = State::Got(ip);
+        Some(asked)
+    }
+
+    /// A block is in the storage; `true` if it was the last.
+    pub(super) fn store(&mut self, index: u32) -> bool {
+        let state = &mut self.blocks[index as usize];
+        let State::Got(ip) = *state else { return false };
+        *state = State::Stored(ip);
+        self.unstored -= 1;
+        self.unstored == 0
+    }
+
+    /// A peer gives up. If the piece was to come from it alone, it starts again from nothing, unless
+    /// it is complete and only its check is missing.
+    pub(super) fn give_up(&mut self, key: PeerKey) {
+        let is_here = |state: &State| matches!(state, State::Got(_) | State::Stored(_));
+        if self.is_only(key) && !self.blocks.iter().all(is_here) {
+            *self = Self::new(u32::try_from(self.blocks.len()).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Blocks that are asked for, fewer than `limit` times.
+    pub(super) fn asked(&self, limit: u8) -> impl Iterator<Item = (u32, u8)> + '_ {
+        (0..).zip(&self.blocks).filter_map(move |(index, state)| match state {
+            State::Asked(times) if *times < limit => Some((index, *times)),
+            _ => None,
+        })
+    }
+
+    /// Compares the counts with the blocks, and each block with the peers that are asked for it now.
+    ///
+    /// # Panics
+    /// If one of them is wrong.
+    #[cfg(test)]
+    pub(super) fn check_invariants(&self, askers: impl Fn(u32) -> usize) {
+        let count = |is: fn(&State) -> bool| self.blocks.iter().filter(|state| is(state)).count();
+        assert_eq!(self.free, count(|state| *state == State::Free), "{self:?}");
+        assert_eq!(self.unstored, count(|state| !matches!(state, State::Stored(_))), "{self:?}");
+        for (index, state) in (0..).zip(&self.blocks) {
+            let times = if let State::Asked(times) = state { usize::from(*times) } else { 0 };
+            assert_eq!(times, askers(index), "block {index} of {self:?}");
+        }
+    }
+
+    /// Who gave each block.
+    pub(super) fn contributors(&self) -> Vec<IpAddr> {
+        let got = self.blocks.iter().filter_map(|state| match state {
+            State::Got(ip) | State::Stored(ip) => Some(*ip),
+            State::Free | State::Asked(_) => None,
+        });
+        got.collect()
+    }
+}

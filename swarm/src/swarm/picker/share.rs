@@ -1,0 +1,22 @@
+//! Core: numbers that look random and follow from a seed, and whose share a piece is.
+
+/// Whether a piece falls to another node: the one of the highest hash of node and piece.
+pub(super) fn is_anothers(piece: u32, own_salt: u64, rivals: &[u64]) -> bool {
+    let rank = |salt: u64| mix(salt ^ u64::from(piece));
+    let own = rank(own_salt);
+    rivals.iter().any(|salt| rank(*salt) > own)
+}
+
+/// A number that looks random: the finaliser of SplitMix64.
+pub(super) fn mix(number: u64) -> u64 {
+    let mut x = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// The next number, and the state after it.
+pub(super) fn next_random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(1);
+    mix(*state)
+}

@@ -1,0 +1,350 @@
+//! Core: which piece a seed shows to whom, and when it takes one back.
+//!
+//! A seed that names all its pieces at once gives the same ones to everybody. This one names a few to
+//! each node, the least spread first, so that each piece leaves the server about once
+//! and the nodes pass it on (BEP 16 in spirit; there is no wire message for it).
+//!
+//! What was shown stays shown: the wire knows no "have not". To *take back* means only to stop
+//! waiting: a node that got the piece elsewhere never says so to the one who showed it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::peer::PeerKey;
+use crate::protocol::bitfield::Bitfield;
+use crate::protocol::layout::Layout;
+
+/// Bytes shown to all nodes together and not yet sent: enough to keep the link busy while a request
+/// comes back. More only makes each piece later at its first node, for they share the link (simulated).
+const SHOWN_BYTES: u64 = 1 << 20;
+
+/// Most pieces shown to one node and not yet sent to it. At least it is one, and for a few nodes two: one
+/// under way and the next.
+const SHOWN_AT_ONCE: u64 = 8;
+
+/// Nodes without any piece that are shown their first one at the same time. A first piece that is sent to few
+/// at once is there early, and nodes that hold one feed the others.
+const LANES: usize = 8;
+
+/// A shown piece that nobody asks for holds up the next one for this long (measured).
+const TAKE_BACK: Duration = Duration::from_millis(300);
+
+/// A node whose link takes nothing of what is queued for it loses its lane after this long.
+const LANE_LOST: Duration = Duration::from_secs(2);
+
+/// What a super-seeding server knows of one swarm.
+#[derive(Debug)]
+pub struct SuperSeed {
+    layout: Layout,
+    /// Connected nodes that hold the piece, and those that were shown it and do not hold it yet.
+    spread: Vec<u16>,
+    /// How many pieces are spread so often: the lowest key ends a search.
+    levels: BTreeMap<u16, u32>,
+    /// Where the search for a fresh piece goes on.
+    cursor: u32,
+    peers: BTreeMap<PeerKey, Viewer>,
+    /// Nodes without any piece that are shown their first one.
+    lanes: BTreeSet<PeerKey>,
+    /// Nodes without any piece that wait for a lane, in turn.
+    waiting: VecDeque<PeerKey>,
+}
+
+#[derive(Debug)]
+struct Viewer {
+    holds: Bitfield,
+    /// What it holds or was shown.
+    known: Bitfield,
+    /// Pieces shown and the blocks of each that are still to be sent.
+    pending: BTreeMap<u32, u32>,
+    last_sent: Instant,
+}
+
+impl SuperSeed {
+    /// A seed of which nobody holds anything yet. Seeds of different `salt` begin with different pieces.
+    pub fn new(layout: Layout, salt: u64) -> Self {
+        let cursor = u32::try_from(salt % u64::from(layout.pieces())).unwrap_or(0);
+        Self {
+            layout,
+            spread: vec![0; layout.pieces() as usize],
+            levels: BTreeMap::from([(0, layout.pieces())]),
+            cursor,
+            peers: BTreeMap::new(),
+            lanes: BTreeSet::new(),
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// A node came that is to be shown pieces.
+    pub fn join(&mut self, key: PeerKey, now: Instant) {
+        let none = Bitfield::empty(self.layout.pieces());
+        let viewer =
+            Viewer { holds: none.clone(), known: none, pending: BTreeMap::new(), last_sent: now };
+        self.peers.insert(key, viewer);
+    }
+
+    /// A node went, and what it held with it.
+    pub fn leave(&mut self, key: PeerKey) {
+        let Some(viewer) = self.peers.remove(&key) else { return };
+        self.lanes.remove(&key);
+        self.waiting.retain(|other| *other != key);
+        // Its copies are gone, and may have been the only ones.
+        for piece in viewer.known.iter() {
+            self.spreads_to(piece, self.spread[piece as usize] - 1);
+        }
+    }
+
+    /// A node holds one more piece; whether that was unknown.
+    pub fn holds(&mut self, key: PeerKey, piece: u32) -> bool {
+        let Some(viewer) = self.peers.get_mut(&key) else { return false };
+        let was_awaited = viewer.pending.remove(&piece).is_some();
+        // It can feed others from now on: the lane is for the next.
+        self.lanes.remove(&key);
+        let is_new = viewer.holds.insert(piece);
+        if viewer.known.insert(piece) {
+            self.spreads_to(piece, self.spread[piece as usize] + 1);
+        }
+        is_new || was_awaited
+    }
+
+    /// So many nodes hold the piece now or were shown it.
+    fn spreads_to(&mut self, piece: u32, count: u16) {
+        let old = std::mem::replace(&mut self.spread[piece as usize], count);
+        if let Some(pieces) = self.levels.get_mut(&old) {
+            *pieces -= 1;
+            if *pieces == 0 {
+                self.levels.remove(&old);
+            }
+        }
+        *self.levels.entry(count).or_default() += 1;
+    }
+
+    /// A block of a piece went out to a node.
+    ///
+    /// After the last block the node counts as holding the piece: most clients do not tell the one
+    /// they have it from.
+    pub fn sent(&mut self, key: PeerKey, piece: u32, now: Instant) {
+        let Some(viewer) = self.peers.get_mut(&key) else { return };
+        viewer.last_sent = now;
+        let Some(left) = viewer.pending.get_mut(&piece) else { return };
+        *left = left.saturating_sub(1);
+        if *left == 0 {
+            self.holds(key, piece);
+        }
+    }
+
+    /// What to show now, after something happened to this node: to it, and to those who wait for a lane.
+    pub fn show(&mut self, key: PeerKey) -> Vec<(PeerKey, u32)> {
+        let mut shown = Vec::new();
+        if !self.is_novice(key) || self.lanes.contains(&key) {
+            self.show_one(key, &mut shown);
+        } else if !self.waiting.contains(&key) {
+            self.waiting.push_back(key);
+        }
+        while self.lanes.len() < LANES
+            && let Some(next) = self.waiting.pop_front()
+        {
+            if self.is_novice(next) {
+                self.lanes.insert(next);
+            }
+            self.show_one(next, &mut shown);
+        }
+        shown
+    }
+
+    /// Whether a connected node holds nothing yet.
+    fn is_novice(&self, key: PeerKey) -> bool {
+        self.peers.get(&key).is_some_and(|viewer| viewer.holds.count() == 0)
+    }
+
+    fn show_one(&mut self, key: PeerKey, shown: &mut Vec<(PeerKey, u32)>) {
+        let viewers = self.peers.len();
+        let Some(viewer) = self.peers.get(&key) else { return };
+        let most = match viewer.holds.count() {
+            // The first piece alone: the sooner it is whole, the sooner the node can give.
+            0 => 1,
+            _ => at_once(self.layout, viewers),
+        };
+        for _ in viewer.pending.len()..most {
+            let Some(piece) = self.least_spread(key) else { break };
+            let count = self.spread[piece as usize];
+            if count == 0 {
+                // Fresh pieces go out in a row; later rounds begin where this one ended.
+                self.cursor = piece + 1;
+            }
+            self.spreads_to(piece, count + 1);
+            if let Some(viewer) = self.peers.get_mut(&key) {
+                viewer.known.insert(piece);
+                viewer.pending.insert(piece, self.layout.blocks_of(piece));
+            }
+            shown.push((key, piece));
+        }
+    }
+
+    /// The least spread piece that a node neither holds nor was shown, from the cursor on.
+    fn least_spread(&self, key: PeerKey) -> Option<u32> {
+        let viewer = self.peers.get(&key).filter(|viewer| !viewer.known.is_full())?;
+        let (&least, _) = self.levels.first_key_value()?;
+        let pieces = self.layout.pieces();
+        let mut best: Option<(u16, u32)> = None;
+        for piece in (self.cursor..pieces).chain(0..self.cursor.min(pieces)) {
+            let count = self.spread[piece as usize];
+            if best.is_none_or(|(so_far, _)| count < so_far) && !viewer.known.contains(piece) {
+                best = Some((count, piece));
+                // None is spread less.
+                if count == least {
+                    break;
+                }
+            }
+        }
+        best.map(|(_, piece)| piece)
+    }
+
+    /// Stops waiting for nodes that ask for nothing of what they were shown; returns these nodes.
+    /// `is_idle` says whether nothing is queued for a node.
+    pub fn take_back(&mut self, now: Instant, is_idle: impl Fn(PeerKey) -> bool) -> Vec<PeerKey> {
+        let mut forgiven = Vec::new();
+        for (key, viewer) in &mut self.peers {
+            let silent = now.saturating_duration_since(viewer.last_sent) >= TAKE_BACK;
+            let is_lost = now.saturating_duration_since(viewer.last_sent) >= LANE_LOST;
+            // Blocks queued for it: it asked, and its link is slow. A lane is too scarce for that.
+            let is_over = is_idle(*key) || (is_lost && self.lanes.contains(key));
+            if silent && !viewer.pending.is_empty() && is_over {
+                viewer.pending.clear();
+                // What it is shown next gets its full time.
+                viewer.last_sent = now;
+                self.lanes.remove(key);
+                forgiven.push(*key);
+            }
+        }
+        forgiven
+    }
+}
+
+/// How many pieces a node that holds some is shown at the same time, where there are so many nodes.
+fn at_once(layout: Layout, viewers: usize) -> usize {
+    let share = SHOWN_BYTES / u64::from(layout.piece_length()) / viewers.max(1) as u64;
+    let least = if viewers <= LANES { 2 } else { 1 };
+    share.clamp(least, SHOWN_AT_ONCE) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pieces of 512 KiB, so that two nodes are shown two each.
+    const PIECE: u32 = 512 << 10;
+
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the start")]
+    fn seed(pieces: u32, nodes: u64) -> (SuperSeed, Instant) {
+        let now = Instant::now();
+        let total = u64::from(pieces) * u64::from(PIECE);
+        let layout = Layout::new(total, PIECE).expect("within the limits");
+        let mut seed = SuperSeed::new(layout, 0);
+        (0..nodes).for_each(|key| seed.join(PeerKey(key), now));
+        (seed, now)
+    }
+
+    fn pieces(shown: Vec<(PeerKey, u32)>) -> Vec<u32> {
+        shown.into_iter().map(|(_, piece)| piece).collect()
+    }
+
+    /// Sends a whole piece.
+    fn send(seed: &mut SuperSeed, key: u64, piece: u32, now: Instant) {
+        (0..32).for_each(|_| seed.sent(PeerKey(key), piece, now));
+    }
+
+    #[test]
+    fn each_node_is_shown_other_pieces_the_first_one_alone() {
+        let (mut seed, now) = seed(9, 2);
+        assert_eq!(pieces(seed.show(PeerKey(0))), [0]);
+        assert_eq!(pieces(seed.show(PeerKey(1))), [1]);
+        assert!(seed.show(PeerKey(0)).is_empty());
+        send(&mut seed, 0, 0, now);
+        assert_eq!(pieces(seed.show(PeerKey(0))), [2, 3]);
+    }
+
+    #[test]
+    fn a_few_nodes_are_shown_more_at_once_than_many() {
+        let layout = Layout::new(64 << 20, 64 << 10).expect("within the limits");
+        assert_eq!([1, 4, 8, 16, 200].map(|viewers| at_once(layout, viewers)), [8, 4, 2, 1, 1]);
+        let layout = Layout::new(64 << 30, 4 << 20).expect("within the limits");
+        assert_eq!([1, 8, 9].map(|viewers| at_once(layout, viewers)), [2, 2, 1]);
+    }
+
+    #[test]
+    fn first_pieces_go_to_few_at_a_time() {
+        let (mut seed, now) = seed(30, 10);
+        let shown: Vec<u32> = (0..10).flat_map(|key| pieces(seed.show(PeerKey(key)))).collect();
+        assert_eq!(shown, [0, 1, 2, 3, 4, 5, 6, 7]);
+        send(&mut seed, 3, 3, now);
+        assert_eq!(seed.show(PeerKey(3)), [(PeerKey(3), 8), (PeerKey(8), 9)]);
+        seed.leave(PeerKey(0));
+        assert_eq!(seed.show(PeerKey(0)), [(PeerKey(9), 10)]);
+    }
+
+    #[test]
+    fn a_piece_that_was_sent_makes_room_for_the_next() {
+        let (mut seed, now) = seed(9, 2);
+        seed.show(PeerKey(0));
+        send(&mut seed, 0, 0, now);
+        assert_eq!(pieces(seed.show(PeerKey(0))), [1, 2]);
+        (0..31).for_each(|_| seed.sent(PeerKey(0), 1, now));
+        assert!(seed.show(PeerKey(0)).is_empty());
+        seed.sent(PeerKey(0), 1, now);
+        assert_eq!(pieces(seed.show(PeerKey(0))), [3]);
+    }
+
+    #[test]
+    fn what_is_not_asked_for_is_taken_back_after_300_ms() {
+        let (mut seed, now) = seed(9, 1);
+        seed.show(PeerKey(0));
+        assert!(seed.take_back(now + Duration::from_millis(299), |_| true).is_empty());
+        let later = now + Duration::from_millis(300);
+        assert!(seed.take_back(later, |_| false).is_empty());
+        assert_eq!(seed.take_back(later, |_| true), [PeerKey(0)]);
+        assert_eq!(pieces(seed.show(PeerKey(0))), [1]);
+    }
+
+    #[test]
+    fn who_takes_nothing_loses_its_lane_to_who_waits() {
+        let (mut seed, now) = seed(30, 9);
+        (0..9).for_each(|key| {
+            seed.show(PeerKey(key));
+        });
+        assert!(seed.take_back(now + TAKE_BACK, |_| false).is_empty());
+        let later = now + LANE_LOST;
+        assert_eq!(seed.take_back(later, |_| false).len(), 8);
+        let shown = seed.show(PeerKey(0));
+        assert_eq!(shown.first().map(|(key, _)| *key), Some(PeerKey(8)));
+    }
+
+    #[test]
+    fn every_node_is_shown_everything_in_the_end() {
+        let (mut seed, mut now) = seed(10, 2);
+        let mut shown = [Vec::new(), Vec::new()];
+        for _ in 0..12 {
+            for (key, seen) in (0..).zip(&mut shown) {
+                seen.extend(pieces(seed.show(PeerKey(key))));
+            }
+            now += TAKE_BACK;
+            seed.take_back(now, |_| true);
+        }
+        for mut pieces in shown {
+            pieces.sort_unstable();
+            assert_eq!(pieces, (0..10).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn pieces_of_a_node_that_left_count_as_not_spread() {
+        let (mut seed, _) = seed(4, 2);
+        assert_eq!(pieces(seed.show(PeerKey(0))), [0]);
+        seed.leave(PeerKey(0));
+        assert_eq!(pieces(seed.show(PeerKey(1))), [1]);
+        seed.holds(PeerKey(1), 1);
+        assert_eq!(pieces(seed.show(PeerKey(1))), [2, 3]);
+        seed.holds(PeerKey(1), 2);
+        assert_eq!(pieces(seed.show(PeerKey(1))), [0]);
+        assert_eq!(seed.spread, [1, 1, 1, 1]);
+    }
+}
