@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use super::children::{busybox, run};
+use super::reaper::{busybox, run};
 
 /// Modules that no device names: the reader of input devices, and the packet socket that udhcpc needs.
 const BY_NAME: &[&str] = &["evdev", "af_packet"];

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::children::{Running, busybox, run};
-use crate::cmdline::{Cmdline, Mac};
-use crate::problem::{Problem, ProblemKind};
+use super::reaper::{Running, busybox, run};
+use crate::init::cmdline::{Cmdline, Mac};
+use crate::journey::problem::{Problem, ProblemKind};
 
 /// What udhcpc's script writes once there is an address.
 const LEASE: &str = "/run/lease.env";

@@ -10,9 +10,10 @@ use std::os::fd::AsRawFd;
 use bt_catalog::{Medium, Role, SystemId, command_line};
 use nix::errno::Errno;
 
-use super::in_place;
-use crate::problem::{Problem, ProblemKind};
-use crate::verify::VerifiedSystem;
+use crate::download::verify::VerifiedSystem;
+use crate::journey::problem::{Problem, ProblemKind};
+
+pub mod in_place;
 
 /// `KEXEC_FILE_NO_INITRAMFS` of `linux/kexec.h`.
 const NO_INITRAMFS: libc::c_ulong = 0x4;
@@ -145,7 +146,7 @@ fn reason(errno: Errno) -> (&'static str, &'static str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verify::tests::proof;
+    use crate::download::verify::tests::proof;
 
     #[test]
     fn the_kernels_refusal_is_told_in_words() {

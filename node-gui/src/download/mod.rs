@@ -16,14 +16,15 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use self::announce::Tracker;
-use self::pace::{GIVE_UP, Pace, Sample};
+use self::stall::{GIVE_UP, Pace, Sample};
 use crate::handover::payload::Payload;
-use crate::http::Http;
 use crate::journey::Progress;
-use crate::problem::{Problem, ProblemKind};
+use crate::journey::problem::{Problem, ProblemKind};
+use crate::server::http::Http;
 
 pub mod announce;
-pub mod pace;
+pub mod stall;
+pub mod verify;
 
 /// The largest .torrent: 4096 pieces or a few more take about 90 KiB; a foreign piece length may need more.
 const TORRENT: usize = 8 << 20;
@@ -345,8 +346,8 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::verify::tests::sample;
-    use crate::verify::{accept, verify};
+    use crate::download::verify::tests::sample;
+    use crate::download::verify::{accept, verify};
 
     /// A system with a real torrent of its files.
     struct Lab {

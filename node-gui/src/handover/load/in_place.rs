@@ -11,20 +11,20 @@ use std::io;
 
 use bt_catalog::{MAX_RANGES, Medium, Role, command_line};
 
-use super::boot_params::{self, KernelImage, Start};
-use super::efi;
-use super::fit::Plan;
-use super::kexec::refused;
-use super::machine::memory_map;
-use super::memory_map::{Entry, KernelRoom, place_kernel};
-use super::payload::Memory;
-use super::runs::Range;
-use super::screen;
-use crate::problem::{Problem, ProblemKind};
-use crate::verify::VerifiedSystem;
+use super::refused;
+use crate::download::verify::VerifiedSystem;
+use crate::handover::boot_params::{self, KernelImage, Start};
+use crate::handover::efi;
+use crate::handover::machine::memory_map;
+use crate::handover::memory_map::{Entry, KernelRoom, place_kernel};
+use crate::handover::payload::Memory;
+use crate::handover::placement::Range;
+use crate::handover::plan::Plan;
+use crate::handover::screen;
+use crate::journey::problem::{Problem, ProblemKind};
 
 /// What goes behind the kernel: boot page, command line, trampoline, and up to 48 KiB of UEFI's tables.
-pub(super) const BUNDLE: u64 = 64 << 10;
+pub(in crate::handover) const BUNDLE: u64 = 64 << 10;
 const CMDLINE: u64 = 0x1000;
 const TRAMPOLINE: u64 = 0x2000;
 const TABLES: u64 = 0x3000;

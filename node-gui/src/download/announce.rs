@@ -8,7 +8,7 @@ use bt_swarm::announce::{Announce, Answer, Event, parse_response, query};
 use bt_swarm::{Infohash, Node, PeerId};
 use tokio::sync::watch;
 
-use crate::http::{Http, HttpError};
+use crate::server::http::{Http, HttpError};
 
 /// A room starts together, so newcomers are looked for often at first.
 const EARLY: Duration = Duration::from_secs(3);

@@ -13,31 +13,31 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use self::work::Shared;
-use crate::cmdline::Cmdline;
-use crate::handover::keeper::Keeper;
+use crate::handover::page_pool::Keeper;
+use crate::init::cmdline::Cmdline;
 use crate::init::modules::Drivers;
-use crate::init::{children, last_words, mounts, serial};
-use crate::input;
+use crate::init::{mounts, panic, reaper, serial};
 use crate::journey::{Effect, Event, Journey};
-use crate::present::present;
-use crate::report::Report;
-use crate::text;
-use crate::window::{Handle, Window, WindowError};
+use crate::screen::input;
+use crate::screen::present::present;
+use crate::screen::text_mode;
+use crate::screen::window::{Handle, Window, WindowError};
+use crate::server::report::Report;
 
 mod work;
 
 /// Starts the node. Never returns: PID 1 that ends is a kernel panic.
 pub fn run_as_init() -> ! {
-    last_words::install();
+    panic::install();
     if let Err(why) = mounts::mount_all() {
-        last_words::give_up(&why);
+        panic::give_up(&why);
     }
     let line = Cmdline::parse(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
     if let Some(name) = &line.serial {
         serial::open(name);
     }
     if line.shell {
-        last_words::allow_shell();
+        panic::allow_shell();
     }
     tracing_subscriber::fmt()
         .with_max_level(tracing::Level::WARN)
@@ -46,11 +46,11 @@ pub fn run_as_init() -> ! {
     serial::step("init", &[]);
     // First of all, while memory is whole; cleaning the pages goes on while drivers load.
     let keeper = Keeper::start();
-    children::reap_forever();
+    reaper::reap_forever();
     load_drivers();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
-        Err(error) => last_words::give_up(&format!("cannot start threads: {error}")),
+        Err(error) => panic::give_up(&format!("cannot start threads: {error}")),
     };
     let (notes, inbox) = mpsc::unbounded_channel();
     runtime.spawn(App::new(line, keeper, notes.clone()).run(inbox));
@@ -177,7 +177,7 @@ impl App {
                 record(&journey);
                 is_new = false;
                 if matches!(journey, Journey::Stopped { .. }) {
-                    last_words::offer_shell(self.shared.line.serial.as_deref());
+                    panic::offer_shell(self.shared.line.serial.as_deref());
                 }
             }
         }
@@ -191,7 +191,7 @@ impl App {
             self.change_screen(None);
         }
         if self.is_text {
-            let text = text::line(journey);
+            let text = text_mode::line(journey);
             if text != self.text {
                 print(&text, self.shared.line.serial.is_some());
                 self.text = text;

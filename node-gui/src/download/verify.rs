@@ -11,9 +11,9 @@ use bt_catalog::{Digest, System, SystemFile, SystemId};
 use bt_swarm::Storage;
 use sha2::{Digest as _, Sha256};
 
-use crate::fetch::Proven;
+use crate::download::Proven;
 use crate::handover::payload::Payload;
-use crate::problem::{Problem, ProblemKind};
+use crate::journey::problem::{Problem, ProblemKind};
 
 /// Bytes read at a time: large enough that the call does not matter, small enough to cancel quickly.
 const CHUNK: usize = 1 << 20;

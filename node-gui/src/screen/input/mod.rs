@@ -18,8 +18,8 @@ use evdev::{
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::selection::Key;
-use crate::window::Handle;
+use crate::screen::selection::Key;
+use crate::screen::window::Handle;
 
 /// Where the kernel puts input devices.
 const FOLDER: &str = "/dev/input";

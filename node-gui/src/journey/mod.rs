@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use bt_catalog::SystemId;
 
-pub use crate::problem::{Problem, ProblemKind};
-use crate::verify::VerifiedSystem;
+pub use self::problem::{Problem, ProblemKind};
+use crate::download::verify::VerifiedSystem;
+
+pub mod problem;
 
 /// Where one node stands between power-on and its new kernel.
 #[derive(Debug)]
@@ -423,7 +425,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::verify::tests::proof;
+    use crate::download::verify::tests::proof;
 
     fn id(text: &str) -> SystemId {
         text.parse().expect("an id")

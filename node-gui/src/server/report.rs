@@ -8,9 +8,9 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::cmdline::Mac;
-use crate::http::Http;
+use crate::init::cmdline::Mac;
 use crate::journey::Journey;
+use crate::server::http::Http;
 
 /// How often a running download is reported.
 const EVERY: Duration = Duration::from_secs(2);
