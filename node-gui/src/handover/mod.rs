@@ -10,7 +10,9 @@
 
 pub mod boot_params;
 pub mod efi;
+pub mod efi_tables;
 pub mod initrd;
+pub mod kernel_layout;
 pub mod load;
 pub mod machine;
 pub mod memory_map;
@@ -21,3 +23,4 @@ pub mod placement;
 pub mod plan;
 pub mod ports;
 pub mod screen;
+pub mod screen_info;

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use bt_catalog::{ByteSize, Firmware, MAX_RANGES, Role, System, Way};
 
 use super::initrd::{Composition, MAX_IMAGE};
-use super::load::in_place::BUNDLE;
+use super::kernel_layout::BUNDLE;
 use super::memory_map::{Entry, KernelRoom, place_kernel};
 use super::placement::{NoRoom, PAGE, Places, Range, Wish, place, whole_pages};
 use crate::journey::problem::{Problem, ProblemKind};
