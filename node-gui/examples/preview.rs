@@ -9,7 +9,7 @@ mod samples;
 use std::path::PathBuf;
 
 use bt_node::journey::Journey;
-use bt_node::screen::input::Input;
+use bt_node::screen::input::event::Input;
 use bt_node::screen::present::present;
 use bt_node::screen::selection::Key;
 

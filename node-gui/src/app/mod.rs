@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use self::note::{Note, Say, What, post};
 use self::work::Shared;
 use crate::handover::page_pool::Keeper;
 use crate::init::cmdline::Cmdline;
@@ -24,6 +25,7 @@ use crate::screen::text_mode;
 use crate::screen::window::{Handle, Window, WindowError};
 use crate::server::report::Report;
 
+mod note;
 mod work;
 
 /// Starts the node. Never returns: PID 1 that ends is a kernel panic.
@@ -75,46 +77,12 @@ fn show_screen(notes: &mpsc::UnboundedSender<Note>) -> Result<(), WindowError> {
     let window = Window::new()?;
     let listener = notes.clone();
     window.on_event(move |event| post(&listener, None, What::Event(Event::Ui(event))));
-    if let Err(error) = input::start(window.handle()) {
+    let handle = window.handle();
+    if let Err(error) = input::start(move |inputs| handle.input(inputs)) {
         tracing::warn!(%error, "no keyboard and no pointer");
     }
     post(notes, None, What::Screen(Some(window.handle())));
     window.run()
-}
-
-/// One message to the event loop.
-#[derive(Debug)]
-pub(crate) struct Note {
-    /// The work it comes from; `None` from the person, the clock and the screen.
-    ticket: Option<u64>,
-    what: What,
-}
-
-#[derive(Debug)]
-enum What {
-    Event(Event),
-    /// There is a screen now, or none (any more).
-    Screen(Option<Handle>),
-}
-
-/// Sends a note; the event loop lives as long as the process, so nobody misses it.
-fn post(notes: &mpsc::UnboundedSender<Note>, ticket: Option<u64>, what: What) {
-    if notes.send(Note { ticket, what }).is_err() {
-        tracing::error!("the event loop is gone");
-    }
-}
-
-/// What one piece of work says to the event loop.
-#[derive(Debug, Clone)]
-pub(crate) struct Say {
-    notes: mpsc::UnboundedSender<Note>,
-    ticket: u64,
-}
-
-impl Say {
-    pub(crate) fn event(&self, event: Event) {
-        post(&self.notes, Some(self.ticket), What::Event(event));
-    }
 }
 
 /// The event loop's own.

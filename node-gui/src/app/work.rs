@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use bt_catalog::{Catalog, System, SystemId, Trust};
 use tokio::task::spawn_blocking;
 
-use super::Say;
-use crate::download::verify::{self, Refused, VerifiedSystem};
+use super::note::Say;
+use crate::download::verified::{VerifiedSystem, accept};
+use crate::download::verify::{self, Refused};
 use crate::download::{Download, no_room};
 use crate::handover::page_pool::Keeper;
 use crate::handover::payload::Payload;
@@ -24,7 +25,7 @@ use crate::journey::problem::{Problem, ProblemKind};
 use crate::journey::{Connecting, Event, Leaving, Ready};
 use crate::server::catalog::{self, Identity};
 use crate::server::http::Http;
-use crate::server::report::Reporter;
+use crate::server::reporter::Reporter;
 
 /// Between two events of progress: 4 a second.
 const TELL: Duration = Duration::from_millis(250);
@@ -304,7 +305,7 @@ async fn try_verify(
         let lost = || Refused::Problem(Problem::internal(format!("{id}: its files are gone")));
         let download = download.ok_or_else(lost)?;
         if let Some(proven) = download.proven() {
-            return Ok(verify::accept(proven));
+            return Ok(accept(proven));
         }
         (download.system().clone(), Arc::clone(download.payload()))
     };

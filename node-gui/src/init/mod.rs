@@ -7,6 +7,8 @@
 
 pub mod cmdline;
 pub mod console;
+pub mod lease;
+pub mod modalias;
 pub mod modules;
 pub mod mounts;
 pub mod network;

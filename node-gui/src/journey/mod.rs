@@ -5,14 +5,17 @@
 //! order of events starts unverified files.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bt_catalog::SystemId;
 
+pub use self::menu::{IconRef, Menu, MenuItem};
 pub use self::problem::{Problem, ProblemKind};
-use crate::download::verify::VerifiedSystem;
+pub use self::progress::Progress;
+use crate::download::verified::VerifiedSystem;
 
+pub mod menu;
 pub mod problem;
+pub mod progress;
 
 /// Where one node stands between power-on and its new kernel.
 #[derive(Debug)]
@@ -101,74 +104,6 @@ pub struct Countdown {
     pub system: SystemId,
     /// Seconds until then, at least 1.
     pub seconds_left: u32,
-}
-
-/// How far a download is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Bytes here.
-    pub done: u64,
-    /// Bytes in all.
-    pub total: u64,
-    /// Bytes per second, smoothed.
-    pub speed: u64,
-    /// How many other PCs send data now, without the server.
-    pub peers: usize,
-    /// Whether the server sends data now.
-    pub from_server: bool,
-    /// Since when no byte came, once that is long enough to be told.
-    pub stalled_for: Option<Duration>,
-}
-
-/// What the picker shows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Menu {
-    /// The lab's name, for the header.
-    pub lab_name: String,
-    /// The room this PC stands in, when known.
-    pub room: Option<String>,
-    /// This PC's name, when known.
-    pub node_name: Option<String>,
-    /// This PC's network address.
-    pub address: Option<String>,
-    /// The systems, in the supervisor's order.
-    pub systems: Vec<MenuItem>,
-    /// Which one is highlighted first.
-    pub default: Option<SystemId>,
-}
-
-impl Menu {
-    /// The item of this system.
-    #[must_use]
-    pub fn item(&self, id: &SystemId) -> Option<&MenuItem> {
-        self.systems.iter().find(|item| item.id == *id)
-    }
-}
-
-/// One system in the picker.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MenuItem {
-    /// Its name in the catalog.
-    pub id: SystemId,
-    /// Its name for people.
-    pub name: String,
-    /// One line about it; may be empty.
-    pub note: String,
-    /// Its picture.
-    pub icon: IconRef,
-    /// Bytes to download.
-    pub size: u64,
-    /// Why it cannot start on this PC, as far as that is known before anything is fetched.
-    pub obstacle: Option<Problem>,
-}
-
-/// Where a system's picture comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum IconRef {
-    /// One of the pictures in this program, by name; unknown names get the plain one.
-    Builtin(String),
-    /// A PNG or SVG file from the server, checked against the catalog.
-    File(Vec<u8>),
 }
 
 /// What a person does at the screen.

@@ -23,7 +23,7 @@ use self::generated::{Action, App, Card, Glyph, Hint, Stage, Theme, Tile, View};
 use crate::journey::{Menu, MenuItem, UiEvent};
 use crate::screen::fonts::{self, NoFont};
 use crate::screen::icons::{self, Picture};
-use crate::screen::input::Input;
+use crate::screen::input::event::Input;
 use crate::screen::present::{self, CountdownLine, Presentation, Screen, Working};
 use crate::screen::selection::{Focus, Key, Press, Selection};
 

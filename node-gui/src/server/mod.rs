@@ -3,3 +3,4 @@
 pub mod catalog;
 pub mod http;
 pub mod report;
+pub mod reporter;

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bt_node::journey::{Countdown, IconRef, Journey, Menu, Problem, Progress, UiEvent};
-use bt_node::screen::input::Input;
+use bt_node::screen::input::event::Input;
 use bt_node::screen::present::present;
 use bt_node::screen::selection::Key::{self, Down, Enter, Escape, Home, Left, Right, Tab, Up};
 use image::RgbImage;

@@ -9,7 +9,7 @@ use bt_catalog::{Medium, Role, command_line};
 use nix::errno::Errno;
 
 use super::refusal::refused;
-use crate::download::verify::VerifiedSystem;
+use crate::download::verified::VerifiedSystem;
 use crate::journey::problem::Problem;
 
 /// `KEXEC_FILE_NO_INITRAMFS` of `linux/kexec.h`.

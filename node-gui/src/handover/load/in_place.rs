@@ -12,7 +12,7 @@ use std::io;
 use bt_catalog::{MAX_RANGES, Medium, Role, command_line};
 
 use super::refusal::refused;
-use crate::download::verify::VerifiedSystem;
+use crate::download::verified::VerifiedSystem;
 use crate::handover::boot_params::{self, KernelImage, Start};
 use crate::handover::efi;
 use crate::handover::kernel_layout::{BUNDLE, Layout};

@@ -7,7 +7,7 @@ use std::io;
 use bt_catalog::SystemId;
 
 use self::refusal::refused;
-use crate::download::verify::VerifiedSystem;
+use crate::download::verified::VerifiedSystem;
 use crate::journey::problem::Problem;
 
 pub mod by_file;
