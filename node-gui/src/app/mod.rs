@@ -12,13 +12,14 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use self::note::{Note, Say, What, post};
+use self::note::{Event, Note, Say, What, post};
 use self::work::Shared;
+use crate::download::verified::VerifiedSystem;
 use crate::handover::page_pool::Keeper;
 use crate::init::cmdline::Cmdline;
 use crate::init::modules::Drivers;
 use crate::init::{mounts, panic, reaper, serial};
-use crate::journey::{Effect, Event, Journey};
+use crate::journey::{Effect, Journey};
 use crate::screen::input;
 use crate::screen::present::present;
 use crate::screen::text_mode;
@@ -177,7 +178,7 @@ impl App {
     }
 
     /// Does what the journey asks for; what was being done before ends.
-    fn perform(&mut self, effect: Effect) {
+    fn perform(&mut self, effect: Effect<VerifiedSystem>) {
         self.ticket += 1;
         if let Some(work) = self.work.take() {
             work.abort();

@@ -2,8 +2,12 @@
 
 use tokio::sync::mpsc;
 
-use crate::journey::Event;
+use crate::download::verified::VerifiedSystem;
+use crate::journey;
 use crate::screen::window::Handle;
+
+/// What can happen to this node: a kernel starts only with a proof of real files.
+pub(super) type Event = journey::Event<VerifiedSystem>;
 
 /// One message to the event loop.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bt_catalog::{Catalog, System, SystemId, Trust};
 use tokio::task::spawn_blocking;
 
-use super::note::Say;
+use super::note::{Event, Say};
 use crate::download::verified::{VerifiedSystem, accept};
 use crate::download::verify::{self, Refused};
 use crate::download::{Download, no_room};
@@ -22,7 +22,7 @@ use crate::init::mounts::PAYLOAD;
 use crate::init::network::{Network, Patience};
 use crate::init::serial;
 use crate::journey::problem::{Problem, ProblemKind};
-use crate::journey::{Connecting, Event, Leaving, Ready};
+use crate::journey::{Connecting, Leaving, Ready};
 use crate::server::catalog::{self, Identity};
 use crate::server::http::Http;
 use crate::server::reporter::Reporter;

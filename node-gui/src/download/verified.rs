@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bt_catalog::{System, SystemId};
 
 use crate::handover::payload::Payload;
+use crate::journey::Proof;
 
 /// A system whose every piece arrived with the SHA-256 that the signed .torrent states. Only a complete download makes
 /// one.
@@ -65,6 +66,12 @@ impl VerifiedSystem {
     #[must_use]
     pub fn into_payload(self) -> Option<Payload> {
         Arc::into_inner(self.payload)
+    }
+}
+
+impl Proof for VerifiedSystem {
+    fn id(&self) -> &SystemId {
+        &self.system.id
     }
 }
 
