@@ -8,10 +8,10 @@ mod samples;
 
 use std::path::PathBuf;
 
-use bt_node::input::Input;
 use bt_node::journey::Journey;
-use bt_node::present::present;
-use bt_node::selection::Key;
+use bt_node::screen::input::event::Input;
+use bt_node::screen::present::present;
+use bt_node::screen::selection::Key;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use bt_catalog::{ByteSize, System, SystemId};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::catalog;
-use crate::fetch::{Download, no_room};
+use crate::download::verify::{Refused, verify};
+use crate::download::{Download, no_room};
 use crate::handover::payload::Payload;
-use crate::http::Http;
 use crate::journey::Progress;
-use crate::problem::Problem;
-use crate::verify::{Refused, verify};
+use crate::journey::problem::Problem;
+use crate::server::catalog;
+use crate::server::http::Http;
 
 const USAGE: &str = "\
 usage: bt-node fetch --server URL --system ID --out DIR [--once [--linger SECONDS]] [--json]
@@ -257,7 +257,7 @@ fn now() -> Instant {
 
 fn unknown(id: &SystemId) -> Problem {
     Problem::new(
-        crate::problem::ProblemKind::BadCatalog,
+        crate::journey::problem::ProblemKind::BadCatalog,
         format!("there is no system `{id}`"),
         "The lab's catalog does not list it.",
         "Check the name.",
@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_line_of_progress_says_who_helps() {
-        let (system, _folder) = crate::verify::tests::sample("a");
+        let (system, _folder) = crate::download::verify::tests::sample("a");
         let progress = Progress {
             done: 50,
             total: 200,

@@ -5,22 +5,10 @@
 //! story as one state machine; [`app`] performs what it asks for.
 
 pub mod app;
-pub mod catalog;
 pub mod cli;
-pub mod cmdline;
-pub mod console;
-pub mod fetch;
-pub mod fonts;
+pub mod download;
 pub mod handover;
-pub mod http;
-pub mod icons;
 pub mod init;
-pub mod input;
 pub mod journey;
-pub mod present;
-pub mod problem;
-pub mod report;
-pub mod selection;
-pub mod text;
-pub mod verify;
-pub mod window;
+pub mod screen;
+pub mod server;

@@ -8,23 +8,24 @@ use std::time::{Duration, Instant};
 use bt_catalog::{Catalog, System, SystemId, Trust};
 use tokio::task::spawn_blocking;
 
-use super::Say;
-use crate::catalog::{self, Identity};
-use crate::cmdline::{Cmdline, Mac};
-use crate::console::{self, Graphics};
-use crate::fetch::{Download, no_room};
-use crate::handover::fit::{self, Plan};
-use crate::handover::keeper::Keeper;
+use super::note::{Event, Say};
+use crate::download::verified::{VerifiedSystem, accept};
+use crate::download::verify::{self, Refused};
+use crate::download::{Download, no_room};
+use crate::handover::page_pool::Keeper;
 use crate::handover::payload::Payload;
-use crate::handover::{kexec, machine};
-use crate::http::Http;
+use crate::handover::plan::{self, Plan};
+use crate::handover::{load, machine};
+use crate::init::cmdline::{Cmdline, Mac};
+use crate::init::console::{self, Graphics};
 use crate::init::mounts::PAYLOAD;
 use crate::init::network::{Network, Patience};
 use crate::init::serial;
-use crate::journey::{Connecting, Event, Leaving, Ready};
-use crate::problem::{Problem, ProblemKind};
-use crate::report::Reporter;
-use crate::verify::{self, Refused, VerifiedSystem};
+use crate::journey::problem::{Problem, ProblemKind};
+use crate::journey::{Connecting, Leaving, Ready};
+use crate::server::catalog::{self, Identity};
+use crate::server::http::Http;
+use crate::server::reporter::Reporter;
 
 /// Between two events of progress: 4 a second.
 const TELL: Duration = Duration::from_millis(250);
@@ -153,7 +154,7 @@ async fn try_connect(shared: &Arc<Shared>, say: &Say) -> Result<Ready, Problem> 
     let this = Arc::clone(shared);
     let machine = spawn_blocking(move || machine::look(this.keeper.runs())).await;
     let machine = machine.map_err(|error| Problem::internal(format!("memory: {error}")))?;
-    let obstacle = |system: &System| fit::plan(system, &machine).err();
+    let obstacle = |system: &System| plan::plan(system, &machine).err();
     let menu = catalog::menu(&http, &catalog, who, &shared.line, obstacle).await;
     let reporter = Arc::new(Reporter::start(http.clone()));
     let timeout =
@@ -251,7 +252,7 @@ async fn begin_one(
     let this = Arc::clone(shared);
     let machine = spawn_blocking(move || machine::look(this.keeper.runs())).await;
     let machine = machine.map_err(|error| Problem::internal(format!("memory: {error}")))?;
-    let plan = fit::plan(system, &machine)?;
+    let plan = plan::plan(system, &machine)?;
     serial::step("fit", &[("system", system.id.as_str()), ("way", plan.word())]);
     Download::start(http, system, || room(shared, system, plan)).await
 }
@@ -304,7 +305,7 @@ async fn try_verify(
         let lost = || Refused::Problem(Problem::internal(format!("{id}: its files are gone")));
         let download = download.ok_or_else(lost)?;
         if let Some(proven) = download.proven() {
-            return Ok(verify::accept(proven));
+            return Ok(accept(proven));
         }
         (download.system().clone(), Arc::clone(download.payload()))
     };
@@ -330,7 +331,7 @@ pub(super) async fn hand_over(shared: Arc<Shared>, say: Say, proof: Box<Verified
     // Nobody may write into what is being started; the server learns that we leave.
     shared.drop_payload().await;
     shared.last_report().await;
-    let loaded = spawn_blocking(move || kexec::load(*proof)).await;
+    let loaded = spawn_blocking(move || load::load(*proof)).await;
     let problem = match loaded {
         Ok(Ok(loaded)) => execute(&shared, loaded).await,
         Ok(Err(problem)) => problem,
@@ -346,7 +347,7 @@ pub(super) async fn hand_over(shared: Arc<Shared>, say: Say, proof: Box<Verified
 }
 
 /// The last second of this kernel, and of its network. Comes back only with a problem.
-async fn execute(shared: &Arc<Shared>, loaded: kexec::Loaded) -> Problem {
+async fn execute(shared: &Arc<Shared>, loaded: load::Loaded) -> Problem {
     let this = Arc::clone(shared);
     let executed = spawn_blocking(move || {
         if let Some(network) = this.network.lock().take() {

@@ -7,7 +7,7 @@
 use bt_catalog::KernelHeader;
 
 use super::memory_map::{Entry, MAX_ENTRIES};
-use super::runs::Range;
+use super::placement::Range;
 
 /// Size of `struct boot_params`.
 pub const SIZE: usize = 4096;

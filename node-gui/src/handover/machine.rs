@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use super::fit::Machine;
 use super::memory_map::{Entry, kind_of, ram_of};
 use super::pages::field;
-use super::runs::Range;
+use super::placement::Range;
+use super::plan::Machine;
 
 /// Where the firmware's memory map is, one folder for each entry.
 const FIRMWARE_MAP: &str = "/sys/firmware/memmap";

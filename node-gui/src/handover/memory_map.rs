@@ -1,6 +1,6 @@
 //! Core: the firmware's memory map as the next kernel gets it (e820), and where in it a kernel may go.
 
-use super::runs::Range;
+use super::placement::Range;
 
 /// Usable memory, as e820 numbers it.
 pub const RAM: u32 = 1;

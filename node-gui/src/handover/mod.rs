@@ -1,24 +1,26 @@
 //! Shell: the hand-over: from verified files to the chosen system's kernel, without copying what is large.
 //!
 //! ```text
-//! power-on    keeper    huge pages, while memory is whole
-//! menu        fit       which way each system would start here, or why not
-//! chosen      payload   its files arrive where the next kernel will look for them
-//! verified    kexec     in_place: our own loader; or the kernel's, which Secure Boot asks for
+//! power-on    page_pool    huge pages, while memory is whole
+//! menu        plan         which way each system would start here, or why not
+//! chosen      payload      its files arrive where the next kernel will look for them
+//! verified    load         in place: our own loader; or the kernel's, which Secure Boot asks for
 //! ```
-//! [`runs`], [`memory_map`], [`boot_params`] and [`initrd`] are the cores of what the next kernel is told.
+//! [`placement`], [`memory_map`], [`boot_params`] and [`initrd`] are the cores of what the next kernel is told.
 
 pub mod boot_params;
 pub mod efi;
-pub mod fit;
-pub mod in_place;
+pub mod efi_tables;
 pub mod initrd;
-pub mod keeper;
-pub mod kexec;
+pub mod kernel_layout;
+pub mod load;
 pub mod machine;
 pub mod memory_map;
+pub mod page_pool;
 pub mod pages;
 pub mod payload;
+pub mod placement;
+pub mod plan;
 pub mod ports;
-pub mod runs;
 pub mod screen;
+pub mod screen_info;

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 
-use super::runs::{PAGE, Range, address_of, runs_of};
+use super::placement::{PAGE, Range, address_of, runs_of};
 
 /// How many huge pages the kernel keeps.
 const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";

@@ -11,10 +11,10 @@ use bt_catalog::{Role, System};
 use bt_swarm::{Storage, read_cached};
 use parking_lot::RwLock;
 
-use super::fit::{Plan, composition};
 use super::initrd::Piece;
 use super::pages::Pages;
-use super::runs::Range;
+use super::placement::Range;
+use super::plan::{Plan, composition};
 
 /// A system's files in the making.
 #[derive(Debug)]
@@ -326,7 +326,7 @@ pub(crate) mod tests {
     use bt_catalog::{Digest, Family, SystemFile};
 
     use super::*;
-    use crate::verify::tests::sample;
+    use crate::download::verify::tests::sample;
 
     /// A live system of four tiny files: `h`, `image`, `an initrd` and a kernel.
     fn live() -> (System, Vec<u8>) {

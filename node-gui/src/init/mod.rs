@@ -5,9 +5,13 @@
 //! ```
 //! BusyBox does what it does well: modprobe, `ip`, udhcpc.
 
-pub mod children;
-pub mod last_words;
+pub mod cmdline;
+pub mod console;
+pub mod lease;
+pub mod modalias;
 pub mod modules;
 pub mod mounts;
 pub mod network;
+pub mod panic;
+pub mod reaper;
 pub mod serial;

@@ -1,14 +1,15 @@
 //! Shell: drivers: every device names the module it wants in its `modalias` file, and modprobe finds it.
 //!
-//! Core: which aliases to ask for. Shell: reading sysfs and calling modprobe, again and again, since a loaded bus driver
-//! shows new devices (USB hubs, virtio) and people plug in keyboards late.
+//! sysfs is read again and again, since a loaded bus driver shows new devices (USB hubs, virtio) and people plug in
+//! keyboards late.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use super::children::{busybox, run};
+use super::modalias::Aliases;
+use super::reaper::{busybox, run};
 
 /// Modules that no device names: the reader of input devices, and the packet socket that udhcpc needs.
 const BY_NAME: &[&str] = &["evdev", "af_packet"];
@@ -21,11 +22,10 @@ const QUICK_LOOKS: u32 = 100;
 /// sysfs is about 8 folders deep where devices are; this only stops a loop.
 const DEPTH: usize = 24;
 
-/// The drivers asked for so far.
+/// The drivers loaded so far.
 #[derive(Debug, Default)]
 pub struct Drivers {
-    asked: BTreeSet<String>,
-    with_display: bool,
+    aliases: Aliases,
 }
 
 impl Drivers {
@@ -37,7 +37,7 @@ impl Drivers {
         modprobe(BY_NAME.iter().map(|name| (*name).to_owned()).collect());
         while self.load_new() {}
         if !Path::new("/dev/fb0").exists() {
-            self.with_display = true;
+            self.aliases.with_display = true;
             while self.load_new() {}
         }
     }
@@ -56,31 +56,11 @@ impl Drivers {
     fn load_new(&mut self) -> bool {
         let mut found = BTreeSet::new();
         collect(Path::new("/sys/devices"), DEPTH, &mut found);
-        let new = self.new_aliases(found);
+        let new = self.aliases.take_new(found);
         let is_any = !new.is_empty();
         modprobe(new);
         is_any
     }
-
-    /// The aliases among `found` to ask for now; each is asked for once.
-    fn new_aliases(&mut self, found: BTreeSet<String>) -> Vec<String> {
-        let mut new = Vec::new();
-        for alias in found {
-            if (self.with_display || !is_display(&alias)) && !self.asked.contains(&alias) {
-                self.asked.insert(alias.clone());
-                new.push(alias);
-            }
-        }
-        new
-    }
-}
-
-/// Whether this device is a screen: PCI class 03, virtio device 16, Hyper-V's synthetic video.
-fn is_display(alias: &str) -> bool {
-    let is_pci_display = alias.starts_with("pci:") && alias.contains("bc03");
-    is_pci_display
-        || alias.starts_with("virtio:d00000010v")
-        || alias.starts_with("vmbus:da0a7802e3774aac8e770558eb1073f8")
 }
 
 /// Every `modalias` below this folder. Links are not followed: sysfs is full of them.
@@ -114,30 +94,10 @@ fn modprobe(names: Vec<String>) {
 mod tests {
     use super::*;
 
-    const CARD: &str = "pci:v00001AF4d00001000sv00001AF4sd00000001bc02sc00i00";
-    const BOCHS: &str = "pci:v00001234d00001111sv00001AF4sd00001100bc03sc00i00";
-    const VIRTIO_GPU: &str = "virtio:d00000010v00001AF4";
     const VIRTIO_NET: &str = "virtio:d00000001v00001AF4";
 
     fn set(aliases: &[&str]) -> BTreeSet<String> {
         aliases.iter().map(|alias| (*alias).to_owned()).collect()
-    }
-
-    #[test]
-    fn each_device_is_asked_for_once() {
-        let mut drivers = Drivers::default();
-        assert_eq!(drivers.new_aliases(set(&[CARD])), [CARD]);
-        assert_eq!(drivers.new_aliases(set(&[CARD, VIRTIO_NET])), [VIRTIO_NET]);
-        assert!(drivers.new_aliases(set(&[CARD, VIRTIO_NET])).is_empty());
-    }
-
-    #[test]
-    fn screens_wait_until_there_is_no_other_way() {
-        let mut drivers = Drivers::default();
-        let found = set(&[BOCHS, CARD, VIRTIO_GPU]);
-        assert_eq!(drivers.new_aliases(found.clone()), [CARD]);
-        drivers.with_display = true;
-        assert_eq!(drivers.new_aliases(found), [BOCHS, VIRTIO_GPU]);
     }
 
     #[test]

@@ -1,17 +1,17 @@
 //! Shell: the network of `/init`: the card the firmware booted from, its link, an address, and where the server is.
 //!
-//! Core: [`Lease`] and [`server_url`]. Shell: sysfs, `ip` and udhcpc, which stays for as long as the node lives and renews
-//! its lease (`/usr/share/udhcpc/default.script` writes [`LEASE`]).
+//! By sysfs, `ip` and udhcpc, which stays for as long as the node lives and renews its lease
+//! (`/usr/share/udhcpc/default.script` writes [`LEASE`]).
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::children::{Running, busybox, run};
-use crate::cmdline::{Cmdline, Mac};
-use crate::problem::{Problem, ProblemKind};
+use super::lease::{Lease, server_url};
+use super::reaper::{Running, busybox, run};
+use crate::init::cmdline::{Cmdline, Mac};
+use crate::journey::problem::{Problem, ProblemKind};
 
 /// What udhcpc's script writes once there is an address.
 const LEASE: &str = "/run/lease.env";
@@ -25,8 +25,6 @@ const WAIT_LINK: Duration = Duration::from_secs(32);
 const WAIT_ADDRESS: Duration = Duration::from_secs(40);
 /// How often sysfs and the lease are looked at.
 const LOOK: Duration = Duration::from_millis(25);
-/// The server's HTTP port where only its address is known.
-const DEFAULT_PORT: u16 = 6969;
 
 /// A network that works: who we are and where the server is.
 #[derive(Debug)]
@@ -93,54 +91,6 @@ impl Patience<'_> {
             std::thread::sleep(LOOK);
         }
     }
-}
-
-/// What udhcpc learned.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Lease {
-    values: BTreeMap<String, String>,
-}
-
-impl Lease {
-    /// Reads the `KEY=VALUE` lines that the script wrote.
-    #[must_use]
-    pub fn parse(text: &str) -> Self {
-        let pairs = text.lines().filter_map(|line| line.split_once('='));
-        let values = pairs.map(|(key, value)| {
-            (key.trim().to_owned(), value.trim().trim_matches(['"', '\'']).to_owned())
-        });
-        Self { values: values.filter(|(_, value)| !value.is_empty()).collect() }
-    }
-
-    fn value(&self, key: &str) -> Option<&str> {
-        self.values.get(key).map(String::as_str)
-    }
-
-    /// Our address.
-    #[must_use]
-    pub fn address(&self) -> Option<&str> {
-        self.value("ip")
-    }
-
-    /// Our name, when the DHCP server has one for us.
-    #[must_use]
-    pub fn hostname(&self) -> Option<&str> {
-        self.value("hostname")
-    }
-}
-
-/// The server's base URL: from the command line, DHCP option 224 (text, as udhcpc shows it in hexadecimal), or the
-/// boot server's address with the usual port.
-#[must_use]
-pub fn server_url(from_line: Option<&str>, lease: &Lease) -> Option<String> {
-    let option = lease.value("opt224").and_then(|text| hex::decode(text).ok());
-    let option = option.and_then(|bytes| String::from_utf8(bytes).ok());
-    let option = option.filter(|url| url.starts_with("http://"));
-    let url = from_line
-        .map(str::to_owned)
-        .or(option)
-        .or_else(|| lease.value("siaddr").map(|ip| format!("http://{ip}:{DEFAULT_PORT}")))?;
-    Some(url.trim_end_matches(['/', '\0']).to_owned())
 }
 
 /// Waits for the card and then for its link; says which one has it, and which ones were set up.
@@ -293,40 +243,4 @@ fn no_server_known() -> Problem {
         "Tell your supervisor.",
         "no bt.server= on the command line, no DHCP option 224, no boot server address",
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TEXT: &str =
-        "interface=eth0\nip=10.77.0.51\nhostname=\nsiaddr=10.77.0.1\nrouter='10.77.0.254'\n";
-
-    #[test]
-    fn a_lease_is_read_without_quotes_and_empty_values() {
-        let lease = Lease::parse(TEXT);
-        assert_eq!(lease.address(), Some("10.77.0.51"));
-        assert_eq!(lease.hostname(), None);
-        assert_eq!(lease.value("router"), Some("10.77.0.254"));
-    }
-
-    #[test]
-    fn the_command_line_beats_the_option_beats_the_boot_server() {
-        let plain = Lease::parse(TEXT);
-        let option = hex::encode("http://10.77.0.2:7000/");
-        let with_option = Lease::parse(&format!("{TEXT}opt224={option}\n"));
-        let line = Some("http://10.77.0.3:6969");
-        assert_eq!(server_url(line, &with_option).as_deref(), line);
-        assert_eq!(server_url(None, &with_option).as_deref(), Some("http://10.77.0.2:7000"));
-        assert_eq!(server_url(None, &plain).as_deref(), Some("http://10.77.0.1:6969"));
-        assert_eq!(server_url(None, &Lease::default()), None);
-    }
-
-    #[test]
-    fn an_option_that_is_no_url_is_ignored() {
-        for value in ["zz", "00ff", &hex::encode("ftp://x")] {
-            let lease = Lease::parse(&format!("siaddr=10.0.0.1\nopt224={value}\n"));
-            assert_eq!(server_url(None, &lease).as_deref(), Some("http://10.0.0.1:6969"));
-        }
-    }
 }

@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bt_node::present::Presentation;
-use bt_node::window::Window;
+use bt_node::screen::present::Presentation;
+use bt_node::screen::window::Window;
 use image::RgbImage;
 use slint::platform::software_renderer::{MinimalSoftwareWindow, RepaintBufferType};
 use slint::platform::{Platform, PlatformError, WindowAdapter};

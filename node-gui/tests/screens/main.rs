@@ -7,10 +7,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bt_node::input::Input;
 use bt_node::journey::{Countdown, IconRef, Journey, Menu, Problem, Progress, UiEvent};
-use bt_node::present::present;
-use bt_node::selection::Key::{self, Down, Enter, Escape, Home, Left, Right, Tab, Up};
+use bt_node::screen::input::event::Input;
+use bt_node::screen::present::present;
+use bt_node::screen::selection::Key::{self, Down, Enter, Escape, Home, Left, Right, Tab, Up};
 use image::RgbImage;
 
 use self::canvas::Canvas;

@@ -92,7 +92,7 @@ pub fn menu(systems: usize) -> Arc<Menu> {
 
 /// Every built-in picture.
 pub fn all_icons() -> Arc<Menu> {
-    let systems = bt_node::icons::built_in_names()
+    let systems = bt_node::screen::icons::built_in_names()
         .map(|name| item(name, name, "A built-in picture.", name, 100))
         .collect();
     let menu = Menu::clone(&menu(1));

@@ -17,10 +17,10 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::cmdline::Cmdline;
-use crate::http::{Http, HttpError};
+use crate::init::cmdline::Cmdline;
+use crate::journey::problem::{Problem, ProblemKind};
 use crate::journey::{IconRef, Menu, MenuItem};
-use crate::problem::{Problem, ProblemKind};
+use crate::server::http::{Http, HttpError};
 
 /// The root key in the initramfs.
 pub const ROOT_KEY: &str = "/etc/boottorrent/root.pub";
@@ -296,7 +296,7 @@ mod tests {
             expires,
             default: None,
             timeout_secs: 0,
-            systems: vec![crate::verify::tests::sample("a").0],
+            systems: vec![crate::download::verify::tests::sample("a").0],
             too_new: Vec::new(),
         };
         let catalog = catalog.to_toml();
@@ -326,7 +326,7 @@ mod tests {
     fn a_hidden_default_leaves_the_labs_own() {
         let (documents, trust) = lab();
         let mut catalog = documents.open(&trust).expect("is signed");
-        let mut hidden = crate::verify::tests::sample("b").0;
+        let mut hidden = crate::download::verify::tests::sample("b").0;
         hidden.rooms = vec!["B2".to_owned()];
         let (a, b) = (catalog.systems[0].id.clone(), hidden.id.clone());
         catalog.systems.push(hidden);

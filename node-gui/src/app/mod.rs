@@ -12,32 +12,35 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use self::note::{Event, Note, Say, What, post};
 use self::work::Shared;
-use crate::cmdline::Cmdline;
-use crate::handover::keeper::Keeper;
+use crate::download::verified::VerifiedSystem;
+use crate::handover::page_pool::Keeper;
+use crate::init::cmdline::Cmdline;
 use crate::init::modules::Drivers;
-use crate::init::{children, last_words, mounts, serial};
-use crate::input;
-use crate::journey::{Effect, Event, Journey};
-use crate::present::present;
-use crate::report::Report;
-use crate::text;
-use crate::window::{Handle, Window, WindowError};
+use crate::init::{mounts, panic, reaper, serial};
+use crate::journey::{Effect, Journey};
+use crate::screen::input;
+use crate::screen::present::present;
+use crate::screen::text_mode;
+use crate::screen::window::{Handle, Window, WindowError};
+use crate::server::report::Report;
 
+mod note;
 mod work;
 
 /// Starts the node. Never returns: PID 1 that ends is a kernel panic.
 pub fn run_as_init() -> ! {
-    last_words::install();
+    panic::install();
     if let Err(why) = mounts::mount_all() {
-        last_words::give_up(&why);
+        panic::give_up(&why);
     }
     let line = Cmdline::parse(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
     if let Some(name) = &line.serial {
         serial::open(name);
     }
     if line.shell {
-        last_words::allow_shell();
+        panic::allow_shell();
     }
     tracing_subscriber::fmt()
         .with_max_level(tracing::Level::WARN)
@@ -46,11 +49,11 @@ pub fn run_as_init() -> ! {
     serial::step("init", &[]);
     // First of all, while memory is whole; cleaning the pages goes on while drivers load.
     let keeper = Keeper::start();
-    children::reap_forever();
+    reaper::reap_forever();
     load_drivers();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
-        Err(error) => last_words::give_up(&format!("cannot start threads: {error}")),
+        Err(error) => panic::give_up(&format!("cannot start threads: {error}")),
     };
     let (notes, inbox) = mpsc::unbounded_channel();
     runtime.spawn(App::new(line, keeper, notes.clone()).run(inbox));
@@ -75,46 +78,12 @@ fn show_screen(notes: &mpsc::UnboundedSender<Note>) -> Result<(), WindowError> {
     let window = Window::new()?;
     let listener = notes.clone();
     window.on_event(move |event| post(&listener, None, What::Event(Event::Ui(event))));
-    if let Err(error) = input::start(window.handle()) {
+    let handle = window.handle();
+    if let Err(error) = input::start(move |inputs| handle.input(inputs)) {
         tracing::warn!(%error, "no keyboard and no pointer");
     }
     post(notes, None, What::Screen(Some(window.handle())));
     window.run()
-}
-
-/// One message to the event loop.
-#[derive(Debug)]
-pub(crate) struct Note {
-    /// The work it comes from; `None` from the person, the clock and the screen.
-    ticket: Option<u64>,
-    what: What,
-}
-
-#[derive(Debug)]
-enum What {
-    Event(Event),
-    /// There is a screen now, or none (any more).
-    Screen(Option<Handle>),
-}
-
-/// Sends a note; the event loop lives as long as the process, so nobody misses it.
-fn post(notes: &mpsc::UnboundedSender<Note>, ticket: Option<u64>, what: What) {
-    if notes.send(Note { ticket, what }).is_err() {
-        tracing::error!("the event loop is gone");
-    }
-}
-
-/// What one piece of work says to the event loop.
-#[derive(Debug, Clone)]
-pub(crate) struct Say {
-    notes: mpsc::UnboundedSender<Note>,
-    ticket: u64,
-}
-
-impl Say {
-    pub(crate) fn event(&self, event: Event) {
-        post(&self.notes, Some(self.ticket), What::Event(event));
-    }
 }
 
 /// The event loop's own.
@@ -177,7 +146,7 @@ impl App {
                 record(&journey);
                 is_new = false;
                 if matches!(journey, Journey::Stopped { .. }) {
-                    last_words::offer_shell(self.shared.line.serial.as_deref());
+                    panic::offer_shell(self.shared.line.serial.as_deref());
                 }
             }
         }
@@ -191,7 +160,7 @@ impl App {
             self.change_screen(None);
         }
         if self.is_text {
-            let text = text::line(journey);
+            let text = text_mode::line(journey);
             if text != self.text {
                 print(&text, self.shared.line.serial.is_some());
                 self.text = text;
@@ -209,7 +178,7 @@ impl App {
     }
 
     /// Does what the journey asks for; what was being done before ends.
-    fn perform(&mut self, effect: Effect) {
+    fn perform(&mut self, effect: Effect<VerifiedSystem>) {
         self.ticket += 1;
         if let Some(work) = self.work.take() {
             work.abort();

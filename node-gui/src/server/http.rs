@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::problem::{Problem, ProblemKind};
+use crate::journey::problem::{Problem, ProblemKind};
 
 /// A server in the same room answers in milliseconds; this is for a busy one.
 const CONNECT: Duration = Duration::from_secs(3);

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use super::{children, mounts, serial};
-use crate::console;
+use super::{mounts, reaper, serial};
+use crate::init::console;
 
 /// How long the reason stays on the screen before the PC restarts by itself.
 const READ_IT: Duration = Duration::from_secs(60);
@@ -37,7 +37,7 @@ pub fn offer_shell(serial: Option<&str>) {
     });
     match started {
         Ok(_) if serial.is_none() => {
-            children::run(children::busybox("chvt").arg("2")).map(|_| ()).unwrap_or_else(|error| {
+            reaper::run(reaper::busybox("chvt").arg("2")).map(|_| ()).unwrap_or_else(|error| {
                 tracing::warn!(%error, "the shell's console stays in the background");
             });
         }

@@ -1,63 +1,22 @@
-//! Shell: proves a downloaded payload against the signed catalog; alone makes a [`VerifiedSystem`].
+//! Shell: proves a downloaded payload against the signed catalog.
 //!
 //! The SHA-1 of BitTorrent's pieces is never the proof, SHA-256 is: of every piece, as the .torrent states them whose own
 //! SHA-256 the catalog states. The engine takes them while the pieces arrive, so that nothing is left to do at the end
-//! ([`accept`]). A .torrent without them is of an older server; then every file is hashed as a whole ([`verify`]).
+//! ([`accept`](super::verified::accept)). A .torrent without them is of an older server; then every file is hashed as a whole ([`verify`]).
 
 use std::io;
 use std::sync::Arc;
 
-use bt_catalog::{Digest, System, SystemFile, SystemId};
+use bt_catalog::{Digest, System, SystemFile};
 use bt_swarm::Storage;
 use sha2::{Digest as _, Sha256};
 
-use crate::fetch::Proven;
+use super::verified::VerifiedSystem;
 use crate::handover::payload::Payload;
-use crate::problem::{Problem, ProblemKind};
+use crate::journey::problem::{Problem, ProblemKind};
 
 /// Bytes read at a time: large enough that the call does not matter, small enough to cancel quickly.
 const CHUNK: usize = 1 << 20;
-
-/// A system whose every file is here and is the one that the catalog names.
-///
-/// Only [`accept`] and [`verify`] make one.
-#[derive(Debug)]
-pub struct VerifiedSystem {
-    system: System,
-    payload: Arc<Payload>,
-}
-
-impl VerifiedSystem {
-    /// Which system.
-    #[must_use]
-    pub fn id(&self) -> &SystemId {
-        &self.system.id
-    }
-
-    /// Its kernel command line, exactly as signed.
-    #[must_use]
-    pub fn cmdline(&self) -> &str {
-        &self.system.cmdline
-    }
-
-    /// What the catalog says about it.
-    #[must_use]
-    pub fn system(&self) -> &System {
-        &self.system
-    }
-
-    /// Its files.
-    #[must_use]
-    pub fn payload(&self) -> &Payload {
-        &self.payload
-    }
-
-    /// Its files, for good; `None` while somebody else holds them too.
-    #[must_use]
-    pub fn into_payload(self) -> Option<Payload> {
-        Arc::into_inner(self.payload)
-    }
-}
 
 /// Why there is no [`VerifiedSystem`].
 #[derive(Debug)]
@@ -66,13 +25,6 @@ pub enum Refused {
     Cancelled,
     /// A file is unreadable or wrong.
     Problem(Problem),
-}
-
-/// A system whose every piece was proven while it arrived.
-#[must_use]
-pub fn accept(proven: Proven) -> VerifiedSystem {
-    let (system, payload) = proven.into_parts();
-    VerifiedSystem { system, payload }
 }
 
 /// Hashes every file of the system. Blocks for seconds; for a thread of its own.
@@ -95,7 +47,7 @@ pub fn verify(
             return Err(Refused::Problem(wrong_hash(system, expected, digest)));
         }
     }
-    Ok(VerifiedSystem { system: system.clone(), payload: Arc::clone(payload) })
+    Ok(VerifiedSystem::hashed(system.clone(), Arc::clone(payload)))
 }
 
 /// SHA-256 of the next bytes of the payload; the inner error is the caller's wish to stop.

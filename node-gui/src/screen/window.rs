@@ -20,12 +20,12 @@ use slint::{
 };
 
 use self::generated::{Action, App, Card, Glyph, Hint, Stage, Theme, Tile, View};
-use crate::fonts::{self, NoFont};
-use crate::icons::{self, Picture};
-use crate::input::Input;
 use crate::journey::{Menu, MenuItem, UiEvent};
-use crate::present::{self, CountdownLine, Presentation, Screen, Working};
-use crate::selection::{Focus, Key, Press, Selection};
+use crate::screen::fonts::{self, NoFont};
+use crate::screen::icons::{self, Picture};
+use crate::screen::input::event::Input;
+use crate::screen::present::{self, CountdownLine, Presentation, Screen, Working};
+use crate::screen::selection::{Focus, Key, Press, Selection};
 
 /// The screen for which `theme.slint` gives its lengths.
 const DESIGNED_FOR: (f32, f32) = (1280.0, 800.0);

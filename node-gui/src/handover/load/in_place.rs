@@ -4,68 +4,30 @@
 //! hole        [ kernel, with room to unpack itself | boot page, command line, trampoline, UEFI's tables ]
 //! elsewhere   [ initrd ]  [ medium ]     huge pages, never moved: no segment, no copy, no hash
 //! ```
-//! Core: [`Layout`]. Shell: [`load`].
+//! Where there is room for the hole says [`Layout`].
 
 use std::fs;
 use std::io;
 
 use bt_catalog::{MAX_RANGES, Medium, Role, command_line};
 
-use super::boot_params::{self, KernelImage, Start};
-use super::efi;
-use super::fit::Plan;
-use super::kexec::refused;
-use super::machine::memory_map;
-use super::memory_map::{Entry, KernelRoom, place_kernel};
-use super::payload::Memory;
-use super::runs::Range;
-use super::screen;
-use crate::problem::{Problem, ProblemKind};
-use crate::verify::VerifiedSystem;
+use super::refusal::refused;
+use crate::download::verified::VerifiedSystem;
+use crate::handover::boot_params::{self, KernelImage, Start};
+use crate::handover::efi;
+use crate::handover::kernel_layout::{BUNDLE, Layout};
+use crate::handover::machine::memory_map;
+use crate::handover::payload::Memory;
+use crate::handover::placement::Range;
+use crate::handover::plan::Plan;
+use crate::handover::screen;
+use crate::journey::problem::{Problem, ProblemKind};
 
-/// What goes behind the kernel: boot page, command line, trampoline, and up to 48 KiB of UEFI's tables.
-pub(super) const BUNDLE: u64 = 64 << 10;
 const CMDLINE: u64 = 0x1000;
 const TRAMPOLINE: u64 = 0x2000;
 const TABLES: u64 = 0x3000;
-const FRAME: u64 = 4096;
 /// Where the kernel shows the page it was started with.
 const BOOT_PAGE: &str = "/sys/kernel/boot_params/data";
-const FOUR_GIB: u64 = 4 << 30;
-
-/// Where the next kernel's parts go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Layout {
-    /// The kernel, with what it needs to unpack itself, in whole frames.
-    pub kernel: Range,
-    /// Boot page, command line and the rest, right behind it.
-    pub bundle: Range,
-    /// The memory map that it is told.
-    pub map: Vec<Entry>,
-}
-
-impl Layout {
-    /// Finds a place outside of the initrd and the medium.
-    ///
-    /// # Errors
-    /// Why there is none, in one technical line.
-    pub fn of(
-        kernel: &KernelImage,
-        firmware: &[Entry],
-        initrd: Range,
-        medium: &[Range],
-    ) -> Result<Self, String> {
-        let limit = if kernel.is_above_4g { u64::MAX } else { FOUR_GIB };
-        if initrd.size > 0 && initrd.end() > limit {
-            return Err("the initrd lies above 4 GiB, which this kernel cannot reach".to_owned());
-        }
-        let room = kernel.init_size.next_multiple_of(FRAME);
-        let wanted = KernelRoom { size: room + BUNDLE, align: kernel.alignment, limit };
-        let (map, hole) = place_kernel(firmware, initrd, medium, wanted)?;
-        let kernel = Range { start: hole.start, size: room };
-        Ok(Self { kernel, bundle: Range { start: kernel.end(), size: BUNDLE }, map })
-    }
-}
 
 /// Loads a verified system that lies in memory.
 ///
@@ -100,7 +62,7 @@ fn bundle(
         return Err(unusable(system, "the command line is too long for it"));
     }
     let at = layout.bundle.start;
-    let (tables, efi) = match efi::Facts::read() {
+    let (tables, efi) = match efi::read() {
         Some(facts) => {
             let (bytes, efi) = facts.tables(at + TABLES);
             (bytes, Some(efi))
@@ -189,47 +151,4 @@ fn no_place(system: &VerifiedSystem, why: &str) -> Problem {
         "Choose a smaller system, or a PC with more memory.",
         format!("{}: {why}", system.id()),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::handover::boot_params::tests::kernel_file;
-    use crate::handover::memory_map::{PMEM, RAM};
-
-    const MIB: u64 = 1 << 20;
-
-    fn range(start: u64, end: u64) -> Range {
-        Range { start: start * MIB, size: (end - start) * MIB }
-    }
-
-    fn layout(initrd: Range, medium: &[Range]) -> Result<Layout, String> {
-        let kernel = KernelImage::parse(&kernel_file(100_000)).expect("a kernel");
-        let firmware = [Entry { range: range(1, 1152), kind: RAM }];
-        Layout::of(&kernel, &firmware, initrd, medium)
-    }
-
-    #[test]
-    fn the_kernel_goes_below_a_medium_at_the_upper_end() {
-        let layout = layout(range(300, 340), &[range(340, 1140)]).expect("room");
-        assert_eq!(layout.kernel, range(16, 78));
-        assert_eq!(layout.bundle.start, 78 * MIB);
-        assert!(layout.map.iter().any(|e| e.kind == PMEM && e.range == range(340, 1140)));
-    }
-
-    #[test]
-    fn kernel_and_bundle_never_touch_what_lies_there_already() {
-        let (initrd, medium) = (range(40, 80), range(82, 1000));
-        let layout = layout(initrd, &[medium]).expect("room above");
-        for part in [layout.kernel, layout.bundle] {
-            assert!(!part.overlaps(initrd) && !part.overlaps(medium), "{part:?}");
-        }
-        assert!(layout.kernel.start >= 1000 * MIB);
-    }
-
-    #[test]
-    fn without_a_hole_the_reason_is_a_number() {
-        let why = layout(range(20, 40), &[range(60, 1152)]).expect_err("no 62 MiB left");
-        assert!(why.contains("free bytes for the kernel"), "{why}");
-    }
 }

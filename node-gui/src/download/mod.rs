@@ -1,7 +1,7 @@
 //! Shell: fetches the payload of one system through the swarm, and goes on sharing it.
 //!
 //! The .torrent comes by HTTP and must have the SHA-256 and the infohash of the signed catalog, and name the same files.
-//! Where that .torrent states the SHA-256 of every piece, what has arrived is proven ([`Proven`]); `verify.rs` judges.
+//! Where that .torrent states the SHA-256 of every piece, what has arrived is proven ([`Proven`]).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -16,14 +16,18 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use self::announce::Tracker;
-use self::pace::{GIVE_UP, Pace, Sample};
+use self::stall::{GIVE_UP, Pace, Sample};
+use self::verified::Proven;
 use crate::handover::payload::Payload;
-use crate::http::Http;
 use crate::journey::Progress;
-use crate::problem::{Problem, ProblemKind};
+use crate::journey::problem::{Problem, ProblemKind};
+use crate::server::http::Http;
 
 pub mod announce;
-pub mod pace;
+pub mod rhythm;
+pub mod stall;
+pub mod verified;
+pub mod verify;
 
 /// The largest .torrent: 4096 pieces or a few more take about 90 KiB; a foreign piece length may need more.
 const TORRENT: usize = 8 << 20;
@@ -52,21 +56,6 @@ pub struct Download {
     needy: watch::Receiver<Option<u32>>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
-}
-
-/// A system whose every piece arrived with the SHA-256 that the signed .torrent states. Only a [`Download`] makes one.
-#[derive(Debug)]
-pub struct Proven {
-    system: System,
-    payload: Arc<Payload>,
-}
-
-impl Proven {
-    /// The system and its files.
-    #[must_use]
-    pub fn into_parts(self) -> (System, Arc<Payload>) {
-        (self.system, self.payload)
-    }
 }
 
 impl Download {
@@ -123,7 +112,7 @@ impl Download {
     pub fn proven(&self) -> Option<Proven> {
         let is_complete = matches!(self.state.borrow().end, Some(Ok(())));
         (is_complete && self.is_proving)
-            .then(|| Proven { system: self.system.clone(), payload: Arc::clone(&self.payload) })
+            .then(|| Proven::new(self.system.clone(), Arc::clone(&self.payload)))
     }
 
     /// How many bytes came from whom.
@@ -344,9 +333,10 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
 
+    use super::verified::accept;
+    use super::verify::tests::sample;
+    use super::verify::verify;
     use super::*;
-    use crate::verify::tests::sample;
-    use crate::verify::{accept, verify};
 
     /// A system with a real torrent of its files.
     struct Lab {

@@ -11,11 +11,11 @@ use std::collections::BTreeSet;
 
 use bt_catalog::{ByteSize, Firmware, MAX_RANGES, Role, System, Way};
 
-use super::in_place::BUNDLE;
 use super::initrd::{Composition, MAX_IMAGE};
+use super::kernel_layout::BUNDLE;
 use super::memory_map::{Entry, KernelRoom, place_kernel};
-use super::runs::{NoRoom, PAGE, Places, Range, Wish, place, whole_pages};
-use crate::problem::{Problem, ProblemKind};
+use super::placement::{NoRoom, PAGE, Places, Range, Wish, place, whole_pages};
+use crate::journey::problem::{Problem, ProblemKind};
 
 /// What the node itself goes on needing while it loads the next kernel.
 const NODE: u64 = 24 << 20;
@@ -293,8 +293,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::download::verify::tests::sample;
     use crate::handover::memory_map::RAM;
-    use crate::verify::tests::sample;
 
     const MIB: u64 = 1 << 20;
 

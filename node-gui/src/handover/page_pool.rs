@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::machine;
 use super::pages::{self, Pages};
-use super::runs::Range;
+use super::placement::Range;
 
 /// Keeps the huge pages between two choices.
 #[derive(Debug)]

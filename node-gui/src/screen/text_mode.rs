@@ -41,7 +41,7 @@ pub fn line(journey: &Journey) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::problem::Problem;
+    use crate::journey::problem::Problem;
 
     #[test]
     fn a_problem_is_told_with_its_cause_and_remedy() {

@@ -1,56 +1,15 @@
-//! Shell: reads keyboards, mice, tablets and touchpads from `/dev/input`, and looks for new ones every second.
+//! Core: puts together what one device says.
 //!
-//! What one device says is put together by [`Reader`], which knows no file; see linux/input-event-codes.h and the
-//! kernel's `Documentation/input/event-codes.rst`. Only the keys that move in the picker have a meaning, so no
-//! keyboard layout is needed. Key repeat is the kernel's.
+//! See linux/input-event-codes.h and the kernel's `Documentation/input/event-codes.rst`. Only the keys that move in the
+//! picker have a meaning, so no keyboard layout is needed. Key repeat is the kernel's.
 
-use std::collections::HashMap;
-use std::fs;
-use std::io;
-use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
+use evdev::{AbsoluteAxisCode, EventSummary, KeyCode, RelativeAxisCode, SynchronizationCode};
 
-use evdev::{
-    AbsoluteAxisCode, Device, EventSummary, KeyCode, PropType, RelativeAxisCode,
-    SynchronizationCode,
-};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use super::event::Input;
+use crate::screen::selection::Key;
 
-use crate::selection::Key;
-use crate::window::Handle;
-
-/// Where the kernel puts input devices.
-const FOLDER: &str = "/dev/input";
-/// How often new devices are looked for.
-const RESCAN: Duration = Duration::from_secs(1);
-/// More devices than any PC has; a limit all the same.
-const MAX_DEVICES: usize = 64;
 /// A touchpad's width in steps of the pointer.
 const TOUCHPAD_STEPS: f32 = 900.0;
-
-/// What a person did with one device.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Input {
-    /// A key went down; `repeated` when it was down before.
-    Key {
-        /// Which one.
-        key: Key,
-        /// Whether the kernel repeats it.
-        repeated: bool,
-    },
-    /// The PC's power button.
-    PowerButton,
-    /// The pointer moved by so many steps.
-    PointerBy(f32, f32),
-    /// The pointer is at this part of the screen's width and height, 0 to 1; an axis not told stays.
-    PointerAt(Option<f32>, Option<f32>),
-    /// The main button went down or up.
-    Button(bool),
-    /// The wheel turned by so many notches, up is positive.
-    Wheel(f32),
-}
 
 /// How a device tells where its pointer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,96 +140,6 @@ fn meaning(code: KeyCode, is_shifted: bool) -> Key {
         KeyCode::KEY_ESC => Key::Escape,
         _ => Key::Other,
     }
-}
-
-/// Starts the thread that reads every device and hands what it says to the window.
-///
-/// It ends when the window does.
-///
-/// # Errors
-/// When the thread cannot be started.
-pub fn start(window: Handle) -> io::Result<()> {
-    thread::Builder::new().name("input".to_owned()).spawn(move || {
-        let mut devices = HashMap::new();
-        loop {
-            rescan(&mut devices);
-            let inputs = wait(&mut devices);
-            if !inputs.is_empty() && window.input(inputs).is_err() {
-                return;
-            }
-        }
-    })?;
-    Ok(())
-}
-
-/// Opens the devices that are new. A device that cannot be opened yet is tried again with the next call.
-fn rescan(devices: &mut HashMap<PathBuf, (Device, Reader)>) {
-    let Ok(entries) = fs::read_dir(FOLDER) else { return };
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let is_event = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("event"));
-        if is_event && devices.len() < MAX_DEVICES && !devices.contains_key(&path) {
-            match open(&path) {
-                Ok(device) => {
-                    tracing::debug!(path = %path.display(), name = device.0.name(), "input device");
-                    devices.insert(path, device);
-                }
-                Err(error) => tracing::debug!(path = %path.display(), %error, "not opened"),
-            }
-        }
-    }
-}
-
-fn open(path: &Path) -> io::Result<(Device, Reader)> {
-    let device = Device::open(path)?;
-    device.set_nonblocking(true)?;
-    let mut ranges = [None; 2];
-    // A joystick or an accelerometer has axes too, but no pointer.
-    let has = |code| device.supported_keys().is_some_and(|keys| keys.contains(code));
-    if has(KeyCode::BTN_LEFT) || has(KeyCode::BTN_TOUCH) {
-        for (axis, info) in device.get_absinfo()? {
-            let range = (info.maximum() > info.minimum()).then(|| (info.minimum(), info.maximum()));
-            match axis {
-                AbsoluteAxisCode::ABS_X => ranges[0] = range,
-                AbsoluteAxisCode::ABS_Y => ranges[1] = range,
-                _ => {}
-            }
-        }
-    }
-    let is_direct = device.properties().contains(PropType::DIRECT);
-    let pointing = match ranges {
-        [None, None] => Pointing::Relative,
-        _ if has(KeyCode::BTN_TOOL_FINGER) && !is_direct => Pointing::Touchpad,
-        _ => Pointing::Absolute,
-    };
-    Ok((device, Reader::new(pointing, ranges)))
-}
-
-/// Waits until a device says something or a rescan is due; drops devices that were pulled out.
-fn wait(devices: &mut HashMap<PathBuf, (Device, Reader)>) -> Vec<Input> {
-    let timeout = PollTimeout::try_from(RESCAN).unwrap_or(PollTimeout::MAX);
-    let mut fds: Vec<PollFd> = devices
-        .values()
-        .map(|(device, _)| PollFd::new(device.as_fd(), PollFlags::POLLIN))
-        .collect();
-    let ready = poll(&mut fds, timeout);
-    let mut inputs = Vec::new();
-    if !matches!(ready, Ok(1..)) {
-        return inputs;
-    }
-    devices.retain(|path, (device, reader)| match device.fetch_events() {
-        Ok(events) => {
-            for event in events {
-                reader.read(event.destructure(), &mut inputs);
-            }
-            true
-        }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
-        Err(error) => {
-            tracing::debug!(path = %path.display(), %error, "input device is gone");
-            false
-        }
-    });
-    inputs
 }
 
 #[cfg(test)]

@@ -1,0 +1,58 @@
+//! Core: why the kernel refused a system, in the words of the person before the screen.
+
+use std::io;
+
+use bt_catalog::SystemId;
+use nix::errno::Errno;
+
+use crate::journey::problem::{Problem, ProblemKind};
+
+/// Words for the error codes of kexec_load(2) and the kernel's sources.
+#[must_use]
+pub fn refused(call: &str, id: &SystemId, error: &io::Error) -> Problem {
+    let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
+    let (why, remedy) = reason(errno);
+    Problem::new(
+        ProblemKind::KexecRefused,
+        "This PC refused to start the system",
+        why,
+        remedy,
+        format!("{call} of {id}: {errno:?}: {error}"),
+    )
+}
+
+fn reason(errno: Errno) -> (&'static str, &'static str) {
+    const TELL: &str = "Choose another system, and tell your supervisor.";
+    match errno {
+        Errno::EKEYREJECTED | Errno::ENOKEY | Errno::ENODATA | Errno::EBADMSG | Errno::EACCES => (
+            "Secure Boot is on, and this system's kernel has no signature that the PC accepts.",
+            "Choose another system, or ask your supervisor about Secure Boot.",
+        ),
+        Errno::ENOEXEC | Errno::ELIBBAD => ("Its kernel file is not a Linux kernel for PCs.", TELL),
+        Errno::EINVAL | Errno::ENOMEM | Errno::EADDRNOTAVAIL => (
+            "It does not fit into this PC's memory, or its kernel file cannot be started this way.",
+            "Choose a smaller system, or a PC with more memory.",
+        ),
+        Errno::EFBIG => ("One of its files is larger than 4 GiB.", TELL),
+        Errno::ETXTBSY | Errno::EBUSY => {
+            ("Its files are still in use by this program.", "Try again.")
+        }
+        Errno::EPERM | Errno::ENOSYS => {
+            ("The small Linux on this PC may not start another kernel.", TELL)
+        }
+        _ => ("The kernel gave a reason that this program does not know.", TELL),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secure_boot_and_memory_are_told_apart() {
+        assert!(reason(Errno::ENODATA).0.contains("Secure Boot"));
+        assert!(reason(Errno::EINVAL).0.contains("memory"));
+        assert!(reason(Errno::ENOEXEC).0.contains("not a Linux kernel"));
+        assert!(!reason(Errno::UnknownErrno).0.is_empty());
+    }
+}
