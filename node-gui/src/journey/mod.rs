@@ -357,9 +357,9 @@ fn tick<P>(menu: Arc<Menu>, countdown: Countdown) -> Step<P> {
 fn unknown_preset(name: &str) -> Problem {
     Problem::new(
         ProblemKind::BadCatalog,
-        "The system set for this PC is not offered",
-        format!("This PC is set to start “{name}”, and the lab has no such system now."),
-        "Go back to the menu and choose another one, or tell your supervisor.",
+        "This PC's preset system is not available",
+        format!("This PC is set to start “{name}”, but the lab has no system of that name."),
+        "Go back to the menu and choose another system, or tell your supervisor.",
         format!("bt.preset={name}: not in the catalog"),
     )
 }

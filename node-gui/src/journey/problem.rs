@@ -87,8 +87,8 @@ impl Problem {
         Self::new(
             ProblemKind::Internal,
             "Something went wrong on this PC",
-            "The boot program met a failure it did not expect.",
-            "Try again, or restart the PC. If it stays, tell your supervisor.",
+            "The boot program hit an unexpected error.",
+            "Try again, or restart the PC. If this keeps happening, tell your supervisor.",
             detail,
         )
     }

@@ -72,7 +72,7 @@ pub enum Screen {
 /// The steps of the connecting screen.
 pub const CONNECTING_STEPS: [&str; 3] = ["This PC", "Network", "Server"];
 /// The steps of a system on its way.
-pub const WORKING_STEPS: [&str; 3] = ["Download", "Check", "Start"];
+pub const WORKING_STEPS: [&str; 3] = ["Download", "Verify", "Start"];
 
 /// One system in the menu.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,7 +161,7 @@ const HINT_TAB: Hint = Hint { keys: &["Tab"], meaning: "buttons" };
 const HINT_BUTTONS: Hint = Hint { keys: &["left", "right"], meaning: "choose" };
 const HINT_CONFIRM: Hint = Hint { keys: &["enter"], meaning: "confirm" };
 const HINT_CANCEL: Hint = Hint { keys: &["Esc"], meaning: "cancel" };
-const HINT_BACK: Hint = Hint { keys: &["Esc"], meaning: "back to the list" };
+const HINT_BACK: Hint = Hint { keys: &["Esc"], meaning: "back to the menu" };
 
 /// What the screen shows for this state.
 #[must_use]
@@ -181,7 +181,7 @@ fn connecting(what: Connecting, detail: &str) -> Presentation {
     let (step, headline, usual) = match what {
         Connecting::Drivers => (0, "Getting this PC ready", "Loading drivers."),
         Connecting::Network => (1, "Connecting to the network", "Waiting for an address."),
-        Connecting::Catalog => (2, "Asking the server", "Fetching the list of systems."),
+        Connecting::Catalog => (2, "Contacting the server", "Fetching the list of systems."),
     };
     let detail = if detail.is_empty() { usual } else { detail };
     let screen =
@@ -194,13 +194,13 @@ fn choosing(menu: &Arc<Menu>, countdown: Option<&Countdown>) -> Presentation {
     let first = menu.systems.iter().position(|item| Some(&item.id) == wanted).unwrap_or(0);
     let countdown = countdown.map(|Countdown { system, seconds_left }| CountdownLine {
         text: format!(
-            "{} starts in {seconds_left} s. Press any key to choose yourself.",
+            "{} starts in {seconds_left} s. Press any key to choose another system.",
             name_of(menu, system)
         ),
         seconds_left: *seconds_left,
     });
     let (headline, detail) = match menu.systems.len() {
-        0 => ("No system is offered here", "Your supervisor has not put one into the catalog yet."),
+        0 => ("No systems available", "The catalog is empty. Ask your supervisor."),
         _ => ("Choose a system", "Use the arrow keys and Enter, or the mouse."),
     };
     let screen = Screen::Menu {
@@ -257,7 +257,7 @@ fn verifying(menu: &Arc<Menu>, system: &SystemId, done: u64, total: u64) -> Pres
         system,
         Working {
             step: 1,
-            headline: "Checking every byte against the lab's signature".to_owned(),
+            headline: "Verifying every byte against the signed catalog".to_owned(),
             amount: amount_of(done, total),
             ..progress_of(menu, system, done, total)
         },
@@ -269,7 +269,7 @@ fn starting(menu: &Arc<Menu>, system: &SystemId) -> Presentation {
         step: 2,
         headline: "Starting now".to_owned(),
         percent: String::new(),
-        amount: "Everything is here and checked. The screen may go dark for a moment.".to_owned(),
+        amount: "The download is complete and verified. The screen may go dark for a moment.".to_owned(),
         ..progress_of(menu, system, 1, 1)
     };
     framed(Some(menu), Screen::Working(Box::new(work)), Vec::new())
@@ -304,7 +304,7 @@ fn progress_of(menu: &Arc<Menu>, system: &SystemId, done: u64, total: u64) -> Wo
 fn stopped(menu: Option<&Arc<Menu>>, problem: &Problem) -> Presentation {
     let mut buttons = vec![Button::primary("Try again", UiEvent::Retry)];
     if menu.is_some() {
-        let back = Button::new("Back to the list", UiEvent::Back);
+        let back = Button::new("Back to the menu", UiEvent::Back);
         // Another try meets the same PC; another system may fit.
         match problem.kind {
             ProblemKind::NoMemory | ProblemKind::DoesNotFit => {
@@ -323,8 +323,8 @@ fn stopped(menu: Option<&Arc<Menu>>, problem: &Problem) -> Presentation {
 
 fn leaving(how: Leaving) -> Presentation {
     let (headline, detail) = match how {
-        Leaving::PowerOff => ("Switching off", "See you soon."),
-        Leaving::Restart => ("Restarting", "The list will be back in a moment."),
+        Leaving::PowerOff => ("Powering off", "See you soon."),
+        Leaving::Restart => ("Restarting", "The menu will be back in a moment."),
     };
     let (headline, detail) = (headline.to_owned(), detail.to_owned());
     framed(None, Screen::Leaving { headline, detail }, Vec::new())
@@ -366,8 +366,8 @@ fn helpers(peers: usize, from_server: bool) -> String {
     match (peers, from_server) {
         (0, false) => String::new(),
         (0, true) => "from the server".to_owned(),
-        (1, _) => "1 PC helps".to_owned(),
-        (n, _) => format!("{n} PCs help"),
+        (1, _) => "from 1 PC".to_owned(),
+        (n, _) => format!("from {n} PCs"),
     }
 }
 
@@ -526,8 +526,8 @@ mod tests {
             &[
                 ((0, false), ""),
                 ((0, true), "from the server"),
-                ((1, true), "1 PC helps"),
-                ((3, false), "3 PCs help"),
+                ((1, true), "from 1 PC"),
+                ((3, false), "from 3 PCs"),
             ],
         );
     }
@@ -571,7 +571,7 @@ mod tests {
             panic!("a menu with a countdown shows both");
         };
         assert_eq!((first, cards.len(), line.seconds_left), (1, 2, 12));
-        assert_eq!(line.text, "Debian starts in 12 s. Press any key to choose yourself.");
+        assert_eq!(line.text, "Debian starts in 12 s. Press any key to choose another system.");
         assert_eq!((shown.lab.as_str(), shown.place.as_str()), ("Lab", "A1  ·  10.77.0.61"));
     }
 
@@ -582,11 +582,11 @@ mod tests {
             let labels: Vec<_> = present(&journey).buttons.iter().map(|b| b.label).collect();
             labels.join(", ")
         };
-        let all = "Try again, Back to the list, Restart, Power off";
+        let all = "Try again, Back to the menu, Restart, Power off";
         assert_eq!(labels(Some(menu()), ProblemKind::HashWrong), all);
         assert_eq!(labels(None, ProblemKind::NoServer), "Try again, Restart, Power off");
         let memory = labels(Some(menu()), ProblemKind::NoMemory);
-        assert_eq!(memory, "Back to the list, Restart, Power off");
+        assert_eq!(memory, "Back to the menu, Restart, Power off");
     }
 
     #[test]

@@ -10,14 +10,14 @@ pub fn line(journey: &Journey) -> String {
             let what = match what {
                 Connecting::Drivers => "Starting",
                 Connecting::Network => "Connecting to the network",
-                Connecting::Catalog => "Asking the server for its systems",
+                Connecting::Catalog => "Fetching the list of systems",
             };
             if detail.is_empty() { what.to_owned() } else { format!("{what}: {detail}") }
         }
         Journey::Menu { menu, countdown } => match countdown {
-            Some(countdown) => format!("{} starts by itself soon", countdown.system),
+            Some(countdown) => format!("{} will start automatically", countdown.system),
             None => format!(
-                "{}: {} systems, and no screen to choose one. Ask your supervisor for a preset.",
+                "{}: {} systems, but no screen to choose one on. Ask your supervisor to set a preset.",
                 menu.lab_name,
                 menu.systems.len()
             ),
@@ -27,13 +27,13 @@ pub fn line(journey: &Journey) -> String {
             let percent = progress.done.saturating_mul(100) / progress.total.max(1) / 5 * 5;
             format!("Downloading {system}: {percent} %")
         }
-        Journey::Verifying { system, .. } => format!("Checking {system}"),
+        Journey::Verifying { system, .. } => format!("Verifying {system}"),
         Journey::Starting { system, .. } => format!("Starting {system}"),
         Journey::Stopped { problem, .. } => format!(
             "{}\n  {}\n  {}\n  ({})",
             problem.what, problem.why, problem.remedy, problem.detail
         ),
-        Journey::Leaving { how: Leaving::PowerOff } => "Switching off".to_owned(),
+        Journey::Leaving { how: Leaving::PowerOff } => "Powering off".to_owned(),
         Journey::Leaving { how: Leaving::Restart } => "Restarting".to_owned(),
     }
 }
