@@ -140,13 +140,13 @@ fn place_medium(mut free: Vec<Range>, wish: Wish) -> Result<Vec<Range>, NoRoom> 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoRoom {
     /// No run is long enough for the initrd.
-    #[error("no run of {needed} bytes for the initrd")]
+    #[error("no {needed} contiguous bytes for the initrd")]
     Initrd {
         /// Bytes it needs.
         needed: u64,
     },
     /// The runs are too short for the medium.
-    #[error("{found} contiguous bytes for a medium of {needed}")]
+    #[error("only {found} contiguous bytes for an image of {needed} bytes")]
     Medium {
         /// Bytes it needs.
         needed: u64,

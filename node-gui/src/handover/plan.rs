@@ -99,24 +99,24 @@ pub fn plan(system: &System, machine: &Machine) -> Result<Plan, Problem> {
 fn check_kind(system: &System, machine: &Machine) -> Result<(), Problem> {
     match (system.firmware, machine.is_uefi) {
         (Some(Firmware::Uefi), false) => {
-            return Err(refuse(system, "Needs a PC that starts by UEFI; this one starts by BIOS."));
+            return Err(refuse(system, "Needs UEFI; this PC booted in BIOS mode."));
         }
         (Some(Firmware::Bios), true) => {
-            return Err(refuse(system, "Needs a PC that starts by BIOS; this one starts by UEFI."));
+            return Err(refuse(system, "Needs BIOS mode; this PC booted with UEFI."));
         }
         _ => {}
     }
     let missing: Vec<&str> =
         system.cpu.iter().filter(|flag| !machine.cpu.contains(*flag)).map(String::as_str).collect();
     if !missing.is_empty() {
-        let why = format!("Needs a processor with {}; this PC's has not.", missing.join(", "));
+        let why = format!("Needs a CPU with {}, which this PC lacks.", missing.join(", "));
         return Err(refuse(system, why));
     }
     if machine.is_locked_down && !system.kernel_signed {
         return Err(refuse(system, "Secure Boot is on, and this system's kernel is not signed."));
     }
     if machine.is_locked_down && system.way == Some(Way::Pmem) {
-        let why = "Secure Boot is on, and this system is set to the way that Secure Boot forbids.";
+        let why = "Secure Boot is on, and it forbids this system's boot method.";
         return Err(refuse(system, why));
     }
     Ok(())
@@ -153,8 +153,7 @@ fn pmem(system: &System, machine: &Machine) -> Result<Plan, Problem> {
 fn in_place(system: &System, machine: &Machine) -> Result<Plan, Problem> {
     let image = length(system, Role::Image);
     if image > MAX_IMAGE {
-        let why = "Its image is larger than 4 GiB, which this way of starting cannot carry.";
-        return Err(refuse(system, why));
+        return Err(refuse(system, too_large_image()));
     }
     let initrd = composition(system, true).length;
     let twice = if image > 0 { initrd.saturating_mul(2) } else { initrd };
@@ -208,7 +207,7 @@ fn check_kernel(
             let problem = too_small(system, 0, 0, "", machine);
             Err(Problem {
                 why: format!(
-                    "Its kernel needs {needs} in one piece beside its other files; this PC has none."
+                    "Its kernel needs another {needs} in one piece, which this PC lacks."
                 ),
                 detail: format!("{why}; {}", problem.detail),
                 ..problem
@@ -220,9 +219,7 @@ fn check_kernel(
 fn files(system: &System, machine: &Machine) -> Result<Plan, Problem> {
     let image = length(system, Role::Image);
     if image > MAX_IMAGE {
-        let why =
-            "Its image is larger than 4 GiB, which Secure Boot's way of starting cannot carry.";
-        return Err(refuse(system, why));
+        return Err(refuse(system, too_large_image()));
     }
     let payload = system.total();
     // What kexec sets aside may fill no more than half of all memory.
@@ -253,8 +250,8 @@ fn sizes(one: u64, other: u64) -> (String, String) {
     if long != short {
         return (long, short);
     }
-    let mebibytes = |bytes: u64| format!("{} MiB", bytes >> 20);
-    (mebibytes(one.saturating_add((1 << 20) - 1)), mebibytes(other))
+    // Up and down, so that a need that is not met never looks met.
+    (format!("{} MB", one.div_ceil(1_000_000)), format!("{} MB", other / 1_000_000))
 }
 
 fn too_small(system: &System, needs: u64, has: u64, which: &str, machine: &Machine) -> Problem {
@@ -263,8 +260,8 @@ fn too_small(system: &System, needs: u64, has: u64, which: &str, machine: &Machi
     Problem::new(
         ProblemKind::NoMemory,
         format!("{} does not fit into this PC", system.name),
-        format!("Needs {needs}, this PC has {has}{which}."),
-        "Choose another system, or a PC with more memory.",
+        format!("Needs {needs}; this PC has {has}{which}."),
+        "Choose another system, or use a PC with more memory.",
         format!(
             "files {}, min_ram {}; RAM {}, MemTotal {}, available {}, longest run {} bytes",
             system.total(),
@@ -277,12 +274,16 @@ fn too_small(system: &System, needs: u64, has: u64, which: &str, machine: &Machi
     )
 }
 
+fn too_large_image() -> String {
+    format!("Its image is larger than {}, the limit for this boot method.", ByteSize(MAX_IMAGE))
+}
+
 fn refuse(system: &System, why: impl Into<String>) -> Problem {
     Problem::new(
         ProblemKind::DoesNotFit,
         format!("{} cannot start on this PC", system.name),
         why,
-        "Choose another system, or ask your supervisor for a PC that suits it.",
+        "Choose another system, or ask your supervisor which PC can run it.",
         format!("{}: refused before the download", system.id),
     )
 }
@@ -339,14 +340,14 @@ mod tests {
     #[test]
     fn an_image_is_needed_once() {
         assert!(matches!(plan(&live(800), &pc(1152)), Ok(Plan::Pmem(_))));
-        assert_eq!(why(&live(800), &pc(752)), "Needs 1.1 GiB, this PC has 752 MiB.");
+        assert_eq!(why(&live(800), &pc(752)), "Needs 1.1 GiB; this PC has 752 MiB.");
     }
 
     #[test]
     fn just_below_the_limit_is_refused_with_sizes_that_differ() {
         let mut machine = pc(1300);
         machine.ram = 1119 * MIB;
-        assert_eq!(why(&live(800), &machine), "Needs 1120 MiB, this PC has 1119 MiB.");
+        assert_eq!(why(&live(800), &machine), "Needs 1175 MB; this PC has 1173 MB.");
         machine.ram = 1120 * MIB;
         assert!(plan(&live(800), &machine).is_ok());
     }
@@ -377,10 +378,10 @@ mod tests {
             cpu: flags.iter().map(|flag| (*flag).to_owned()).collect(),
             ..pc(1152)
         };
-        assert!(why(&needs, &has(&["sse2"])).contains("with avx2;"));
+        assert!(why(&needs, &has(&["sse2"])).contains("with avx2,"));
         assert!(plan(&needs, &has(&["sse2", "avx2"])).is_ok());
         let uefi = System { firmware: Some(Firmware::Uefi), ..live(10) };
-        assert!(why(&uefi, &pc(1152)).contains("by UEFI"));
+        assert!(why(&uefi, &pc(1152)).starts_with("Needs UEFI;"));
         assert!(plan(&uefi, &Machine { is_uefi: true, ..pc(1152) }).is_ok());
     }
 
@@ -392,10 +393,10 @@ mod tests {
         machine.runs = (0..6).map(|n| run(100 + 200 * n, 90)).collect();
         assert_eq!(
             why(&live(800), &machine),
-            "Needs 800 MiB, this PC has 360 MiB in up to 4 pieces."
+            "Needs 800 MiB; this PC has 360 MiB in up to 4 pieces."
         );
         machine.runs = vec![run(100, 30), run(200, 40)];
-        assert_eq!(why(&live(20), &machine), "Needs 42 MiB, this PC has 40 MiB in one piece.");
+        assert_eq!(why(&live(20), &machine), "Needs 42 MiB; this PC has 40 MiB in one piece.");
         machine.runs = vec![run(100, 450), run(700, 450)];
         assert!(plan(&live(800), &machine).is_ok());
     }
@@ -409,7 +410,7 @@ mod tests {
         machine.map = ram(918);
         assert_eq!(
             why(&live(800), &machine),
-            "Its kernel needs 62 MiB in one piece beside its other files; this PC has none."
+            "Its kernel needs another 62 MiB in one piece, which this PC lacks."
         );
         machine.map = ram(2048);
         assert!(plan(&live(800), &machine).is_ok());

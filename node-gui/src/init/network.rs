@@ -52,7 +52,7 @@ impl Network {
     pub fn up(line: &Cmdline, patience: &Patience<'_>) -> Result<Self, Problem> {
         ip(&["link", "set", "lo", "up"]);
         let (interface, raised) = card_with_link(line.bootif, patience)?;
-        (patience.say)("Asking for a network address.".to_owned());
+        (patience.say)("Requesting a network address.".to_owned());
         let (lease, dhcp) = address(&interface, patience)?;
         let server = server_url(line.server.as_deref(), &lease).ok_or_else(no_server_known)?;
         let mac = read_mac(&interface);
@@ -201,16 +201,16 @@ fn now() -> Instant {
 fn no_card(wanted: Option<Mac>) -> Problem {
     let (why, detail) = match wanted {
         Some(mac) => (
-            "The card this PC booted from has no driver here.",
-            format!("no interface with the address {mac} of BOOTIF="),
+            "There is no driver for the network interface that this PC booted from.",
+            format!("no network interface has the MAC address {mac} of BOOTIF="),
         ),
-        None => ("No network card with a driver was found.", "no Ethernet interface".to_owned()),
+        None => ("No network interface with a driver was found.", "no Ethernet interface in /sys/class/net".to_owned()),
     };
     Problem::new(
         ProblemKind::NoNetwork,
-        "No network card",
+        "No network interface",
         why,
-        "Tell your supervisor which PC this is. You can also restart it.",
+        "Restart the PC. If this keeps happening, tell your supervisor which PC it is.",
         detail,
     )
 }
@@ -218,7 +218,7 @@ fn no_card(wanted: Option<Mac>) -> Problem {
 fn no_link(cards: &[String]) -> Problem {
     Problem::new(
         ProblemKind::NoNetwork,
-        "The network cable has no connection",
+        "The network cable is not connected",
         "This PC sees no signal on its network cable.",
         "Check the cable at the PC and at the wall, then try again.",
         format!("no link on {} after {} s", cards.join(", "), WAIT_LINK.as_secs()),
@@ -229,8 +229,8 @@ fn no_address(interface: &str) -> Problem {
     Problem::new(
         ProblemKind::NoNetwork,
         "No network address",
-        "The cable works, but nobody gave this PC an address.",
-        "Try again. If it stays, tell your supervisor: the DHCP server does not answer.",
+        "The cable works, but no DHCP server assigned this PC an address.",
+        "Try again. If this keeps happening, tell your supervisor.",
         format!("udhcpc got no lease on {interface}"),
     )
 }
@@ -238,8 +238,8 @@ fn no_address(interface: &str) -> Problem {
 fn no_server_known() -> Problem {
     Problem::new(
         ProblemKind::NoServer,
-        "No server known",
-        "This PC was not told where the lab's server is.",
+        "This PC does not know its server",
+        "Neither the boot loader nor DHCP named the lab's server.",
         "Tell your supervisor.",
         "no bt.server= on the command line, no DHCP option 224, no boot server address",
     )

@@ -200,43 +200,43 @@ async fn picture(http: &Http, digest: Digest) -> IconRef {
 /// Words for each reason to refuse a catalog.
 fn refused(error: &CatalogError) -> Problem {
     use ProblemKind::{BadCatalog, BadSignature, Expired};
-    const TELL: &str = "Tell your supervisor. Nothing was started.";
+    const STOP: &str = "Tell your supervisor. Nothing was started.";
     let (kind, what, why, remedy) = match error {
         CatalogError::Altered { .. } => (
             BadSignature,
             "The list of systems was changed",
             "It does not match its signature, so this PC does not trust it.",
-            TELL,
+            STOP,
         ),
         CatalogError::UntrustedKey { .. } => (
             BadSignature,
-            "The list of systems has a foreign signature",
-            "It is signed with a key that this PC does not know.",
-            "Tell your supervisor: a foreign server, or boot files from before a change of keys.",
+            "The list of systems is signed with an unknown key",
+            "This PC's boot files do not trust that key.",
+            "Tell your supervisor: wrong server, or boot files from before the keys were changed.",
         ),
         CatalogError::UnreadableSignature { .. } => (
             BadSignature,
-            "The list of systems has no proper signature",
-            "The signature file of the server is damaged.",
-            TELL,
+            "The list of systems has no valid signature",
+            "The signature file on the server is damaged.",
+            STOP,
         ),
         CatalogError::OtherLab { .. } => (
             BadSignature,
-            "This is the server of another lab",
-            "Its list of systems belongs to a different lab than this PC.",
+            "This server belongs to another lab",
+            "Its list of systems is not for the lab that this PC's boot files were built for.",
             "Tell your supervisor: the cable or the boot files belong to another lab.",
         ),
         CatalogError::TooOld { .. } => (
             Expired,
             "The list of systems is too old",
-            "This PC knows of a newer one and does not go back.",
-            TELL,
+            "This PC has seen a newer one and accepts no older ones.",
+            STOP,
         ),
         CatalogError::Expired { .. } => (
             Expired,
             "The list of systems has expired",
             "It is past its date, or this PC's clock is wrong.",
-            "Tell your supervisor: check the clock of this PC and the server.",
+            "Tell your supervisor: check the clocks of this PC and of the server.",
         ),
         CatalogError::Version(VersionError::TooNew { .. }) => (
             BadCatalog,
@@ -253,8 +253,8 @@ fn refused(error: &CatalogError) -> Problem {
         CatalogError::Invalid { .. } | CatalogError::BadKey { .. } => (
             BadCatalog,
             "The list of systems cannot be read",
-            "It is properly signed, but this PC does not understand it.",
-            "Tell your supervisor: server and boot files may be of different versions.",
+            "It is correctly signed, but this PC cannot read it.",
+            "Tell your supervisor: server and boot files may have different versions.",
         ),
     };
     Problem::new(kind, what, why, remedy, error.to_string())
@@ -263,9 +263,9 @@ fn refused(error: &CatalogError) -> Problem {
 fn no_trust(detail: String) -> Problem {
     Problem::new(
         ProblemKind::BadSignature,
-        "This PC has no key to check the server with",
-        "The boot files hold no usable root key.",
-        "Tell your supervisor: the boot files must be built again.",
+        "This PC has no key to verify the server with",
+        "The boot files contain no usable root key.",
+        "Tell your supervisor: rebuild the boot files with `bt-initramfs build`.",
         detail,
     )
 }
@@ -348,8 +348,8 @@ mod tests {
     #[test]
     fn each_refusal_has_its_own_words() {
         let (mut documents, trust) = lab();
-        let foreign = Trust { root: key().public(), ..trust.clone() };
-        assert!(why(&documents, &foreign).1.contains("foreign signature"));
+        let unknown = Trust { root: key().public(), ..trust.clone() };
+        assert!(why(&documents, &unknown).1.contains("signed with an unknown key"));
         let other = Trust { lab_id: Some(LabId([6; 16])), ..trust.clone() };
         assert!(why(&documents, &other).1.contains("another lab"));
         let newer = Trust { version_floor: 8, ..trust.clone() };
@@ -359,7 +359,7 @@ mod tests {
         assert_eq!(kind, ProblemKind::BadSignature);
         assert!(what.contains("was changed"), "{what}");
         documents.catalog_signature.clear();
-        assert!(why(&documents, &trust).1.contains("no proper signature"));
+        assert!(why(&documents, &trust).1.contains("no valid signature"));
     }
 
     #[test]

@@ -59,7 +59,7 @@ fn bundle(
 ) -> Result<Vec<u8>, Problem> {
     let cmdline = cmdline(system, medium);
     if cmdline.len() > kernel.max_cmdline || cmdline.len() as u64 >= TRAMPOLINE - CMDLINE {
-        return Err(unusable(system, "the command line is too long for it"));
+        return Err(unusable(system, "the kernel command line is too long"));
     }
     let at = layout.bundle.start;
     let (tables, efi) = match efi::read() {
@@ -83,7 +83,7 @@ fn bundle(
         (TABLES, &tables[..]),
     ] {
         let place = bundle.get_mut(offset as usize..).and_then(|rest| rest.get_mut(..bytes.len()));
-        let place = place.ok_or_else(|| unusable(system, "UEFI's tables are too long"))?;
+        let place = place.ok_or_else(|| unusable(system, "the UEFI tables are too long"))?;
         place.copy_from_slice(bytes);
     }
     Ok(bundle)
@@ -147,8 +147,8 @@ fn no_place(system: &VerifiedSystem, why: &str) -> Problem {
     Problem::new(
         ProblemKind::KexecRefused,
         "This PC refused to start the system",
-        "There is no room in its memory for the kernel beside the system's image.",
-        "Choose a smaller system, or a PC with more memory.",
+        "There is no room in this PC's memory for the kernel alongside the system's image.",
+        "Choose a smaller system, or use a PC with more memory.",
         format!("{}: {why}", system.id()),
     )
 }

@@ -22,25 +22,25 @@ pub fn refused(call: &str, id: &SystemId, error: &io::Error) -> Problem {
 }
 
 fn reason(errno: Errno) -> (&'static str, &'static str) {
-    const TELL: &str = "Choose another system, and tell your supervisor.";
+    const SKIP: &str = "Choose another system, and tell your supervisor.";
     match errno {
         Errno::EKEYREJECTED | Errno::ENOKEY | Errno::ENODATA | Errno::EBADMSG | Errno::EACCES => (
-            "Secure Boot is on, and this system's kernel has no signature that the PC accepts.",
+            "Secure Boot is on, and this system's kernel has no signature that this PC accepts.",
             "Choose another system, or ask your supervisor about Secure Boot.",
         ),
-        Errno::ENOEXEC | Errno::ELIBBAD => ("Its kernel file is not a Linux kernel for PCs.", TELL),
+        Errno::ENOEXEC | Errno::ELIBBAD => ("Its kernel file is not a Linux kernel for PCs.", SKIP),
         Errno::EINVAL | Errno::ENOMEM | Errno::EADDRNOTAVAIL => (
-            "It does not fit into this PC's memory, or its kernel file cannot be started this way.",
-            "Choose a smaller system, or a PC with more memory.",
+            "It does not fit into this PC's memory, or its kernel does not support this boot method.",
+            "Choose a smaller system, or use a PC with more memory.",
         ),
-        Errno::EFBIG => ("One of its files is larger than 4 GiB.", TELL),
+        Errno::EFBIG => ("One of its files is larger than 4.3 GB, the limit for this boot method.", SKIP),
         Errno::ETXTBSY | Errno::EBUSY => {
             ("Its files are still in use by this program.", "Try again.")
         }
         Errno::EPERM | Errno::ENOSYS => {
-            ("The small Linux on this PC may not start another kernel.", TELL)
+            ("The netboot image on this PC is not allowed to start another kernel.", SKIP)
         }
-        _ => ("The kernel gave a reason that this program does not know.", TELL),
+        _ => ("The kernel reported an error that this program does not recognize.", SKIP),
     }
 }
 
