@@ -1,6 +1,6 @@
 //! Shell: `bt-node fetch`: a node's download and verification without a screen.
 //!
-//! Files get their names only after they were verified, so what lies in the folder is valid or not there.
+//! Files get their names only once they are verified, so every named file in the folder is valid.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,21 +23,25 @@ const USAGE: &str = "\
 usage: bt-node fetch --server URL --system ID --out DIR [--once [--linger SECONDS]] [--json]
                      [--key FILE]
 
+Downloads one system as a PC does, verifies it against the signed catalog, and shares it.
+
   --server URL   the lab's server, for example http://10.77.0.1:6969
-  --system ID    which system of its catalog
-  --out DIR      where the files go: kernel, initrd, image
-  --once         end when the files are here; else share them until Ctrl-C
+  --system ID    the system to download, by its id in the catalog
+  --out DIR      the folder for its files: kernel, initrd, image
+  --once         exit when the files are complete; otherwise share them until Ctrl-C
   --linger SECONDS
-                 with --once: share them for so long at most while other PCs still fetch
-  --json         one line of JSON on the standard output at the end
+                 with --once: share the files for at most this long while other PCs still
+                 download
+  --json         print one line of JSON to standard output at the end
   --key FILE     the lab's root key (minisign public key); default /etc/boottorrent/root.pub
 
-Started as /init (process 1) it is the node itself.";
+Exit status: 0 success, 1 failure, 2 wrong usage.
+When started as /init (process 1), bt-node runs the picker instead.";
 
-/// Between two lines of progress.
-const TELL: Duration = Duration::from_secs(1);
+/// Time between two lines of progress.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
 
-/// What `bt-node fetch` was asked for.
+/// The options of `bt-node fetch`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Options {
     server: String,
@@ -49,7 +53,7 @@ struct Options {
     key: PathBuf,
 }
 
-/// Runs the command line; exit codes: 0 done, 1 failed and told why, 2 usage.
+/// Runs the command line; exit status: 0 success, 1 failure, 2 wrong usage.
 #[must_use]
 pub fn run(arguments: &[String]) -> ExitCode {
     let options = match parse(arguments) {
@@ -106,8 +110,9 @@ fn parse(arguments: &[String]) -> Result<Option<Options>, String> {
             "--linger" => {
                 let seconds = value()?;
                 let number = seconds.parse::<u32>();
-                let number =
-                    number.map_err(|_| format!("--linger `{seconds}`: no whole seconds"))?;
+                let number = number.map_err(|_| {
+                    format!("--linger `{seconds}`: expected a whole number of seconds")
+                })?;
                 linger = Duration::from_secs(number.into());
             }
             "--json" => json = true,
@@ -117,13 +122,13 @@ fn parse(arguments: &[String]) -> Result<Option<Options>, String> {
     }
     if !linger.is_zero() && !once {
         return Err(
-            "--linger goes with --once; without it the files are shared until Ctrl-C".into()
+            "--linger requires --once; without --once the files are shared until Ctrl-C".into()
         );
     }
     let missing = |name: &str| format!("{name} is missing");
     let server = server.ok_or_else(|| missing("--server URL"))?;
     if !server.starts_with("http://") {
-        return Err(format!("`{server}` is no http:// URL"));
+        return Err(format!("`{server}` is not an http:// URL"));
     }
     let system = system.ok_or_else(|| missing("--system ID"))?;
     let out = out.ok_or_else(|| missing("--out DIR"))?;
@@ -145,10 +150,10 @@ async fn fetch(options: &Options) -> Result<(), Problem> {
     fs::remove_dir_all(&partial).ok();
     let mut download = outcome?;
     if !options.once {
-        eprintln!("bt-node: sharing; Ctrl-C ends it");
+        eprintln!("bt-node: sharing; press Ctrl-C to stop");
         interrupted().await;
     } else if !options.linger.is_zero() {
-        eprintln!("bt-node: sharing while other PCs fetch; Ctrl-C ends it");
+        eprintln!("bt-node: sharing while other PCs download; press Ctrl-C to stop");
         tokio::select! {
             () = download.unneeded(options.linger) => {}
             () = interrupted() => {}
@@ -158,7 +163,7 @@ async fn fetch(options: &Options) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Fetches into `partial`, verifies, and only then gives the files their place.
+/// Downloads into `partial`, verifies, and only then moves the files to their names.
 async fn fetch_into(
     options: &Options,
     http: &Http,
@@ -168,11 +173,11 @@ async fn fetch_into(
     let began = now();
     let room = || Payload::in_folder(system, partial).map_err(|error| no_room(system, &error));
     let mut download = Download::start(http, system, room).await?;
-    let mut told = began;
+    let mut reported = began;
     download
         .complete(|progress| {
-            if now().duration_since(told) >= TELL {
-                told = now();
+            if now().duration_since(reported) >= REPORT_EVERY {
+                reported = now();
                 eprintln!("{}", line(system, progress));
             }
         })
@@ -215,28 +220,28 @@ async fn check(download: &Download) -> Result<(), Problem> {
     match verified.await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(Refused::Problem(problem))) => Err(problem),
-        Ok(Err(Refused::Cancelled)) => Err(Problem::internal("the verification was stopped")),
-        Err(error) => Err(Problem::internal(format!("the verification failed: {error}"))),
+        Ok(Err(Refused::Cancelled)) => Err(Problem::internal("verification was cancelled")),
+        Err(error) => Err(Problem::internal(format!("verification failed: {error}"))),
     }
 }
 
 /// One line of progress.
 fn line(system: &System, progress: Progress) -> String {
     let percent = progress.done.saturating_mul(100) / progress.total.max(1);
-    let helpers = match progress.stalled_for {
-        Some(waited) => format!("waiting for the server for {} s", waited.as_secs()),
-        None if progress.from_server => format!("{} PCs and the server", progress.peers),
-        None => format!("{} PCs", progress.peers),
+    let sources = match progress.stalled_for {
+        Some(waited) => format!("no data for {} s", waited.as_secs()),
+        None if progress.from_server => format!("from {} PCs and the server", progress.peers),
+        None => format!("from {} PCs", progress.peers),
     };
     format!(
-        "{}: {percent:3} % of {}, {}/s, {helpers}",
+        "{}: {percent:3} % of {}, {}/s, {sources}",
         system.id,
         ByteSize(progress.total),
         ByteSize(progress.speed)
     )
 }
 
-/// Waits for Ctrl-C or a polite kill.
+/// Waits for SIGINT or SIGTERM.
 async fn interrupted() {
     let wait = |kind| async move {
         match signal(kind) {
@@ -260,7 +265,7 @@ fn unknown(id: &SystemId) -> Problem {
         crate::journey::problem::ProblemKind::BadCatalog,
         format!("there is no system `{id}`"),
         "The lab's catalog does not list it.",
-        "Check the name.",
+        "Check the id.",
         "not in catalog.toml",
     )
 }
@@ -278,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_line_is_understood() {
+    fn every_option_is_parsed() {
         let line = "fetch --server http://10.0.0.1:6969 --system sample --out /tmp/x --once --json --key k";
         let options = parsed(line).expect("right").expect("not help");
         assert_eq!(options.server, "http://10.0.0.1:6969");
@@ -292,24 +297,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_what_is_wrong() {
         let wrong = |line: &str, part: &str| {
-            let why = parsed(line).expect_err("must be refused");
+            let why = parsed(line).expect_err("must fail");
             assert!(why.contains(part), "{why}");
         };
         wrong("", "missing");
         wrong("boot", "boot");
         wrong("fetch --server", "--server needs a value");
         wrong("fetch --server http://x --out o", "--system ID");
-        wrong("fetch --server https://x --out o --system s", "no http:// URL");
-        wrong("fetch --server http://x --out o --system S", "no system id");
+        wrong("fetch --server https://x --out o --system s", "is not an http:// URL");
+        wrong("fetch --server http://x --out o --system S", "not a valid system id");
         wrong("fetch --fast", "--fast");
-        wrong("fetch --once --linger soon", "no whole seconds");
-        wrong("fetch --server http://x --out o --system s --linger 9", "goes with --once");
+        wrong("fetch --once --linger soon", "expected a whole number of seconds");
+        wrong("fetch --server http://x --out o --system s --linger 9", "requires --once");
     }
 
     #[test]
-    fn a_line_of_progress_says_who_helps() {
+    fn a_line_of_progress_says_who_sends() {
         let (system, _folder) = crate::download::verify::tests::sample("a");
         let progress = Progress {
             done: 50,
@@ -319,6 +324,6 @@ mod tests {
             from_server: true,
             ..Progress::default()
         };
-        assert_eq!(line(&system, progress), "a:  25 % of 200 B, 10 B/s, 2 PCs and the server");
+        assert_eq!(line(&system, progress), "a:  25 % of 200 B, 10 B/s, from 2 PCs and the server");
     }
 }

@@ -53,12 +53,12 @@ pub fn run_as_init() -> ! {
     load_drivers();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
-        Err(error) => panic::give_up(&format!("cannot start threads: {error}")),
+        Err(error) => panic::give_up(&format!("cannot start the async runtime: {error}")),
     };
     let (notes, inbox) = mpsc::unbounded_channel();
     runtime.spawn(App::new(line, keeper, notes.clone()).run(inbox));
     if let Err(error) = show_screen(&notes) {
-        tracing::warn!(%error, "no picture");
+        tracing::warn!(%error, "cannot show the picker; continuing in text mode");
         post(&notes, None, What::Screen(None));
     }
     loop {
@@ -80,7 +80,7 @@ fn show_screen(notes: &mpsc::UnboundedSender<Note>) -> Result<(), WindowError> {
     window.on_event(move |event| post(&listener, None, What::Event(Event::Ui(event))));
     let handle = window.handle();
     if let Err(error) = input::start(move |inputs| handle.input(inputs)) {
-        tracing::warn!(%error, "no keyboard and no pointer");
+        tracing::warn!(%error, "cannot read keyboard and mouse");
     }
     post(notes, None, What::Screen(Some(window.handle())));
     window.run()
@@ -239,7 +239,7 @@ fn record(journey: &Journey) {
 
 /// Prints a line where a person may see it.
 fn print(text: &str, is_serial: bool) {
-    // Where nobody listens there is nobody to tell about it either.
+    // A console that cannot be written to leaves no place to report that.
     writeln!(std::io::stdout(), "{text}").ok();
     if is_serial && let Ok(mut tty) = fs::OpenOptions::new().write(true).open("/dev/tty0") {
         writeln!(tty, "{text}").ok();

@@ -28,7 +28,7 @@ pub(super) enum What {
 /// Sends a note; the event loop lives as long as the process, so nobody misses it.
 pub(super) fn post(notes: &mpsc::UnboundedSender<Note>, ticket: Option<u64>, what: What) {
     if notes.send(Note { ticket, what }).is_err() {
-        tracing::error!("the event loop is gone");
+        tracing::error!("the event loop has stopped");
     }
 }
 

@@ -78,7 +78,7 @@ impl Shared {
         }
         match Graphics::enter() {
             Ok(ours) => *graphics = Some(ours),
-            Err(error) => tracing::warn!(%error, "the text console stays in the picture"),
+            Err(error) => tracing::warn!(%error, "cannot switch the console to graphics mode"),
         }
     }
 
@@ -96,7 +96,8 @@ impl Shared {
         let lab = self.lab.lock();
         let lab = lab.as_ref().ok_or_else(|| Problem::internal("no catalog yet"))?;
         let system = lab.catalog.system(id);
-        let system = system.ok_or_else(|| Problem::internal(format!("{id} left the catalog")))?;
+        let system =
+            system.ok_or_else(|| Problem::internal(format!("{id} is no longer in the catalog")))?;
         Ok((lab.http.clone(), system.clone()))
     }
 
@@ -153,7 +154,8 @@ async fn try_connect(shared: &Arc<Shared>, say: &Say) -> Result<Ready, Problem> 
     let name = who.name.clone();
     let this = Arc::clone(shared);
     let machine = spawn_blocking(move || machine::look(this.keeper.runs())).await;
-    let machine = machine.map_err(|error| Problem::internal(format!("memory: {error}")))?;
+    let machine =
+        machine.map_err(|error| Problem::internal(format!("cannot inspect this PC: {error}")))?;
     let obstacle = |system: &System| plan::plan(system, &machine).err();
     let menu = catalog::menu(&http, &catalog, who, &shared.line, obstacle).await;
     let reporter = Arc::new(Reporter::start(http.clone()));
@@ -191,7 +193,9 @@ async fn network_up(
         *slot = Some(network);
         Ok(known)
     });
-    up.await.unwrap_or_else(|error| Err(Problem::internal(format!("network: {error}"))))
+    up.await.unwrap_or_else(|error| {
+        Err(Problem::internal(format!("bringing up the network failed: {error}")))
+    })
 }
 
 /// Fetches the payload of this system; one that got stuck goes on where it was.
@@ -251,7 +255,8 @@ async fn begin_one(
 ) -> Result<Download, Problem> {
     let this = Arc::clone(shared);
     let machine = spawn_blocking(move || machine::look(this.keeper.runs())).await;
-    let machine = machine.map_err(|error| Problem::internal(format!("memory: {error}")))?;
+    let machine =
+        machine.map_err(|error| Problem::internal(format!("cannot inspect this PC: {error}")))?;
     let plan = plan::plan(system, &machine)?;
     serial::step("fit", &[("system", system.id.as_str()), ("way", plan.word())]);
     Download::start(http, system, || room(shared, system, plan)).await
@@ -302,7 +307,7 @@ async fn try_verify(
     let (system, payload) = {
         let slot = shared.payload.lock().await;
         let download = slot.as_ref().filter(|download| download.id() == id);
-        let lost = || Refused::Problem(Problem::internal(format!("{id}: its files are gone")));
+        let lost = || Refused::Problem(Problem::internal(format!("{id}: its files are missing")));
         let download = download.ok_or_else(lost)?;
         if let Some(proven) = download.proven() {
             return Ok(accept(proven));
@@ -321,7 +326,7 @@ async fn try_verify(
             !stop.load(Ordering::Relaxed)
         })
     });
-    let lost = |error| Err(Refused::Problem(Problem::internal(format!("hashing: {error}"))));
+    let lost = |error| Err(Refused::Problem(Problem::internal(format!("hashing failed: {error}"))));
     verified.await.unwrap_or_else(lost)
 }
 
@@ -335,14 +340,14 @@ pub(super) async fn hand_over(shared: Arc<Shared>, say: Say, proof: Box<Verified
     let problem = match loaded {
         Ok(Ok(loaded)) => execute(&shared, loaded).await,
         Ok(Err(problem)) => problem,
-        Err(error) => Problem::internal(format!("loading: {error}")),
+        Err(error) => Problem::internal(format!("loading the kernel failed: {error}")),
     };
     // First the person is told: the network may take more than a minute.
     say.event(Event::Failed(id, problem));
     if !shared.has_network()
         && let Err(second) = network_up(&shared, &say).await
     {
-        tracing::warn!(error = %second, "no network after a refused kernel");
+        tracing::warn!(error = %second, "cannot bring the network up again after the kernel was refused");
     }
 }
 
@@ -358,13 +363,15 @@ async fn execute(shared: &Arc<Shared>, loaded: load::Loaded) -> Problem {
         // The console stays in graphics mode: that ends with this kernel, and until the next one draws the picture stands.
         loaded.execute()
     });
-    executed.await.unwrap_or_else(|error| Problem::internal(error.to_string()))
+    executed
+        .await
+        .unwrap_or_else(|error| Problem::internal(format!("starting the kernel failed: {error}")))
 }
 
 /// Switches off or restarts.
 pub(super) async fn leave(shared: Arc<Shared>, how: Leaving) {
     if tokio::time::timeout(HURRY, shared.drop_payload()).await.is_err() {
-        tracing::warn!("no time to leave the swarm");
+        tracing::warn!("timed out while leaving the swarm");
     }
     let left = spawn_blocking(move || {
         if let Some(network) = shared.network.lock().take() {
@@ -381,10 +388,10 @@ pub(super) async fn leave(shared: Arc<Shared>, how: Leaving) {
         std::io::Error::last_os_error()
     });
     let error = left.await;
-    tracing::error!(?error, "this PC cannot be switched off");
+    tracing::error!(?error, "cannot power off or restart this PC");
 }
 
-#[expect(clippy::disallowed_methods, reason = "a shell that limits how often it tells")]
+#[expect(clippy::disallowed_methods, reason = "a shell that limits how often it reports")]
 fn now() -> Instant {
     Instant::now()
 }

@@ -255,7 +255,7 @@ pub(crate) mod tests {
             let why = KernelImage::parse(file).expect_err("must be refused");
             assert!(why.contains(part), "{why}");
         };
-        refused(b"\x7fELF", "no Linux kernel");
+        refused(b"\x7fELF", "not a Linux kernel");
         refused(&kernel_file(0x400), "cut off");
         let mut fixed = kernel_file(100_000);
         fixed[0x234] = 0;

@@ -100,11 +100,15 @@ pub fn place_kernel(
 ) -> Result<(Vec<Entry>, Range), String> {
     let map = with_pmem(firmware, medium);
     if map.len() > MAX_ENTRIES {
-        return Err(format!("the memory map has {} entries; the maximum is {MAX_ENTRIES}", map.len()));
+        return Err(format!(
+            "the memory map has {} entries; the maximum is {MAX_ENTRIES}",
+            map.len()
+        ));
     }
     // In `map` the medium is no usable memory any more.
     let hole = find_hole(&map, &[initrd], room.size, room.align, room.limit);
-    let hole = hole.ok_or_else(|| format!("no range of {} free bytes for the kernel", room.size))?;
+    let hole =
+        hole.ok_or_else(|| format!("no range of {} free bytes for the kernel", room.size))?;
     Ok((map, hole))
 }
 

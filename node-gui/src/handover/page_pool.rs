@@ -70,7 +70,7 @@ fn gather(state: &mut State) -> Pages {
         }
     };
     mapped.unwrap_or_else(|error| {
-        tracing::warn!(%error, "no huge pages");
+        tracing::warn!(%error, "cannot map huge pages");
         pages::release_all();
         Pages::none()
     })

@@ -30,7 +30,7 @@ const MIN_FREE: (&str, u64) = ("/proc/sys/vm/min_free_kbytes", 8 << 10);
 /// Returns how many bytes there are.
 pub fn reserve() -> u64 {
     if let Err(error) = fs::write(MIN_FREE.0, MIN_FREE.1.to_string()) {
-        tracing::warn!(%error, "the kernel keeps its reserve");
+        tracing::warn!(%error, "cannot lower the kernel's memory reserve");
     }
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let Some(free) = field(&meminfo, "MemFree:") else { return 0 };
@@ -60,7 +60,7 @@ fn count(file: &str) -> u64 {
 /// Never fails outright: the kernel gives or keeps as many as it can.
 fn set_pool(pages: u64) {
     if let Err(error) = fs::write(POOL, pages.to_string()) {
-        tracing::warn!(%error, "the number of huge pages cannot be changed");
+        tracing::warn!(%error, "cannot change the number of huge pages");
     }
 }
 
@@ -117,7 +117,10 @@ impl Pages {
             let mut entry = [0; 8];
             pagemap.read_exact_at(&mut entry, page.as_ptr() as u64 / 4096 * 8)?;
             *physical = address_of(u64::from_ne_bytes(entry)).ok_or_else(|| {
-                io::Error::new(io::ErrorKind::PermissionDenied, "physical addresses are not told")
+                io::Error::new(
+                    io::ErrorKind::PermissionDenied,
+                    "the kernel hides physical addresses",
+                )
             })?;
         }
         self.pages.sort_unstable();
@@ -203,7 +206,7 @@ impl Drop for Pages {
 fn unmap(page: NonNull<u8>) {
     // SAFETY: one whole page of a mapping of ours, which nobody uses any more.
     if unsafe { libc::munmap(page.as_ptr().cast(), PAGE as usize) } != 0 {
-        tracing::warn!(error = %io::Error::last_os_error(), "a huge page stays mapped");
+        tracing::warn!(error = %io::Error::last_os_error(), "cannot unmap a huge page");
     }
 }
 

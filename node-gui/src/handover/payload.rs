@@ -120,7 +120,7 @@ impl Payload {
         let (places, is_medium) = match &plan {
             Plan::Pmem(places) => (places.clone(), true),
             Plan::InPlace(places) => (places.clone(), false),
-            Plan::Files => return Err(io::Error::other("this plan has no places in memory")),
+            Plan::Files => return Err(io::Error::other("this plan does not keep files in memory")),
         };
         pages.keep_only(&places.ranges().collect::<Vec<_>>());
         let whole = composition(system, !is_medium);
@@ -222,7 +222,7 @@ impl Payload {
         mut part: impl FnMut(Place, u64, std::ops::Range<usize>) -> io::Result<()>,
     ) -> io::Result<()> {
         if offset.checked_add(length as u64).is_none_or(|end| end > self.total) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "outside of the payload"));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "outside the payload"));
         }
         let first = self.stretches.partition_point(|one| one.start + one.length <= offset);
         let mut done = 0;
@@ -303,7 +303,7 @@ impl Drop for Files {
         if self.is_removed
             && let Err(error) = fs::remove_dir_all(&self.folder)
         {
-            tracing::warn!(%error, folder = %self.folder.display(), "the files stay in memory");
+            tracing::warn!(%error, folder = %self.folder.display(), "cannot remove the payload's files");
         }
     }
 }

@@ -206,9 +206,7 @@ fn check_kernel(
             let needs = ByteSize(kernel);
             let problem = too_small(system, 0, 0, "", machine);
             Err(Problem {
-                why: format!(
-                    "Its kernel needs another {needs} in one piece, which this PC lacks."
-                ),
+                why: format!("Its kernel needs another {needs} in one piece, which this PC lacks."),
                 detail: format!("{why}; {}", problem.detail),
                 ..problem
             })

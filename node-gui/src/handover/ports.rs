@@ -58,7 +58,7 @@ impl Ports {
 impl Drop for Ports {
     fn drop(&mut self) {
         if let Err(error) = permit(self.first, self.count, false) {
-            tracing::warn!(%error, "the I/O ports stay open");
+            tracing::warn!(%error, "cannot give up access to the I/O ports");
         }
     }
 }

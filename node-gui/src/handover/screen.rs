@@ -31,11 +31,14 @@ pub fn now(old: &ScreenInfo) -> ScreenInfo {
     match mode {
         Ok((Some(mode), _)) => with_mode(old, mode),
         Ok((None, registers)) => {
-            tracing::warn!(?registers, "no mode of the adapter that the next kernel could use");
+            tracing::warn!(
+                ?registers,
+                "the next kernel cannot use the graphics adapter's mode; its first messages may be invisible"
+            );
             *old
         }
         Err(error) => {
-            tracing::warn!(%error, "the adapter's mode cannot be read; the next kernel's lines may not be seen");
+            tracing::warn!(%error, "cannot read the graphics adapter's mode; the next kernel's first messages may be invisible");
             *old
         }
     }

@@ -91,7 +91,7 @@ pub fn restore() {
     // SAFETY: `fd` is open, and both calls take a plain int.
     let restored = unsafe { (write_keyboard(fd, taken.keyboard), write_mode(fd, taken.mode)) };
     if let (Err(error), _) | (_, Err(error)) = restored {
-        tracing::warn!(%error, "the console could not be given back");
+        tracing::warn!(%error, "cannot restore the text console");
     }
 }
 

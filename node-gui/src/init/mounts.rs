@@ -35,7 +35,8 @@ pub fn mount_devices() -> Result<(), String> {
 }
 
 fn mount_one(kind: &str, target: &str, flags: MsFlags, options: &str) -> Result<(), String> {
-    fs::create_dir_all(target).map_err(|error| format!("cannot make folder {target}: {error}"))?;
+    fs::create_dir_all(target)
+        .map_err(|error| format!("cannot create folder {target}: {error}"))?;
     match mount(Some(kind), target, Some(kind), flags, Some(options)) {
         Ok(()) | Err(nix::errno::Errno::EBUSY) => Ok(()),
         Err(error) => Err(format!("cannot mount {kind} on {target}: {error}")),

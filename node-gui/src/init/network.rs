@@ -204,7 +204,10 @@ fn no_card(wanted: Option<Mac>) -> Problem {
             "There is no driver for the network interface that this PC booted from.",
             format!("no network interface has the MAC address {mac} of BOOTIF="),
         ),
-        None => ("No network interface with a driver was found.", "no Ethernet interface in /sys/class/net".to_owned()),
+        None => (
+            "No network interface with a driver was found.",
+            "no Ethernet interface in /sys/class/net".to_owned(),
+        ),
     };
     Problem::new(
         ProblemKind::NoNetwork,

@@ -38,11 +38,11 @@ pub fn offer_shell(serial: Option<&str>) {
     match started {
         Ok(_) if serial.is_none() => {
             reaper::run(reaper::busybox("chvt").arg("2")).map(|_| ()).unwrap_or_else(|error| {
-                tracing::warn!(%error, "the shell's console stays in the background");
+                tracing::warn!(%error, "cannot switch to the emergency shell's console");
             });
         }
         Ok(_) => {}
-        Err(error) => tracing::warn!(%error, tty, "no emergency shell"),
+        Err(error) => tracing::warn!(%error, tty, "cannot start the emergency shell"),
     }
 }
 
@@ -57,16 +57,16 @@ pub fn give_up(why: &str) -> ! {
     // Without devices there would be nowhere to say it. They are usually there already; if not, nothing more can be done.
     mounts::mount_devices().ok();
     serial::step("problem", &[("kind", "internal"), ("text", why)]);
-    say(&format!("\nThis PC's boot program stopped:\n  {why}\n"));
+    say(&format!("\nThis PC's boot program failed:\n  {why}\n"));
     if MAY_SHELL.load(Ordering::Relaxed) {
-        say("bt.shell is set: here is a shell. When it ends, the PC restarts.\n");
+        say("bt.shell is set, so here is a shell. The PC restarts when you exit it.\n");
         let mut shell = Command::new("/bin/busybox");
         let shell = shell.arg("sh").stdin(Stdio::inherit());
         if let Err(error) = shell.status() {
-            say(&format!("no shell: {error}\n"));
+            say(&format!("cannot start a shell: {error}\n"));
         }
     } else {
-        say("Press Enter to restart; it happens by itself in a minute.\n");
+        say("Press Enter to restart. The PC restarts by itself after a minute.\n");
         wait_for_enter();
     }
     restart()

@@ -269,7 +269,8 @@ fn starting(menu: &Arc<Menu>, system: &SystemId) -> Presentation {
         step: 2,
         headline: "Starting now".to_owned(),
         percent: String::new(),
-        amount: "The download is complete and verified. The screen may go dark for a moment.".to_owned(),
+        amount: "The download is complete and verified. The screen may go dark for a moment."
+            .to_owned(),
         ..progress_of(menu, system, 1, 1)
     };
     framed(Some(menu), Screen::Working(Box::new(work)), Vec::new())

@@ -48,7 +48,7 @@ pub enum WindowError {
     #[error(transparent)]
     NoFont(#[from] NoFont),
     /// No screen can be opened, or it was lost.
-    #[error("no screen can be used: {0}; connect a monitor and restart the PC")]
+    #[error("cannot open a screen: {0}; connect a monitor and restart the PC")]
     NoScreen(#[from] slint::PlatformError),
 }
 

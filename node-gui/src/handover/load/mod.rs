@@ -52,7 +52,7 @@ fn unload(is_file: bool) {
     };
     if result != 0 {
         let error = io::Error::last_os_error();
-        tracing::warn!(%error, is_file, "the refused kernel stays in memory");
+        tracing::warn!(%error, is_file, "cannot unload the refused kernel");
     }
 }
 

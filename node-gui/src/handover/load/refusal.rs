@@ -33,7 +33,9 @@ fn reason(errno: Errno) -> (&'static str, &'static str) {
             "It does not fit into this PC's memory, or its kernel does not support this boot method.",
             "Choose a smaller system, or use a PC with more memory.",
         ),
-        Errno::EFBIG => ("One of its files is larger than 4.3 GB, the limit for this boot method.", SKIP),
+        Errno::EFBIG => {
+            ("One of its files is larger than 4.3 GB, the limit for this boot method.", SKIP)
+        }
         Errno::ETXTBSY | Errno::EBUSY => {
             ("Its files are still in use by this program.", "Try again.")
         }

@@ -57,7 +57,9 @@ fn rescan(devices: &mut HashMap<PathBuf, (Device, Reader)>) {
                     tracing::debug!(path = %path.display(), name = device.0.name(), "input device");
                     devices.insert(path, device);
                 }
-                Err(error) => tracing::debug!(path = %path.display(), %error, "not opened"),
+                Err(error) => {
+                    tracing::debug!(path = %path.display(), %error, "cannot open input device")
+                }
             }
         }
     }
@@ -109,7 +111,7 @@ fn wait(devices: &mut HashMap<PathBuf, (Device, Reader)>) -> Vec<Input> {
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
         Err(error) => {
-            tracing::debug!(path = %path.display(), %error, "input device is gone");
+            tracing::debug!(path = %path.display(), %error, "input device disconnected");
             false
         }
     });
