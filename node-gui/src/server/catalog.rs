@@ -11,7 +11,7 @@ use std::time::Duration;
 use bt_catalog::version::VersionError;
 use bt_catalog::{
     Catalog, CatalogError, Digest, Icon, LabId, MAX_BYTES, PublicKey, Signed, System, SystemId,
-    Trust,
+    TooNew, Trust,
 };
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -130,7 +130,8 @@ pub struct Identity {
 /// The menu of this catalog, with its pictures.
 ///
 /// A picture that is missing or not the signed one is replaced by the plain drawing: it must not keep a class waiting.
-/// `obstacle` says why a system cannot start on this PC.
+/// `obstacle` says why a system cannot start on this PC. Systems that need newer boot files come last: they are shown, so
+/// that nobody looks for them, and say what has to be done.
 pub async fn menu(
     http: &Http,
     catalog: &Catalog,
@@ -143,6 +144,7 @@ pub async fn menu(
     for system in catalog.systems.iter().filter(|system| is_for_room(&system.rooms, room)) {
         systems.push(MenuItem { obstacle: obstacle(system), ..item(http, system).await });
     }
+    systems.extend(too_new_items(catalog, room));
     let default = visible_default(line.default.as_deref(), catalog, room);
     Arc::new(Menu {
         lab_name: catalog.lab_name.clone(),
@@ -166,6 +168,30 @@ fn visible_default(own: Option<&str>, catalog: &Catalog, room: Option<&str>) -> 
 /// what is for all.
 fn is_for_room(rooms: &[String], room: Option<&str>) -> bool {
     rooms.is_empty() || room.is_some_and(|room| rooms.iter().any(|name| name == room))
+}
+
+/// The systems of this room that need newer boot files.
+fn too_new_items(catalog: &Catalog, room: Option<&str>) -> Vec<MenuItem> {
+    let visible = catalog.too_new.iter().filter(|system| is_for_room(&system.rooms, room));
+    visible.map(too_new_item).collect()
+}
+
+fn too_new_item(system: &TooNew) -> MenuItem {
+    let obstacle = Problem::new(
+        ProblemKind::DoesNotFit,
+        "This system needs newer boot files",
+        "Needs newer boot files than this PC has.",
+        "Choose another system, or ask your supervisor to rebuild the boot files.",
+        format!("{}: {}", system.id, system.why),
+    );
+    MenuItem {
+        id: system.id.clone(),
+        name: system.name.clone(),
+        note: String::new(),
+        icon: IconRef::Builtin(String::new()),
+        size: 0,
+        obstacle: Some(obstacle),
+    }
 }
 
 async fn item(http: &Http, system: &System) -> MenuItem {
@@ -337,6 +363,31 @@ mod tests {
         assert_eq!(visible_default(Some("c"), &catalog, Some("B2")), Some(a), "it left");
         catalog.default = Some(b.clone());
         assert_eq!(visible_default(None, &catalog, None), None);
+    }
+
+    #[test]
+    fn a_system_for_newer_boot_files_is_shown_in_its_rooms_with_what_to_do() {
+        let (documents, trust) = lab();
+        let mut catalog = documents.open(&trust).expect("is signed");
+        let id: SystemId = "next".parse().expect("an id");
+        let update = bt_catalog::version::Program::BootFiles;
+        let what = "this system".to_owned();
+        let why = VersionError::TooNew { what, found: 9, newest: 1, update };
+        let (name, rooms) = ("Debian 14".to_owned(), vec!["A1".to_owned()]);
+        catalog.too_new.push(TooNew { id: id.clone(), name, rooms, why });
+        catalog.default = Some(id.clone());
+
+        let items = too_new_items(&catalog, Some("A1"));
+        let [item] = &items[..] else { panic!("one system: {items:?}") };
+        assert_eq!((item.id.as_str(), item.name.as_str()), ("next", "Debian 14"));
+        let obstacle = item.obstacle.as_ref().expect("it cannot start here");
+        assert_eq!(obstacle.what, "This system needs newer boot files");
+        assert!(obstacle.remedy.contains("ask your supervisor to rebuild the boot files"));
+        assert!(obstacle.detail.contains("needs version 9"), "{}", obstacle.detail);
+
+        assert!(too_new_items(&catalog, Some("B2")).is_empty(), "it is for room A1 only");
+        assert!(too_new_items(&catalog, None).is_empty(), "it is for room A1 only");
+        assert_eq!(visible_default(None, &catalog, Some("A1")), None, "no countdown to it");
     }
 
     #[test]

@@ -90,6 +90,20 @@ pub fn menu(systems: usize) -> Arc<Menu> {
     })
 }
 
+/// Four systems, of which three cannot start here, each for another reason.
+pub fn obstacles() -> Arc<Menu> {
+    let mut menu = Menu::clone(&menu(4));
+    let reasons = [
+        "Needs 5.2 GB; this PC has 4.1 GB in up to 4 pieces.",
+        "Secure Boot is on, and this system's kernel is not signed.",
+        "Needs newer boot files than this PC has.",
+    ];
+    for (item, why) in menu.systems[1..].iter_mut().zip(reasons) {
+        item.obstacle = Some(Problem::new(ProblemKind::DoesNotFit, "what", why, "fix", "detail"));
+    }
+    Arc::new(menu)
+}
+
 /// Every built-in picture.
 pub fn all_icons() -> Arc<Menu> {
     let systems = bt_node::screen::icons::built_in_names()
@@ -126,9 +140,9 @@ fn hash_wrong() -> Journey {
         system: Some(id("debian-12")),
         problem: Problem::new(
             ProblemKind::HashWrong,
-            "Debian 12 XFCE was not started",
-            "A downloaded file is not the one that this lab signed.",
-            "Try again. If it happens twice, tell your supervisor.",
+            "Debian 12 XFCE was damaged in transit",
+            "Its file “image” is not the one that your lab signed, so it was not started.",
+            "Try again. If this keeps happening, tell your supervisor: the file was changed after signing.",
             "image: SHA-256 is 9f2c41…, the catalog says 1b07aa… (catalog version 41)",
         ),
     }
@@ -140,9 +154,9 @@ fn no_server() -> Journey {
         system: None,
         problem: Problem::new(
             ProblemKind::NoServer,
-            "The lab’s server does not answer",
-            "This PC has the address 10.77.0.61, but http://10.77.0.1:6969 is silent.",
-            "Check the network cable and try again, or tell your supervisor.",
+            "The server does not answer",
+            "This PC cannot reach the lab's server.",
+            "Try again. If this keeps happening, tell your supervisor.",
             "error sending request for url (http://10.77.0.1:6969/catalog.toml): connection refused",
         ),
     }
@@ -156,7 +170,7 @@ fn long_problem() -> Journey {
         problem: Problem::new(
             ProblemKind::NoMemory,
             "Scientific workstation with everything installed does not fit into this PC’s memory",
-            "It needs 39.4 GB of memory while it is started, and this PC has only 16.0 GB, of which 14.9 GB are free for it.",
+            "It needs 39.4 GB of memory while it starts, but this PC has only 16.0 GB, of which 14.9 GB are free for it.",
             "Choose a smaller system, or ask your supervisor which PCs in this room have more memory than this one.",
             long.repeat(6),
         ),
@@ -190,6 +204,7 @@ pub fn all() -> Vec<(&'static str, Journey)> {
         ("menu-06", choosing(menu(6), Some(12))),
         ("menu-14", choosing(menu(14), None)),
         ("menu-icons", choosing(all_icons(), None)),
+        ("menu-obstacles", choosing(obstacles(), None)),
         ("download", downloading(412, 980, 38, 3, None)),
         ("download-many", downloading(903, 980, 112, 23, None)),
         ("download-server", downloading(14, 980, 9, 0, None)),
