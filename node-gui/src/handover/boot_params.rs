@@ -1,4 +1,4 @@
-//! Core: the x86 boot protocol: what a kernel file says about itself, and the page that it is started with.
+//! Core: the x86 boot protocol: the header of a kernel file, and the boot page that it is started with.
 //!
 //! Offsets and flags are those of the kernel's documents "The Linux/x86 Boot Protocol" and "zero-page". The page of the
 //! kernel that runs now (`/sys/kernel/boot_params/data`) is where screen, firmware and disk facts come from, as in the
@@ -15,9 +15,9 @@ pub const SIZE: usize = 4096;
 const HEADER: usize = 0x1f1;
 /// `XLF_CAN_BE_LOADED_ABOVE_4G`: so can initrd, command line and this page.
 const ABOVE_4G: u16 = 2;
-/// A boot loader without a number of its own.
+/// The loader type of a boot loader without a registered number.
 const UNKNOWN_LOADER: u8 = 0xff;
-/// The largest kernel's working area that is believed.
+/// The largest `init_size` that is accepted.
 const MAX_INIT_SIZE: u64 = 1 << 30;
 
 /// What the kernel's setup header says.
@@ -27,7 +27,7 @@ pub struct KernelImage {
     header: Vec<u8>,
     /// Where the 64-bit part begins in the file.
     pub code_offset: usize,
-    /// Memory that it needs from its load address on, until it has unpacked itself.
+    /// Memory that it needs from its load address on to unpack itself.
     pub init_size: u64,
     /// Alignment of the load address.
     pub alignment: u64,
@@ -41,10 +41,10 @@ impl KernelImage {
     /// Reads the header of a bzImage.
     ///
     /// # Errors
-    /// Why the file cannot be started, in words.
+    /// Why the file cannot be started, as text.
     pub fn parse(file: &[u8]) -> Result<Self, String> {
         let facts = KernelHeader::parse(file)?;
-        // The jump at 0x200 leads behind the header: 0x202 plus its second byte.
+        // The jump at 0x200 leads past the header: 0x202 plus its second byte.
         let end = 0x202 + file.get(0x201).map_or(0, |distance| usize::from(*distance));
         let header = file.get(HEADER..end.max(0x264)).unwrap_or_default().to_vec();
         let code_offset = facts.setup_bytes as usize;
@@ -75,7 +75,7 @@ pub struct Start {
     pub initrd: Range,
 }
 
-/// What the firmware handed to the kernel that runs now, and the next one needs again.
+/// What the firmware passed to the running kernel, and the next one needs too.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Efi {
     /// Address of the memory descriptors for the next kernel.
@@ -84,7 +84,7 @@ pub struct Efi {
     pub length: u32,
     /// Length of one.
     pub each: u32,
-    /// Address of the `setup_data` that tells where the runtime services are mapped.
+    /// Address of the `setup_data` that states where the runtime services are mapped.
     pub setup_data: u64,
 }
 
@@ -141,7 +141,7 @@ fn put_map(page: &mut [u8; SIZE], map: &[Entry]) {
     }
 }
 
-/// `struct efi_info`: signature and system table as they were, the descriptors anew.
+/// `struct efi_info`: signature and system table as they were, with new descriptors.
 fn put_efi(page: &mut [u8; SIZE], old: &[u8; SIZE], efi: &Efi) {
     page[0x1c0..0x1e0].copy_from_slice(&old[0x1c0..0x1e0]);
     let mut put32 = |at: usize, value: u64| {
@@ -250,7 +250,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn other_files_are_told_apart() {
+    fn files_that_are_not_kernels_are_refused() {
         let refused = |file: &[u8], part: &str| {
             let why = KernelImage::parse(file).expect_err("must be refused");
             assert!(why.contains(part), "{why}");

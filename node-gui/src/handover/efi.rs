@@ -1,13 +1,13 @@
 //! Shell: reads what a kernel that was started by UEFI passes on to the next one.
 //!
-//! The kernel shows the mapping of the runtime services in `/sys/firmware/efi/runtime-map`; [`Facts`] is what comes of it.
+//! The kernel exposes the mapping of the runtime services in `/sys/firmware/efi/runtime-map`; [`Facts`] is built from it.
 
 use std::fs;
 use std::path::Path;
 
 use super::efi_tables::Facts;
 
-/// More than any firmware has.
+/// More descriptors than any firmware has.
 const MOST: usize = 512;
 
 /// Reads the facts from sysfs; `None` on a BIOS PC, or where the runtime services are off.

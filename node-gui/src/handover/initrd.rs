@@ -1,8 +1,8 @@
-//! Core: what the next kernel unpacks as its initramfs: the system's own initrd, the hand-over part, perhaps the image.
+//! Core: what the next kernel unpacks as its initramfs: the system's own initrd, the handover part, and in one boot method the image.
 //!
-//! The kernel unpacks one archive after the other; each begins at a multiple of 4 bytes, zeros between them are skipped.
-//! At least 4 zeros stand before each: legacy lz4 has no end mark, the kernel's decoder stops at a chunk of no bytes.
-//! Nothing is copied together: the composition says where each file goes while it arrives.
+//! The kernel unpacks one archive after the other; each begins at a multiple of 4 bytes, and zeros between them are skipped.
+//! At least 4 zeros precede each: legacy lz4 has no end mark, and the kernel's decoder stops at an empty chunk.
+//! Nothing is copied: the composition says where each file goes while it downloads.
 
 use bt_catalog::{HANDOVER_IMAGE, Role};
 
@@ -12,19 +12,19 @@ pub const MAX_IMAGE: u64 = u32::MAX as u64;
 /// Zeros before each further archive, at least: the empty chunk that ends legacy lz4 (`lib/decompress_unlz4.c`).
 const ARCHIVE_GAP: u64 = 4;
 
-/// What stands at one place.
+/// What is at one offset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
     /// A file of the system.
     File(Role),
-    /// Bytes of ours.
+    /// Bytes that we generate.
     Bytes(Vec<u8>),
 }
 
 /// An initrd made of several parts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Composition {
-    /// Each part and the offset at which it begins; what lies between two is zero.
+    /// Each part and the offset at which it begins; the bytes between two are zero.
     pub pieces: Vec<(u64, Piece)>,
     /// Bytes in all.
     pub length: u64,
@@ -34,27 +34,27 @@ impl Composition {
     /// Puts together the files that are there, by their lengths in bytes; `image` only where it goes into the initrd.
     #[must_use]
     pub fn of(initrd: Option<u64>, handover: Option<u64>, image: Option<u64>) -> Self {
-        let mut whole = Self::default();
+        let mut composition = Self::default();
         for (role, length) in [(Role::Initrd, initrd), (Role::Handover, handover)] {
             if let Some(length) = length {
-                whole.begin_archive();
-                whole.add(Piece::File(role), length);
+                composition.begin_archive();
+                composition.add(Piece::File(role), length);
             }
         }
         if let Some(length) = image {
             let header = entry(HANDOVER_IMAGE.trim_start_matches('/'), length);
             let bytes = header.len() as u64;
-            whole.begin_archive();
-            whole.add(Piece::Bytes(header), bytes);
-            whole.add(Piece::File(Role::Image), length);
+            composition.begin_archive();
+            composition.add(Piece::Bytes(header), bytes);
+            composition.add(Piece::File(Role::Image), length);
             let end = entry("TRAILER!!!", 0);
             let bytes = end.len() as u64;
-            whole.add(Piece::Bytes(end), bytes);
+            composition.add(Piece::Bytes(end), bytes);
         }
-        whole
+        composition
     }
 
-    /// Sets the next archive apart from what stands before it, if anything does.
+    /// Separates the next archive from the one before it, if there is one.
     fn begin_archive(&mut self) {
         if self.length > 0 {
             self.length = self.length.saturating_add(ARCHIVE_GAP);
@@ -94,27 +94,30 @@ mod tests {
     #[test]
     fn archives_follow_each_other_at_multiples_of_four_behind_at_least_four_zeros() {
         for (initrd, handover) in [(5, 12), (8, 12), (9, 16)] {
-            let whole = Composition::of(Some(initrd), Some(512), None);
+            let composition = Composition::of(Some(initrd), Some(512), None);
             let expected =
                 [(0, Piece::File(Role::Initrd)), (handover, Piece::File(Role::Handover))];
-            assert_eq!((&whole.pieces[..], whole.length), (&expected[..], handover + 512));
+            assert_eq!(
+                (&composition.pieces[..], composition.length),
+                (&expected[..], handover + 512)
+            );
         }
         assert_eq!(Composition::of(None, None, None).length, 0);
     }
 
     #[test]
     fn nothing_stands_between_the_images_head_and_the_image() {
-        let whole = Composition::of(Some(8), Some(16), Some(6));
-        let offsets: Vec<u64> = whole.pieces.iter().map(|(at, _)| *at).collect();
+        let composition = Composition::of(Some(8), Some(16), Some(6));
+        let offsets: Vec<u64> = composition.pieces.iter().map(|(at, _)| *at).collect();
         // The head begins behind the gap and takes 132 bytes; the trailer follows the image at the next multiple of 4.
         assert_eq!(offsets, [0, 12, 32, 164, 172]);
     }
 
     #[test]
     fn the_image_becomes_a_file_that_cpio_unpacks() {
-        let whole = Composition::of(None, None, Some(6));
-        let mut archive = vec![0; usize::try_from(whole.length).expect("small")];
-        for (at, piece) in &whole.pieces {
+        let composition = Composition::of(None, None, Some(6));
+        let mut archive = vec![0; usize::try_from(composition.length).expect("small")];
+        for (at, piece) in &composition.pieces {
             let bytes = match piece {
                 Piece::File(_) => b"medium",
                 Piece::Bytes(bytes) => &bytes[..],
@@ -132,7 +135,7 @@ mod tests {
         unpack(&archive);
     }
 
-    /// With the stock tool, where there is one.
+    /// Unpacks it with cpio, where that is installed.
     fn unpack(archive: &[u8]) {
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::create_dir(folder.path().join(".bt-handover")).expect("a folder");

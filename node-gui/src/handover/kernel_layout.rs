@@ -1,10 +1,10 @@
-//! Core: where the next kernel goes when our own loader loads it: into a hole beside what lies in memory already.
+//! Core: where `kexec_load` places the next kernel: in a hole next to what is in memory already.
 
 use super::boot_params::KernelImage;
 use super::memory_map::{Entry, KernelRoom, place_kernel};
 use super::placement::Range;
 
-/// What goes behind the kernel: boot page, command line, trampoline, and up to 48 KiB of UEFI's tables.
+/// What follows the kernel: boot page, command line, trampoline, and up to 48 KiB of UEFI's tables.
 pub(super) const BUNDLE: u64 = 64 << 10;
 const FRAME: u64 = 4096;
 const FOUR_GIB: u64 = 4 << 30;
@@ -12,16 +12,16 @@ const FOUR_GIB: u64 = 4 << 30;
 /// Where the next kernel's parts go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
-    /// The kernel, with what it needs to unpack itself, in whole frames.
+    /// The kernel, with what it needs to unpack itself, in complete frames.
     pub kernel: Range,
-    /// Boot page, command line and the rest, right behind it.
+    /// Boot page, command line and the rest, right after it.
     pub bundle: Range,
-    /// The memory map that it is told.
+    /// The memory map that it is given.
     pub map: Vec<Entry>,
 }
 
 impl Layout {
-    /// Finds a place outside of the initrd and the medium.
+    /// Finds room outside the initrd and the medium.
     ///
     /// # Errors
     /// Why there is none, in one technical line.
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn kernel_and_bundle_never_touch_what_lies_there_already() {
+    fn kernel_and_bundle_never_touch_what_is_there_already() {
         let (initrd, medium) = (range(40, 80), range(82, 1000));
         let layout = layout(initrd, &[medium]).expect("room above");
         for part in [layout.kernel, layout.bundle] {

@@ -1,4 +1,4 @@
-//! Shell: what this PC is and has, read from `/proc` and `/sys`.
+//! Shell: this PC's memory, firmware and processor, read from `/proc` and `/sys`.
 
 use std::fs;
 use std::path::Path;
@@ -20,7 +20,7 @@ pub fn look(runs: Vec<Range>) -> Machine {
     let total = size("MemTotal:");
     let map = memory_map();
     Machine {
-        // Without a map (a kernel without it) what the kernel manages is the next best.
+        // Without a map (the kernel may not expose it), the memory that the kernel manages is the next best.
         ram: ram_of(&map).max(total),
         map,
         total,
@@ -32,7 +32,7 @@ pub fn look(runs: Vec<Range>) -> Machine {
     }
 }
 
-/// Whether the kernel refuses `kexec_load`: under lockdown (Secure Boot), or because somebody forbade it.
+/// Whether the kernel refuses `kexec_load`: under lockdown (Secure Boot), or because `kexec_load_disabled` is set.
 #[must_use]
 pub fn is_locked_down() -> bool {
     let lockdown = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
@@ -51,7 +51,7 @@ fn cpu_flags(cpuinfo: &str) -> std::collections::BTreeSet<String> {
     flags.split_whitespace().map(str::to_owned).collect()
 }
 
-/// The memory map as the firmware gave it; empty where the kernel does not show it.
+/// The memory map as the firmware provided it; empty where the kernel does not expose it.
 #[must_use]
 pub fn memory_map() -> Vec<Entry> {
     read_map(Path::new(FIRMWARE_MAP))

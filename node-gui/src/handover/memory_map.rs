@@ -8,13 +8,13 @@ pub const RAM: u32 = 1;
 pub const PMEM: u32 = 12;
 /// The most entries in `boot_params`.
 pub const MAX_ENTRIES: usize = 128;
-/// Below this are the firmware's own tables and the first megabytes' many owners.
+/// Below this are the firmware's tables and legacy areas.
 const LOWEST: u64 = 16 << 20;
 
 /// One entry of the map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
-    /// Where it lies.
+    /// Its addresses.
     pub range: Range,
     /// Its e820 type.
     pub kind: u32,
@@ -77,10 +77,10 @@ pub fn ram_of(map: &[Entry]) -> u64 {
     map.iter().filter(|entry| entry.kind == RAM).map(|entry| entry.range.size).sum()
 }
 
-/// What the next kernel asks of its place.
+/// What the next kernel requires of its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KernelRoom {
-    /// Bytes until it has unpacked itself, and for what stands behind it.
+    /// Bytes that it needs to unpack itself, and for what follows it.
     pub size: u64,
     /// Alignment of its load address.
     pub align: u64,
@@ -105,14 +105,14 @@ pub fn place_kernel(
             map.len()
         ));
     }
-    // In `map` the medium is no usable memory any more.
+    // In `map` the medium no longer counts as usable memory.
     let hole = find_hole(&map, &[initrd], room.size, room.align, room.limit);
     let hole =
         hole.ok_or_else(|| format!("no range of {} free bytes for the kernel", room.size))?;
     Ok((map, hole))
 }
 
-/// The lowest place of so many bytes in usable memory from 16 MiB on, at a multiple of `align`, below `limit`, that
+/// The lowest range of `size` bytes in usable memory from 16 MiB on, at a multiple of `align`, below `limit`, that
 /// touches none of `taken`.
 #[must_use]
 pub fn find_hole(

@@ -1,12 +1,12 @@
-//! Shell: the hand-over: from verified files to the chosen system's kernel, without copying what is large.
+//! Shell: the handover: from verified files to the chosen system's kernel, without copying anything large.
 //!
 //! ```text
-//! power-on    page_pool    huge pages, while memory is whole
-//! menu        plan         which way each system would start here, or why not
-//! chosen      payload      its files arrive where the next kernel will look for them
-//! verified    load         in place: our own loader; or the kernel's, which Secure Boot asks for
+//! power-on    page_pool    huge pages, before memory is fragmented
+//! menu        plan         the boot method of each system on this PC, or why there is none
+//! chosen      payload      its files are downloaded to where the next kernel will look for them
+//! verified    load         in place, by kexec_load; or by kexec_file_load, which Secure Boot requires
 //! ```
-//! [`placement`], [`memory_map`], [`boot_params`] and [`initrd`] are the cores of what the next kernel is told.
+//! [`placement`], [`memory_map`], [`boot_params`] and [`initrd`] compute what the next kernel is given.
 
 pub mod boot_params;
 pub mod efi;

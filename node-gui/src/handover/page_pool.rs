@@ -1,4 +1,4 @@
-//! Shell: the one place that knows where the huge pages are: on their way, here, or with a payload.
+//! Shell: the state of the huge pages: being mapped, ready, or lent to a payload.
 
 use std::io;
 use std::thread::JoinHandle;
@@ -9,21 +9,21 @@ use super::machine;
 use super::pages::{self, Pages};
 use super::placement::Range;
 
-/// Keeps the huge pages between two choices.
+/// Holds the huge pages between two choices.
 #[derive(Debug)]
 pub struct Keeper(Mutex<State>);
 
 #[derive(Debug)]
 enum State {
-    /// Being mapped, which cleans them, while drivers load.
+    /// Being mapped, which clears them, while drivers load.
     Coming(JoinHandle<io::Result<Pages>>),
     Here(Pages),
-    /// With a payload, or given back.
+    /// Lent to a payload, or returned to the kernel.
     Gone,
 }
 
 impl Keeper {
-    /// Sets the pages aside now and maps them in the background. Under lockdown they would be of no use.
+    /// Reserves the pages now and maps them in the background. Under lockdown they would be of no use.
     #[must_use]
     pub fn start() -> Self {
         if machine::is_locked_down() {
@@ -33,8 +33,8 @@ impl Keeper {
         Self(Mutex::new(State::Coming(std::thread::spawn(Pages::map))))
     }
 
-    /// The contiguous runs there are now. Where a payload has let go of its pages they are gathered again. May block for
-    /// as long as cleaning them takes.
+    /// The contiguous runs there are now. Pages that a payload has returned are mapped again. May block for as long as
+    /// clearing them takes.
     pub fn runs(&self) -> Vec<Range> {
         let mut state = self.0.lock();
         let pages = gather(&mut state);
@@ -43,12 +43,12 @@ impl Keeper {
         runs
     }
 
-    /// Hands all pages out, for a payload.
+    /// Lends all pages to a payload.
     pub fn take(&self) -> Pages {
         gather(&mut self.0.lock())
     }
 
-    /// Gives all pages back to the kernel, for ways that want plain memory.
+    /// Returns all pages to the kernel, for boot methods that need ordinary memory.
     pub fn release(&self) {
         let mut state = self.0.lock();
         drop(gather(&mut state));
@@ -56,7 +56,7 @@ impl Keeper {
     }
 }
 
-/// Takes the pages out of the state, and sets aside what can be had where there are none.
+/// Takes the pages out of the state; where there are none, reserves what is available.
 fn gather(state: &mut State) -> Pages {
     let mapped = match std::mem::replace(state, State::Gone) {
         State::Here(pages) => return pages,

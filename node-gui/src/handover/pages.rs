@@ -1,7 +1,7 @@
-//! Shell: huge pages, taken first thing after power-on, while memory is still whole.
+//! Shell: huge pages, taken first thing after power-on, before memory is fragmented.
 //!
-//! They come from the kernel's own allocator, so nothing that kernel or firmware keep is ever among them, and each has a
-//! physical address that stays: what is written into them is there for the next kernel, for as long as they are mapped.
+//! They come from the kernel's own allocator, so they never include memory that kernel or firmware keep, and each has a
+//! fixed physical address: what is written into them is there for the next kernel, for as long as they are mapped.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,17 +12,17 @@ use super::placement::{PAGE, Range, address_of, runs_of};
 
 /// How many huge pages the kernel keeps.
 const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
-/// How many of them nobody has mapped.
+/// How many of them are not mapped.
 const FREE: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
-/// What the picker needs beside them: drivers, fonts, the network. And a part of all memory, since large PCs have large
-/// screens and more devices.
+/// What the picker needs in addition: drivers, fonts, the network. And a fraction of all memory, since large PCs have
+/// large screens and more devices.
 const PICKER: u64 = 88 << 20;
 const PART: u64 = 64;
 /// The most that is taken: cleaning pages takes a second for each 5 to 10 GiB, and images are smaller.
 const MOST: u64 = 16 << 30;
 
 /// What the kernel keeps for itself (`sysctl vm.min_free_kbytes`), in KiB. For transparent huge pages, which are of no use
-/// here, it would keep 44 MiB, and the image would have to do without them.
+/// here, it would keep 44 MiB that the image could use.
 const MIN_FREE: (&str, u64) = ("/proc/sys/vm/min_free_kbytes", 8 << 10);
 
 /// Asks the kernel to set huge pages aside: all that is free but what the picker needs. To be called before anything else.
@@ -57,7 +57,7 @@ fn count(file: &str) -> u64 {
     fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
-/// Never fails outright: the kernel gives or keeps as many as it can.
+/// The kernel allocates or frees as many as it can.
 fn set_pool(pages: u64) {
     if let Err(error) = fs::write(POOL, pages.to_string()) {
         tracing::warn!(%error, "cannot change the number of huge pages");
@@ -86,7 +86,7 @@ impl Pages {
     /// Maps every page that [`reserve`] set aside and is not mapped yet; they are filled with zeros.
     ///
     /// # Errors
-    /// When the kernel does not map them, or does not tell their addresses.
+    /// When the kernel does not map them, or hides their addresses.
     pub fn map() -> io::Result<Self> {
         let count = usize::try_from(count(FREE)).unwrap_or(0);
         let size = PAGE as usize;
@@ -134,7 +134,7 @@ impl Pages {
         runs_of(&addresses)
     }
 
-    /// Gives every page outside of these ranges back to the kernel.
+    /// Returns every page outside these ranges to the kernel.
     pub fn keep_only(&mut self, ranges: &[Range]) {
         self.pages.retain(|(physical, page)| {
             let page_range = Range { start: *physical, size: PAGE };
@@ -150,11 +150,11 @@ impl Pages {
     /// Copies bytes to a physical address.
     ///
     /// # Errors
-    /// When not all of them lie in these pages.
+    /// When not all of them are in these pages.
     pub fn write(&self, at: u64, data: &[u8]) -> io::Result<()> {
         self.each_part(at, data.len(), |page, range| {
             let data = &data[range];
-            // SAFETY: `each_part` gives places within one mapped page; source and page cannot overlap. Two threads may
+            // SAFETY: `each_part` yields addresses within one mapped page; source and page cannot overlap. Two threads may
             // write at once, to different bytes: the swarm stores each block once.
             unsafe { page.copy_from_nonoverlapping(NonNull::from(data).cast(), data.len()) };
         })
@@ -163,7 +163,7 @@ impl Pages {
     /// Copies bytes from a physical address.
     ///
     /// # Errors
-    /// When not all of them lie in these pages.
+    /// When not all of them are in these pages.
     pub fn read(&self, at: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.each_part(at, buffer.len(), |page, range| {
             let buffer = &mut buffer[range];
@@ -197,20 +197,20 @@ impl Pages {
 }
 
 impl Drop for Pages {
-    /// The pages stay in the kernel's pool, so that memory does not fall to pieces before the next choice.
+    /// The pages stay in the kernel's pool, so that memory is not fragmented before the next choice.
     fn drop(&mut self) {
         self.pages.iter().for_each(|(_, page)| unmap(*page));
     }
 }
 
 fn unmap(page: NonNull<u8>) {
-    // SAFETY: one whole page of a mapping of ours, which nobody uses any more.
+    // SAFETY: one complete page of a mapping of this process, which nothing uses any more.
     if unsafe { libc::munmap(page.as_ptr().cast(), PAGE as usize) } != 0 {
         tracing::warn!(error = %io::Error::last_os_error(), "cannot unmap a huge page");
     }
 }
 
-/// Gives the whole pool back, for ways that want plain memory.
+/// Returns the entire pool to the kernel, for boot methods that need ordinary memory.
 pub fn release_all() {
     set_pool(0);
 }

@@ -1,6 +1,6 @@
-//! Shell: where the files of one system go while they arrive: to the very place where the next kernel will look for them.
+//! Shell: where the files of one system are written while they download: where the next kernel will look for them.
 //!
-//! The torrent is one row of bytes. [`Payload`] maps each stretch of it to huge pages, to a file, or to a buffer.
+//! The torrent is one sequence of bytes. [`Payload`] maps each stretch of it to huge pages, to a file, or to a buffer.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -16,7 +16,7 @@ use super::pages::Pages;
 use super::placement::Range;
 use super::plan::{Plan, composition};
 
-/// A system's files in the making.
+/// The files of a system that is being downloaded.
 #[derive(Debug)]
 pub struct Payload {
     stretches: Vec<Stretch>,
@@ -24,7 +24,7 @@ pub struct Payload {
     store: Store,
 }
 
-/// Bytes of the torrent that lie together.
+/// Bytes of the torrent that are stored contiguously.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stretch {
     /// Offset in the torrent.
@@ -64,9 +64,9 @@ pub struct Memory {
     pub pages: Pages,
     /// The kernel's file.
     pub kernel: RwLock<Vec<u8>>,
-    /// Which way, and where everything lies.
+    /// The boot method, and where everything is placed.
     pub plan: Plan,
-    /// The initrd's exact place; size 0: none.
+    /// The initrd's exact range; size 0: none.
     pub initrd: Range,
 }
 
@@ -89,33 +89,33 @@ impl Payload {
     /// # Errors
     /// If a file cannot be made or there is no room.
     pub fn as_kexec_files(system: &System, folder: &Path) -> io::Result<Self> {
-        let whole = composition(system, true);
+        let initrd_parts = composition(system, true);
         let mut payload = Self::with_files(folder, true)?;
         let kernel = system.file(Role::Kernel).map_or(0, |file| file.length);
         let kernel = payload.add_file(Some(Role::Kernel), Role::Kernel.name(), kernel)?;
-        let initrd = match whole.length {
+        let initrd = match initrd_parts.length {
             0 => None,
             length => Some(payload.add_file(Some(Role::Initrd), Role::Initrd.name(), length)?),
         };
         for file in &system.files {
             let place = match (file.role, initrd) {
                 (Role::Kernel, _) | (_, None) => Place::File(kernel, 0),
-                (role, Some(number)) => Place::File(number, offset_of(&whole.pieces, role)),
+                (role, Some(number)) => Place::File(number, offset_of(&initrd_parts.pieces, role)),
             };
             payload.add(file.length, |_| place);
         }
         if let (Store::Files(files), Some(number)) = (&payload.store, initrd) {
-            for (at, bytes) in own_bytes(&whole.pieces) {
+            for (at, bytes) in own_bytes(&initrd_parts.pieces) {
                 files.open[number].1.write_all_at(bytes, at)?;
             }
         }
         Ok(payload)
     }
 
-    /// The system's files at the places of the plan. The other pages go back to the kernel.
+    /// The system's files where the plan places them. The other pages go back to the kernel.
     ///
     /// # Errors
-    /// If the plan does not lie in these pages.
+    /// If the plan is outside these pages.
     pub fn in_memory(system: &System, mut pages: Pages, plan: Plan) -> io::Result<Self> {
         let (places, is_medium) = match &plan {
             Plan::Pmem(places) => (places.clone(), true),
@@ -123,14 +123,14 @@ impl Payload {
             Plan::Files => return Err(io::Error::other("this plan does not keep files in memory")),
         };
         pages.keep_only(&places.ranges().collect::<Vec<_>>());
-        let whole = composition(system, !is_medium);
+        let initrd_parts = composition(system, !is_medium);
         let start = places.initrd.map_or(0, |range| range.start);
-        for (at, bytes) in own_bytes(&whole.pieces) {
+        for (at, bytes) in own_bytes(&initrd_parts.pieces) {
             pages.write(start + at, bytes)?;
         }
         let length = |role| system.file(role).map_or(0, |file| file.length);
         let kernel = usize::try_from(length(Role::Kernel)).map_err(io::Error::other)?;
-        let initrd = Range { start, size: whole.length };
+        let initrd = Range { start, size: initrd_parts.length };
         let memory = Memory { pages, kernel: RwLock::new(vec![0; kernel]), plan, initrd };
         let mut payload = Self { stretches: Vec::new(), total: 0, store: Store::Memory(memory) };
         for file in &system.files {
@@ -138,7 +138,7 @@ impl Payload {
                 Role::Kernel => payload.add(file.length, |_| Place::Kernel(0)),
                 Role::Image if is_medium => payload.add_medium(file.length, &places.medium),
                 role => {
-                    let at = start + offset_of(&whole.pieces, role);
+                    let at = start + offset_of(&initrd_parts.pieces, role);
                     payload.add(file.length, |_| Place::Memory(at));
                 }
             }
@@ -169,14 +169,14 @@ impl Payload {
         Ok(files.open.len() - 1)
     }
 
-    /// The next bytes of the torrent go to the place that `place` says for them.
+    /// The next bytes of the torrent go where `place` says.
     fn add(&mut self, length: u64, place: impl FnOnce(u64) -> Place) {
         let start = self.total;
         self.stretches.push(Stretch { start, length, place: place(start) });
         self.total += length;
     }
 
-    /// The image runs through its ranges in their order.
+    /// The image fills its ranges in their order.
     fn add_medium(&mut self, length: u64, ranges: &[Range]) {
         let mut left = length;
         for range in ranges {
@@ -192,7 +192,7 @@ impl Payload {
         self.total
     }
 
-    /// The parts in memory, where they are there.
+    /// The parts in memory, if this payload is in memory.
     #[must_use]
     pub fn memory(&self) -> Option<&Memory> {
         match &self.store {
@@ -201,7 +201,7 @@ impl Payload {
         }
     }
 
-    /// Lets go of all that could still write, and gives the file of this role to read.
+    /// Closes everything that could still write, and returns the files of these roles for reading.
     ///
     /// `None` where there is no such file.
     #[must_use]
@@ -214,7 +214,7 @@ impl Payload {
         }))
     }
 
-    /// Calls `part` for each stretch that the bytes touch: its place, where in it, and which bytes.
+    /// Calls `part` for each stretch that the bytes touch: its place, the offset in it, and which bytes.
     fn each_part(
         &self,
         offset: u64,
@@ -239,7 +239,7 @@ impl Payload {
         Ok(())
     }
 
-    /// Fills `buf` from `offset` on; what lies in a file by `from_file`.
+    /// Fills `buf` from `offset` on; bytes of a file are read by `from_file`.
     fn read_with(
         &self,
         offset: u64,
@@ -345,7 +345,7 @@ pub(crate) mod tests {
         (System { family: Family::DebianLive, files: files.to_vec(), ..system }, row)
     }
 
-    /// Writes the row in odd pieces, as the swarm does, and reads it back whole.
+    /// Writes the row in odd pieces, as the swarm does, and reads all of it back.
     fn fill(payload: &Payload, row: &[u8]) {
         assert_eq!(payload.total(), row.len() as u64);
         for (number, piece) in row.chunks(7).enumerate().collect::<Vec<_>>().into_iter().rev() {
@@ -368,7 +368,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn for_the_kernels_loader_the_initrd_is_put_together_while_it_arrives() {
+    fn for_kexec_file_load_the_initrd_is_assembled_while_it_downloads() {
         let (system, row) = live();
         let folder = tempfile::tempdir().expect("a temporary folder");
         let inner = folder.path().join("a");

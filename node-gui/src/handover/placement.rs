@@ -1,6 +1,6 @@
 //! Core: physically contiguous runs of huge pages, and which of them hold what.
 //!
-//! The next kernel sees memory by physical address, so what it is to find in one piece must lie in one piece. A page is
+//! The next kernel sees memory by physical address, so what it must find in one piece has to be physically contiguous. A page is
 //! 2 MiB ([`PAGE`]), which is also the alignment that the pmem driver asks for.
 
 /// A huge page in bytes.
@@ -44,18 +44,18 @@ pub fn runs_of(pages: &[u64]) -> Vec<Range> {
     runs
 }
 
-/// Whole pages that hold so many bytes.
+/// `bytes` rounded up to complete pages.
 #[must_use]
 pub fn whole_pages(bytes: u64) -> u64 {
     bytes.div_ceil(PAGE).saturating_mul(PAGE)
 }
 
-/// What must lie in one piece, and in how many the medium may lie.
+/// What has to be placed, and into how many ranges the medium may be split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wish {
     /// Bytes of the medium; 0: there is none.
     pub medium: u64,
-    /// Bytes of all that is the next kernel's initrd; 0: there is none.
+    /// Bytes of the next kernel's initrd; 0: there is none.
     pub initrd: u64,
     /// The most ranges that the medium may be cut into.
     pub max_ranges: usize,
@@ -63,10 +63,10 @@ pub struct Wish {
     pub initrd_below: u64,
 }
 
-/// Where things lie: whole pages, and nothing in two places.
+/// Where everything is placed: complete pages, without overlaps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
-    /// The medium's ranges by rising address, each of whole pages; together at least as long as it.
+    /// The medium's ranges by rising address, each of complete pages; together at least as long as the medium.
     pub medium: Vec<Range>,
     /// The initrd's range.
     pub initrd: Option<Range>,
@@ -87,8 +87,8 @@ impl Places {
 
 /// Finds room for the wish in these runs.
 ///
-/// The shortest run that holds a thing is taken, so that long ones stay whole, and its upper end, so that low addresses
-/// stay free for the kernel. Only where no run is long enough is the medium cut.
+/// Takes the upper end of the shortest run that is long enough: long runs stay unbroken, and low addresses stay free for
+/// the kernel. The medium is split only where no run is long enough.
 ///
 /// # Errors
 /// How many bytes there are for the part that found no room.
@@ -96,7 +96,7 @@ pub fn place(runs: &[Range], wish: Wish) -> Result<Places, NoRoom> {
     let mut free = runs.to_vec();
     let size = whole_pages(wish.initrd);
     let mut initrd = None;
-    // The initrd is short and picky, so it goes first; into the shortest run, which is seldom the medium's.
+    // The initrd is short and cannot be split, so it goes first; into the shortest run, which is seldom the medium's.
     if size > 0 {
         let below = |run: &&mut Range| run.start.saturating_add(size) <= wish.initrd_below;
         let fits = free.iter_mut().filter(below).filter(|run| run.size >= size);
@@ -136,7 +136,7 @@ fn place_medium(mut free: Vec<Range>, wish: Wish) -> Result<Vec<Range>, NoRoom> 
     Ok(ranges)
 }
 
-/// Why a wish found no place.
+/// Why there is no room for a wish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoRoom {
     /// No run is long enough for the initrd.
@@ -155,7 +155,7 @@ pub enum NoRoom {
     },
 }
 
-/// The physical address in one entry of `/proc/self/pagemap`; `None` when the page is not there or not told.
+/// The physical address in one entry of `/proc/self/pagemap`; `None` when the page is not in memory or its address is hidden.
 ///
 /// Bits 0 to 54 are the number of a 4 KiB frame, bit 63 says that the page is in memory (the kernel's pagemap document).
 #[must_use]

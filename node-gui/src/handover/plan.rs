@@ -1,10 +1,10 @@
-//! Core: will this system start on this PC, and which way? Told before anything is fetched.
+//! Core: can this system start on this PC, and by which boot method? Answered before anything is downloaded.
 //!
 //! ```text
-//! way        memory of the node                       memory of the system
+//! method     memory of the node                       memory of the system
 //! pmem       image + initrd, once                     image + what it needs itself
 //! initrd     image + initrd, once                     2 x (image + initrd) + what it needs itself
-//! files      3 x (image + initrd + kernel)            the same; the kernel's own loader, for Secure Boot
+//! files      3 x (image + initrd + kernel)            the same; kexec_file_load, for Secure Boot
 //! ```
 
 use std::collections::BTreeSet;
@@ -17,23 +17,23 @@ use super::memory_map::{Entry, KernelRoom, place_kernel};
 use super::placement::{NoRoom, PAGE, Places, Range, Wish, place, whole_pages};
 use crate::journey::problem::{Problem, ProblemKind};
 
-/// What the node itself goes on needing while it loads the next kernel.
+/// What the node itself needs while it loads the next kernel.
 const NODE: u64 = 24 << 20;
 /// What the next kernel takes to unpack itself where the catalog does not say: Debian's.
 const KERNEL: u64 = 66 << 20;
-/// What the files way needs beside its three copies.
-const BESIDE: u64 = 150 << 20;
-/// How many times the files way holds everything at its peak: here, in the kernel's buffer, in the pages set aside.
+/// What the files method needs in addition to its three copies.
+const FILES_EXTRA: u64 = 150 << 20;
+/// How many copies the files method holds at its peak: the files, the kernel's buffer, the pages that kexec sets aside.
 const COPIES: u64 = 3;
 
-/// What this PC is and has.
+/// What this PC has: memory, firmware, processor.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Machine {
     /// Memory that the firmware gives to a system, in bytes.
     pub ram: u64,
     /// Memory that this kernel manages.
     pub total: u64,
-    /// What can be had now, with the huge pages.
+    /// What is available now, including the huge pages.
     pub available: u64,
     /// The firmware's memory map, where the next kernel finds its place.
     pub map: Vec<Entry>,
@@ -41,7 +41,7 @@ pub struct Machine {
     pub runs: Vec<Range>,
     /// Whether the kernel starts only what is signed (Secure Boot).
     pub is_locked_down: bool,
-    /// Whether it was started by UEFI.
+    /// Whether it booted with UEFI.
     pub is_uefi: bool,
     /// The processor's flags, as `/proc/cpuinfo` names them.
     pub cpu: BTreeSet<String>,
@@ -52,14 +52,14 @@ pub struct Machine {
 pub enum Plan {
     /// The image in memory that the system sees as a disk.
     Pmem(Places),
-    /// Everything in the initrd, where it lies.
+    /// Everything in the initrd, which is not moved.
     InPlace(Places),
     /// Files, loaded by the kernel itself.
     Files,
 }
 
 impl Plan {
-    /// The word of this way in step records.
+    /// The word for this boot method in step records.
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self {
@@ -70,10 +70,10 @@ impl Plan {
     }
 }
 
-/// Finds the way this system starts on this PC.
+/// Chooses the boot method of this system on this PC.
 ///
 /// # Errors
-/// Why it cannot, with the sum, in words.
+/// Why it cannot start, with the sizes, as a plain-language problem.
 pub fn plan(system: &System, machine: &Machine) -> Result<Plan, Problem> {
     check_kind(system, machine)?;
     if machine.is_locked_down {
@@ -81,7 +81,7 @@ pub fn plan(system: &System, machine: &Machine) -> Result<Plan, Problem> {
     }
     if system.file(Role::Image).is_none() {
         return in_place(system, machine).or_else(|problem| {
-            // Small systems start from files too, where huge pages are scarce.
+            // Small systems can start from files too, where huge pages are scarce.
             files(system, machine).map_err(|_| problem)
         });
     }
@@ -90,7 +90,7 @@ pub fn plan(system: &System, machine: &Machine) -> Result<Plan, Problem> {
         Some(Way::Initrd) => in_place(system, machine),
         _ if !has_pmem => in_place(system, machine),
         Some(Way::Pmem) => pmem(system, machine),
-        // What refuses the way that needs least is what counts.
+        // The reason against the method that needs least is the one that counts.
         None => pmem(system, machine).or_else(|why| in_place(system, machine).map_err(|_| why)),
     }
 }
@@ -131,7 +131,7 @@ fn kernel_area(system: &System) -> u64 {
     if system.kernel_memory.0 == 0 { KERNEL } else { system.kernel_memory.0 }
 }
 
-/// What becomes the initrd; with the image, in the initrd way.
+/// What becomes the initrd; it includes the image in the initrd method.
 #[must_use]
 pub fn composition(system: &System, with_image: bool) -> Composition {
     let of = |role| system.file(role).map(|file| file.length);
@@ -162,7 +162,7 @@ fn in_place(system: &System, machine: &Machine) -> Result<Plan, Problem> {
     Ok(Plan::InPlace(placed(system, machine, wish)?))
 }
 
-/// What the node needs while it loads, and room in one piece.
+/// Checks that the node has enough memory to load the kernel, and finds contiguous room.
 fn placed(system: &System, machine: &Machine, wish: Wish) -> Result<Places, Problem> {
     let kernel = length(system, Role::Kernel).saturating_add(kernel_area(system));
     let pages = whole_pages(wish.medium).saturating_add(whole_pages(wish.initrd));
@@ -175,7 +175,7 @@ fn placed(system: &System, machine: &Machine, wish: Wish) -> Result<Places, Prob
     Ok(places)
 }
 
-/// The words for memory that is there, but divided.
+/// The problem of memory that is there, but fragmented.
 fn in_pieces(system: &System, error: NoRoom, machine: &Machine) -> Problem {
     let problem = match error {
         NoRoom::Initrd { needed } => {
@@ -189,7 +189,7 @@ fn in_pieces(system: &System, error: NoRoom, machine: &Machine) -> Problem {
     Problem { detail: format!("{error}; {}", problem.detail), ..problem }
 }
 
-/// Whether the kernel itself has a place beside them: where `in_place` will look for it, with what is known by now.
+/// Whether the kernel itself has room next to them: where `in_place` will look for it, with what is known by now.
 fn check_kernel(
     system: &System,
     wish: Wish,
@@ -227,14 +227,14 @@ fn files(system: &System, machine: &Machine) -> Result<Plan, Problem> {
     if machine.total < half {
         return Err(too_small(system, half, machine.total, "", machine));
     }
-    let needed = payload.saturating_mul(COPIES).saturating_add(BESIDE);
+    let needed = payload.saturating_mul(COPIES).saturating_add(FILES_EXTRA);
     if machine.available < needed {
         return Err(too_small(system, needed, machine.available, "free", machine));
     }
     Ok(Plan::Files)
 }
 
-/// Whether the system itself will have enough.
+/// Whether the system itself will have enough memory.
 fn check_pc(system: &System, machine: &Machine, needed: u64) -> Result<(), Problem> {
     if machine.ram < needed {
         return Err(too_small(system, needed, machine.ram, "", machine));
@@ -242,7 +242,7 @@ fn check_pc(system: &System, machine: &Machine, needed: u64) -> Result<(), Probl
     Ok(())
 }
 
-/// Two sizes that can be told apart.
+/// Two sizes as texts that differ.
 fn sizes(one: u64, other: u64) -> (String, String) {
     let (long, short) = (ByteSize(one).to_string(), ByteSize(other).to_string());
     if long != short {
@@ -318,7 +318,7 @@ mod tests {
         }
     }
 
-    /// A PC of so many MiB, of which 150 are gone before the picker is there.
+    /// A PC with this many MiB, of which 150 are in use once the picker runs.
     fn pc(ram: u64) -> Machine {
         let run = Range { start: 100 * MIB, size: (ram - 300) * MIB / PAGE * PAGE };
         Machine {
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_system_set_to_the_initrd_way_needs_its_image_twice() {
+    fn a_system_set_to_the_initrd_method_needs_its_image_twice() {
         let system = System { way: Some(Way::Initrd), ..live(300) };
         assert!(matches!(plan(&system, &pc(1100)), Ok(Plan::InPlace(_))));
         assert!(why(&system, &pc(900)).starts_with("Needs 1002 MiB"), "{}", why(&system, &pc(900)));
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_in_small_pieces_is_told_with_the_sum_of_those_that_count() {
+    fn fragmented_memory_is_reported_with_the_sum_of_the_ranges_that_count() {
         let mut machine = pc(2048);
         let run = |start, size| Range { start: start * MIB, size: size * MIB };
         // The initrd takes 42 MiB of the shortest; the four longest of what is left hold 360 MiB.
@@ -402,7 +402,7 @@ mod tests {
     #[test]
     fn a_kernel_without_a_place_is_refused_before_the_download() {
         let mut machine = pc(2048);
-        // 60 MiB below the image and the initrd; the kernel needs 62, and what stands behind it.
+        // 60 MiB below the image and the initrd; the kernel needs 62, and what follows it.
         let ram = |end: u64| vec![Entry { range: Range { start: 0, size: end * MIB }, kind: RAM }];
         machine.runs = vec![Range { start: 76 * MIB, size: 842 * MIB }];
         machine.map = ram(918);

@@ -1,9 +1,9 @@
-//! Shell: a row of I/O ports of this PC, for registers that cannot be mapped.
+//! Shell: a range of I/O ports of this PC, for registers that cannot be mapped.
 
 use std::arch::asm;
 use std::io;
 
-/// The right to use some I/O ports. It is the calling thread's alone, so this value stays in its thread.
+/// The right to use a range of I/O ports. It belongs to the calling thread, so this value stays in its thread.
 #[derive(Debug)]
 pub struct Ports {
     first: u16,
@@ -22,19 +22,19 @@ impl Ports {
         Ok(Self { first, count, _thread: std::marker::PhantomData })
     }
 
-    /// Writes 16 bits to the port so many behind the first.
+    /// Writes 16 bits to the port at this offset from the first.
     ///
     /// # Panics
     /// When the two ports it touches were not asked for.
     pub fn write(&self, offset: u16, value: u16) {
         let port = self.port(offset);
-        // SAFETY: this thread may use both ports, and a port touches no memory of ours.
+        // SAFETY: this thread may use both ports, and a port touches no memory of this process.
         unsafe {
             asm!("out dx, ax", in("dx") port, in("ax") value, options(nomem, nostack, preserves_flags));
         }
     }
 
-    /// Reads 16 bits from the port so many behind the first.
+    /// Reads 16 bits from the port at this offset from the first.
     ///
     /// # Panics
     /// When the two ports it touches were not asked for.

@@ -1,9 +1,9 @@
 //! Shell: the mode that is really on the screen, for the next kernel's first lines.
 //!
-//! Without a KMS driver the firmware's framebuffer still stands, and what this kernel was told by its
-//! own loader holds. With one, the mode was changed behind that: the adapters of virtual machines (Bochs DISPI: QEMU's
-//! standard VGA) are asked for it. Those of servers (ast, mgag200) have no register that tells it in a common way: there
-//! the next kernel is told the old mode, and its lines are seen once it has loaded the same driver.
+//! Without a KMS driver the firmware's framebuffer is still in use, and the `screen_info` that this kernel got from its
+//! boot loader holds. A KMS driver has changed the mode since: the adapters of virtual machines (Bochs DISPI: QEMU's
+//! standard VGA) report it. Those of servers (ast, mgag200) have no common register for it: there the next kernel gets
+//! the old mode, and its messages become visible once it has loaded the same driver.
 
 use std::fs;
 use std::io;
@@ -16,10 +16,10 @@ const BOCHS: (&str, &str) = ("0x1234", "0x1111");
 /// `VBE_DISPI_IOPORT_INDEX`: which register. `VBE_DISPI_IOPORT_DATA`, its value, is the next port; 16 bits each, so
 /// that three ports are touched.
 const PORTS: (u16, u16) = (0x1ce, 3);
-/// How often the registers are read anew because the driver changed them meanwhile.
+/// How often the registers are read again because the driver changed them in between.
 const TRIES: usize = 8;
 
-/// What the next kernel is to be told; `old` is what this one was told.
+/// The `screen_info` for the next kernel; `old` is the one that this kernel was started with.
 #[must_use]
 pub fn now(old: &ScreenInfo) -> ScreenInfo {
     if !has_kms() {
@@ -68,7 +68,7 @@ fn bochs() -> Option<u64> {
     })
 }
 
-/// By ports: memory that a driver has claimed cannot be mapped here (`CONFIG_IO_STRICT_DEVMEM`).
+/// Through I/O ports: memory that a driver has claimed cannot be mapped (`CONFIG_IO_STRICT_DEVMEM`).
 fn read_registers() -> io::Result<[u16; 10]> {
     let ports = Ports::open(PORTS.0, PORTS.1)?;
     let read = || {

@@ -67,7 +67,7 @@ pub fn with_mode(old: &ScreenInfo, mode: Mode) -> ScreenInfo {
     info
 }
 
-/// What two readings in a row agree on: the adapter has one index, which its driver sets too.
+/// What two consecutive readings agree on: the adapter has a single index register, which its driver sets too.
 #[must_use]
 pub fn settled(mut read: impl FnMut() -> [u16; 10], tries: usize) -> Option<[u16; 10]> {
     let mut before = read();

@@ -1,4 +1,4 @@
-//! Shell: the kernel's own loader (`kexec_file_load(2)`), the one that Secure Boot allows.
+//! Shell: loads a kernel by `kexec_file_load(2)`, the call that Secure Boot allows.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -18,7 +18,7 @@ const NO_INITRAMFS: libc::c_ulong = 0x4;
 /// Loads a verified system whose payload is files.
 ///
 /// # Errors
-/// The kernel's refusal in words.
+/// The kernel's refusal, as a plain-language problem.
 pub fn load(system: VerifiedSystem) -> Result<(), Problem> {
     let id = system.id().clone();
     let medium = match system.system().file(Role::Image) {
@@ -40,7 +40,7 @@ pub fn load(system: VerifiedSystem) -> Result<(), Problem> {
 fn file_load(kernel: &File, initrd: Option<&File>, cmdline: &CString) -> io::Result<()> {
     let (initrd, flags) = initrd.map_or((-1, NO_INITRAMFS), |file| (file.as_raw_fd(), 0));
     let bytes = cmdline.as_bytes_with_nul();
-    // SAFETY: the descriptors are open for the whole call, and the kernel copies `bytes.len()` bytes, with the NUL at
+    // SAFETY: the descriptors are open until the call returns, and the kernel copies `bytes.len()` bytes, with the NUL at
     // their end, before it returns.
     let result = unsafe {
         libc::syscall(

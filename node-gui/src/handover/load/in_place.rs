@@ -1,10 +1,10 @@
-//! Shell: our own loader: `kexec_load(2)` of a kernel whose initrd and medium lie in memory already.
+//! Shell: loads a kernel by `kexec_load(2)` whose initrd and image are in memory already.
 //!
 //! ```text
 //! hole        [ kernel, with room to unpack itself | boot page, command line, trampoline, UEFI's tables ]
 //! elsewhere   [ initrd ]  [ medium ]     huge pages, never moved: no segment, no copy, no hash
 //! ```
-//! Where there is room for the hole says [`Layout`].
+//! [`Layout`] finds the hole.
 
 use std::fs;
 use std::io;
@@ -26,13 +26,13 @@ use crate::journey::problem::{Problem, ProblemKind};
 const CMDLINE: u64 = 0x1000;
 const TRAMPOLINE: u64 = 0x2000;
 const TABLES: u64 = 0x3000;
-/// Where the kernel shows the page it was started with.
+/// Where the running kernel exposes the boot page that it was started with.
 const BOOT_PAGE: &str = "/sys/kernel/boot_params/data";
 
-/// Loads a verified system that lies in memory.
+/// Loads a verified system that is in memory.
 ///
 /// # Errors
-/// The kernel's refusal, or what does not fit together, in words.
+/// The kernel's refusal, or what does not fit, as a plain-language problem.
 pub fn load(system: &VerifiedSystem, memory: &Memory) -> Result<(), Problem> {
     let file = memory.kernel.read();
     let kernel = KernelImage::parse(&file).map_err(|why| unusable(system, &why))?;
@@ -49,7 +49,7 @@ pub fn load(system: &VerifiedSystem, memory: &Memory) -> Result<(), Problem> {
         .map_err(|error| refused("kexec_load", system.id(), &error))
 }
 
-/// Everything that goes behind the kernel.
+/// Everything that is placed after the kernel.
 fn bundle(
     system: &VerifiedSystem,
     kernel: &KernelImage,
@@ -70,9 +70,9 @@ fn bundle(
         None => (Vec::new(), None),
     };
     let old = old_page().map_err(|error| unusable(system, &format!("{BOOT_PAGE}: {error}")))?;
-    let told = old.first_chunk().expect("the page is longer than its first field");
+    let old_screen = old.first_chunk().expect("the page is longer than its first field");
     let start = Start { kernel: layout.kernel.start, cmdline: at + CMDLINE, initrd };
-    let screen = screen::now(told);
+    let screen = screen::now(old_screen);
     let page = boot_params::build(kernel, start, &layout.map, &old, &screen, efi.as_ref());
     let code = boot_params::trampoline(at + TRAMPOLINE, at, layout.kernel.start);
     let mut bundle = vec![0; BUNDLE as usize];
@@ -126,7 +126,7 @@ fn segment(bytes: &[u8], range: Range) -> Segment {
 }
 
 fn kexec_load(entry: u64, segments: &[Segment; 2]) -> io::Result<()> {
-    // SAFETY: the buffers of both segments live for the whole call, and the kernel copies them before it returns.
+    // SAFETY: the buffers of both segments live until the call returns, and the kernel copies them before it returns.
     let result = unsafe {
         libc::syscall(libc::SYS_kexec_load, entry, segments.len(), segments.as_ptr(), 0_u64)
     };

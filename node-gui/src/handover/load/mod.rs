@@ -1,6 +1,6 @@
-//! Shell: the two halves of kexec: load, by our own loader or by the kernel's, and `reboot(2)`.
+//! Shell: the two halves of kexec: load, by `kexec_load(2)` or `kexec_file_load(2)`, and `reboot(2)`.
 //!
-//! The kernel's own ([`by_file`]) copies and hashes everything, but it is the one that Secure Boot allows.
+//! `kexec_file_load` ([`by_file`]) copies and hashes everything, but it is the call that Secure Boot allows.
 
 use std::io;
 
@@ -25,10 +25,10 @@ pub struct Loaded {
     held: Option<VerifiedSystem>,
 }
 
-/// Loads a verified system. Nobody else may hold its payload any more. Blocks for seconds.
+/// Loads a verified system. Nothing else may hold its payload any more. Blocks for seconds.
 ///
 /// # Errors
-/// The kernel's refusal in words.
+/// The kernel's refusal, as a plain-language problem.
 pub fn load(system: VerifiedSystem) -> Result<Loaded, Problem> {
     let id = system.id().clone();
     if let Some(memory) = system.payload().memory() {
@@ -39,7 +39,7 @@ pub fn load(system: VerifiedSystem) -> Result<Loaded, Problem> {
     Ok(Loaded { id, held: None })
 }
 
-/// Frees what the loaded kernel takes, by the call that loaded it: lockdown refuses the other one.
+/// Frees the memory of the loaded kernel, by the call that loaded it: lockdown refuses the other one.
 fn unload(is_file: bool) {
     let nothing = std::ptr::null::<u8>();
     // SAFETY: without segments, or with this flag, the kernel only forgets what was loaded before, and reads nothing.
@@ -57,13 +57,13 @@ fn unload(is_file: bool) {
 }
 
 impl Loaded {
-    /// Starts the loaded kernel. Returns only when that was refused.
+    /// Starts the loaded kernel. Returns only on failure.
     ///
-    /// The caller has let go of everything before: network, screen, disks.
+    /// The caller has released network, screen and disks before.
     #[must_use]
     pub fn execute(self) -> Problem {
         nix::unistd::sync();
-        // SAFETY: reboot(2) with this command touches no memory of ours; it does not return when it works.
+        // SAFETY: reboot(2) with this command touches no memory of this process; it does not return on success.
         unsafe { libc::reboot(libc::LINUX_REBOOT_CMD_KEXEC) };
         let error = io::Error::last_os_error();
         unload(self.held.is_none());
@@ -79,8 +79,8 @@ mod tests {
     use crate::journey::problem::ProblemKind;
 
     #[test]
-    fn the_kernels_refusal_is_told_in_words() {
-        // The sample's kernel is no kernel; without the right to load one the answer is EPERM.
+    fn the_kernels_refusal_becomes_a_problem() {
+        // The sample's kernel is not a kernel; without the right to load one the answer is EPERM.
         let problem = load(proof("a")).expect_err("must be refused");
         assert_eq!(problem.kind, ProblemKind::KexecRefused);
         assert!(problem.detail.contains("kexec_file_load of a: E"), "{problem}");

@@ -1,4 +1,4 @@
-//! Core: why the kernel refused a system, in the words of the person before the screen.
+//! Core: turns the kernel's refusal into a plain-language problem.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use crate::journey::problem::{Problem, ProblemKind};
 
-/// Words for the error codes of kexec_load(2) and the kernel's sources.
+/// The problem for an error code of `kexec_load(2)`, `kexec_file_load(2)` or `reboot(2)`.
 #[must_use]
 pub fn refused(call: &str, id: &SystemId, error: &io::Error) -> Problem {
     let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
