@@ -1,7 +1,7 @@
 //! Shell: the node as `/init`: one stream of events in, effects out, the screen set in one place.
 //!
 //! Slint has the main thread, tokio the others. Work runs in tasks that send [`Note`]s; each carries the ticket of its
-//! work, so that what an abandoned task still says is not heard.
+//! work, so that late notes of an abandoned task are ignored.
 
 use std::fs;
 use std::io::Write;
@@ -47,7 +47,7 @@ pub fn run_as_init() -> ! {
         .with_writer(std::io::stderr)
         .init();
     serial::step("init", &[]);
-    // First of all, while memory is whole; cleaning the pages goes on while drivers load.
+    // First of all, before memory is fragmented; the pages are cleared in the background while drivers load.
     let keeper = Keeper::start();
     reaper::reap_forever();
     load_drivers();
@@ -86,7 +86,7 @@ fn show_screen(notes: &mpsc::UnboundedSender<Note>) -> Result<(), WindowError> {
     window.run()
 }
 
-/// The event loop's own.
+/// The state of the event loop.
 struct App {
     shared: Arc<Shared>,
     notes: mpsc::UnboundedSender<Note>,
@@ -126,14 +126,14 @@ impl App {
                 Note { ticket: Some(ticket), .. } if ticket != self.ticket => continue,
                 Note { what: What::Screen(screen), .. } => self.change_screen(screen),
                 Note { what: What::Event(event), .. } => {
-                    let before = place(&journey);
+                    let before = recorded_state(&journey);
                     let (next, effect) = journey.step(event);
                     journey = next;
                     if let Some(effect) = effect {
                         self.perform(effect);
                     }
-                    if before != place(&journey) {
-                        // The first second of a countdown is a whole one.
+                    if before != recorded_state(&journey) {
+                        // The first second of a countdown is a full one.
                         ticks.reset();
                         is_new = true;
                     }
@@ -152,7 +152,7 @@ impl App {
         }
     }
 
-    /// The one place where the screen and the server learn what is.
+    /// The one place where screen and server learn the current state.
     fn show(&mut self, journey: &Journey) {
         if let Some(screen) = &self.screen
             && screen.show(present(journey)).is_err()
@@ -177,7 +177,7 @@ impl App {
         self.shared.take_console(self.screen.is_some());
     }
 
-    /// Does what the journey asks for; what was being done before ends.
+    /// Performs an effect; work in progress is aborted.
     fn perform(&mut self, effect: Effect<VerifiedSystem>) {
         self.ticket += 1;
         if let Some(work) = self.work.take() {
@@ -192,7 +192,7 @@ impl App {
                 tokio::spawn(work::download(shared, say, id))
             }
             Effect::Abandon(_) => {
-                // Not to be aborted by what is chosen next: that waits for it.
+                // Must not be aborted by the next choice, which waits for it.
                 tokio::spawn(async move { shared.drop_payload().await });
                 return;
             }
@@ -204,8 +204,8 @@ impl App {
     }
 }
 
-/// Where a node stands for those who count steps: the state, and which problem it is.
-fn place(journey: &Journey) -> (Discriminant<Journey>, Option<String>) {
+/// What a step record is written for: the state, and which problem it is.
+fn recorded_state(journey: &Journey) -> (Discriminant<Journey>, Option<String>) {
     let problem = match journey {
         Journey::Stopped { problem, .. } => Some(problem.what.clone()),
         _ => None,

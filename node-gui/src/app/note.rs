@@ -1,4 +1,4 @@
-//! Shell: how work, person, clock and screen talk to the event loop.
+//! Shell: messages from work, person, clock and screen to the event loop.
 
 use tokio::sync::mpsc;
 
@@ -25,7 +25,7 @@ pub(super) enum What {
     Screen(Option<Handle>),
 }
 
-/// Sends a note; the event loop lives as long as the process, so nobody misses it.
+/// Sends a note; the event loop lives as long as the process, so none is lost.
 pub(super) fn post(notes: &mpsc::UnboundedSender<Note>, ticket: Option<u64>, what: What) {
     if notes.send(Note { ticket, what }).is_err() {
         tracing::error!("the event loop has stopped");

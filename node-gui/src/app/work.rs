@@ -27,12 +27,12 @@ use crate::server::catalog::{self, Identity};
 use crate::server::http::Http;
 use crate::server::reporter::Reporter;
 
-/// Between two events of progress: 4 a second.
-const TELL: Duration = Duration::from_millis(250);
-/// Between two tries to reach a server that is not there.
-const AGAIN: Duration = Duration::from_secs(5);
-/// How long switching off may wait for the swarm.
-const HURRY: Duration = Duration::from_secs(2);
+/// Time between two progress events: 4 a second.
+const REPORT_EVERY: Duration = Duration::from_millis(250);
+/// Time between two tries to reach a server that is not there.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// How long powering off may wait for the swarm.
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 /// How long the serial line may take to send its last record.
 const DRAIN: Duration = Duration::from_millis(300);
 
@@ -43,7 +43,7 @@ pub(super) struct Shared {
     pub(super) lab: parking_lot::Mutex<Option<Lab>>,
     network: parking_lot::Mutex<Option<Network>>,
     keeper: Keeper,
-    /// The payload in memory. Whoever works on it holds the lock, so that the next one waits for its end.
+    /// The payload in memory. The task that works on it holds the lock, so that the next one waits for its end.
     payload: tokio::sync::Mutex<Option<Download>>,
     graphics: parking_lot::Mutex<Option<Graphics>>,
 }
@@ -69,7 +69,7 @@ impl Shared {
         }
     }
 
-    /// Takes the text console out of the picture, or gives it back.
+    /// Switches the text console to graphics mode, or back.
     pub(super) fn take_console(&self, is_taken: bool) {
         let mut graphics = self.graphics.lock();
         if !is_taken {
@@ -77,7 +77,7 @@ impl Shared {
             return;
         }
         match Graphics::enter() {
-            Ok(ours) => *graphics = Some(ours),
+            Ok(entered) => *graphics = Some(entered),
             Err(error) => tracing::warn!(%error, "cannot switch the console to graphics mode"),
         }
     }
@@ -127,8 +127,8 @@ async fn drop_payload(slot: &mut Option<Download>) {
     download.stop().await;
 }
 
-/// Network, server, catalog, menu. What may cure itself is tried again without being asked: a room is often
-/// switched on before its server.
+/// Network, server, catalog, menu. What may resolve itself is retried without being asked: a room is often
+/// powered on before its server.
 pub(super) async fn connect(shared: Arc<Shared>, say: Say) {
     loop {
         let problem = match try_connect(&shared, &say).await {
@@ -140,7 +140,7 @@ pub(super) async fn connect(shared: Arc<Shared>, say: Say) {
         if !matches!(kind, ProblemKind::NoNetwork | ProblemKind::NoServer) {
             return;
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RETRY_AFTER).await;
     }
 }
 
@@ -178,11 +178,11 @@ async fn network_up(
     let stop = StopOnDrop::default();
     let stopped = Arc::clone(&stop.0);
     let up = spawn_blocking(move || {
-        // The one before ends first, and its udhcpc with it. Who comes later waits for us.
+        // The previous one ends first, and its udhcpc with it. Later callers wait for this one.
         let mut slot = shared.network.lock();
         drop(slot.take());
-        let tell = |text| say.event(Event::Connecting(Connecting::Network, text));
-        let network = Network::up(&shared.line, &Patience { say: &tell, stop: &stopped })?;
+        let report = |text| say.event(Event::Connecting(Connecting::Network, text));
+        let network = Network::up(&shared.line, &Patience { say: &report, stop: &stopped })?;
         let address = network.lease.address().map(str::to_owned);
         serial::step(
             "network",
@@ -198,7 +198,7 @@ async fn network_up(
     })
 }
 
-/// Fetches the payload of this system; one that got stuck goes on where it was.
+/// Fetches the payload of this system; one that stalled continues where it was.
 pub(super) async fn download(shared: Arc<Shared>, say: Say, id: SystemId) {
     match try_download(&shared, &say, &id).await {
         Ok(()) => say.event(Event::Downloaded(id)),
@@ -247,7 +247,7 @@ async fn begin(
     begin_one(shared, http, &system).await
 }
 
-/// Finds the way this system starts here, and begins to fetch it to where that way needs it.
+/// Chooses the boot method of this system, and begins to download it to where that method needs it.
 async fn begin_one(
     shared: &Arc<Shared>,
     http: &Http,
@@ -291,7 +291,7 @@ pub(super) async fn verify(shared: Arc<Shared>, say: Say, id: SystemId) {
         Ok(proof) => say.event(Event::Verified(Box::new(proof))),
         Err(Refused::Cancelled) => {}
         Err(Refused::Problem(problem)) => {
-            // Wrong bytes are neither kept nor shared; trying again fetches all of them.
+            // Wrong bytes are neither kept nor shared; a retry downloads all of them.
             shared.drop_payload().await;
             say.event(Event::Failed(id, problem));
         }
@@ -317,10 +317,10 @@ async fn try_verify(
     let say = say.clone();
     let verified = spawn_blocking(move || {
         let total = system.total();
-        let mut told = now();
+        let mut reported = now();
         verify::verify(&system, &payload, &mut |done| {
-            if now().duration_since(told) >= TELL || done == total {
-                told = now();
+            if now().duration_since(reported) >= REPORT_EVERY || done == total {
+                reported = now();
                 say.event(Event::Hashed(system.id.clone(), done, total));
             }
             !stop.load(Ordering::Relaxed)
@@ -330,10 +330,10 @@ async fn try_verify(
     verified.await.unwrap_or_else(lost)
 }
 
-/// Loads the kernel, lets go of everything and starts it. Comes back only with a problem.
+/// Loads the kernel, releases everything and starts it. Returns only with a problem.
 pub(super) async fn hand_over(shared: Arc<Shared>, say: Say, proof: Box<VerifiedSystem>) {
     let id = proof.id().clone();
-    // Nobody may write into what is being started; the server learns that we leave.
+    // Nothing may write into what is being started; the server learns that this PC leaves.
     shared.drop_payload().await;
     shared.last_report().await;
     let loaded = spawn_blocking(move || load::load(*proof)).await;
@@ -342,7 +342,7 @@ pub(super) async fn hand_over(shared: Arc<Shared>, say: Say, proof: Box<Verified
         Ok(Err(problem)) => problem,
         Err(error) => Problem::internal(format!("loading the kernel failed: {error}")),
     };
-    // First the person is told: the network may take more than a minute.
+    // First the screen shows it: the network may take more than a minute.
     say.event(Event::Failed(id, problem));
     if !shared.has_network()
         && let Err(second) = network_up(&shared, &say).await
@@ -351,7 +351,7 @@ pub(super) async fn hand_over(shared: Arc<Shared>, say: Say, proof: Box<Verified
     }
 }
 
-/// The last second of this kernel, and of its network. Comes back only with a problem.
+/// The last second of this kernel, and of its network. Returns only with a problem.
 async fn execute(shared: &Arc<Shared>, loaded: load::Loaded) -> Problem {
     let this = Arc::clone(shared);
     let executed = spawn_blocking(move || {
@@ -360,7 +360,7 @@ async fn execute(shared: &Arc<Shared>, loaded: load::Loaded) -> Problem {
         }
         serial::step("kexec", &[]);
         serial::drain(DRAIN);
-        // The console stays in graphics mode: that ends with this kernel, and until the next one draws the picture stands.
+        // The console stays in graphics mode: it ends with this kernel, and the picture stays until the next one draws.
         loaded.execute()
     });
     executed
@@ -368,9 +368,9 @@ async fn execute(shared: &Arc<Shared>, loaded: load::Loaded) -> Problem {
         .unwrap_or_else(|error| Problem::internal(format!("starting the kernel failed: {error}")))
 }
 
-/// Switches off or restarts.
+/// Powers off or restarts.
 pub(super) async fn leave(shared: Arc<Shared>, how: Leaving) {
-    if tokio::time::timeout(HURRY, shared.drop_payload()).await.is_err() {
+    if tokio::time::timeout(LEAVE_WITHIN, shared.drop_payload()).await.is_err() {
         tracing::warn!("timed out while leaving the swarm");
     }
     let left = spawn_blocking(move || {
@@ -383,7 +383,7 @@ pub(super) async fn leave(shared: Arc<Shared>, how: Leaving) {
             Leaving::PowerOff => libc::LINUX_REBOOT_CMD_POWER_OFF,
             Leaving::Restart => libc::LINUX_REBOOT_CMD_RESTART,
         };
-        // SAFETY: reboot(2) with these commands touches no memory of ours.
+        // SAFETY: reboot(2) with these commands touches no memory of this process.
         unsafe { libc::reboot(command) };
         std::io::Error::last_os_error()
     });

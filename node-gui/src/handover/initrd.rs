@@ -1,4 +1,4 @@
-//! Core: what the next kernel unpacks as its initramfs: the system's own initrd, the handover part, and in one boot method the image.
+//! Core: what the next kernel unpacks as its initramfs: the system's own initrd, the handover part, perhaps the image.
 //!
 //! The kernel unpacks one archive after the other; each begins at a multiple of 4 bytes, and zeros between them are skipped.
 //! At least 4 zeros precede each: legacy lz4 has no end mark, and the kernel's decoder stops at an empty chunk.

@@ -66,7 +66,7 @@ pub struct Wish {
 /// Where everything is placed: complete pages, without overlaps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
-    /// The medium's ranges by rising address, each of complete pages; together at least as long as the medium.
+    /// The medium's ranges by rising address, each of complete pages; together at least its length.
     pub medium: Vec<Range>,
     /// The initrd's range.
     pub initrd: Option<Range>,

@@ -1,8 +1,8 @@
-//! Shell: takes the text console out of the picture while the picker is on the screen, and gives it back.
+//! Shell: switches the text console to graphics mode while the picker is on the screen, and back again.
 //!
-//! In graphics mode the kernel draws no text and no cursor over the picker; with the keyboard off, keys reach only
-//! us, and Ctrl-Alt-Del does nothing. Both must be undone on every way out, or the screen stays dead: on drop, in
-//! the panic hook (which runs with `panic = "abort"` too), and by [`restore`] before a kernel is executed.
+//! In graphics mode the kernel draws no text and no cursor over the picker; with the keyboard off, keys reach only the
+//! picker, and Ctrl-Alt-Del does nothing. Both must be undone on every exit path, or the screen stays frozen: on drop,
+//! in the panic hook (which runs with `panic = "abort"` too), and by [`restore`] before a kernel is executed.
 //! See ioctl_console(2).
 
 use std::fs::{File, OpenOptions};
@@ -34,7 +34,7 @@ mod request {
     nix::ioctl_write_int_bad!(write_keyboard, super::KDSKBMODE);
 }
 
-/// How the console was before, while it is ours.
+/// The console's previous modes, while the picker has it.
 static TAKEN: Mutex<Option<Taken>> = Mutex::new(None);
 
 struct Taken {
@@ -43,16 +43,16 @@ struct Taken {
     keyboard: libc::c_int,
 }
 
-/// The console is ours as long as this lives.
+/// The console is in graphics mode as long as this lives.
 #[derive(Debug)]
-#[must_use = "the console is given back when this is dropped"]
+#[must_use = "the console is restored when this is dropped"]
 pub struct Graphics(());
 
 impl Graphics {
-    /// Takes the console.
+    /// Switches the console to graphics mode.
     ///
     /// # Errors
-    /// When this machine has no such console, or we may not change it.
+    /// When this machine has no such console, or it may not be changed.
     pub fn enter() -> io::Result<Self> {
         let tty = OpenOptions::new().read(true).write(true).open(CONSOLE)?;
         let fd = tty.as_raw_fd();
@@ -62,7 +62,7 @@ impl Graphics {
             read_mode(fd, &mut mode)?;
             read_keyboard(fd, &mut keyboard)?;
         }
-        give_back_on_panic();
+        restore_on_panic();
         let mut taken = TAKEN.lock();
         // SAFETY: `fd` is open, and both calls take a plain int.
         unsafe {
@@ -83,7 +83,7 @@ impl Drop for Graphics {
     }
 }
 
-/// Gives the console back, if it is ours; may be called at any time and more than once.
+/// Restores the console, if the picker has it; may be called at any time and more than once.
 pub fn restore() {
     // A panic while the lock is held must not hang the panic hook.
     let Some(taken) = TAKEN.try_lock().and_then(|mut taken| taken.take()) else { return };
@@ -95,8 +95,8 @@ pub fn restore() {
     }
 }
 
-/// Gives the console back before the usual panic message is written to it.
-fn give_back_on_panic() {
+/// Restores the console before the usual panic message is written to it.
+fn restore_on_panic() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let usual = std::panic::take_hook();
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn giving_back_a_console_that_was_not_taken_does_nothing() {
+    fn restoring_a_console_that_was_not_taken_does_nothing() {
         restore();
         restore();
     }

@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_that_is_no_url_is_ignored() {
+    fn an_option_that_is_not_a_url_is_ignored() {
         for value in ["zz", "00ff", &hex::encode("ftp://x")] {
             let lease = Lease::parse(&format!("siaddr=10.0.0.1\nopt224={value}\n"));
             assert_eq!(server_url(None, &lease).as_deref(), Some("http://10.0.0.1:6969"));

@@ -1,4 +1,4 @@
-//! Core: for which devices a driver is asked for, by their `modalias`.
+//! Core: for which devices a driver is requested, by their `modalias`.
 
 use std::collections::BTreeSet;
 
@@ -36,7 +36,7 @@ fn is_display(alias: &str) -> bool {
 mod tests {
     use super::*;
 
-    const CARD: &str = "pci:v00001AF4d00001000sv00001AF4sd00000001bc02sc00i00";
+    const NET: &str = "pci:v00001AF4d00001000sv00001AF4sd00000001bc02sc00i00";
     const BOCHS: &str = "pci:v00001234d00001111sv00001AF4sd00001100bc03sc00i00";
     const VIRTIO_GPU: &str = "virtio:d00000010v00001AF4";
     const VIRTIO_NET: &str = "virtio:d00000001v00001AF4";
@@ -48,16 +48,16 @@ mod tests {
     #[test]
     fn each_device_is_asked_for_once() {
         let mut aliases = Aliases::default();
-        assert_eq!(aliases.take_new(set(&[CARD])), [CARD]);
-        assert_eq!(aliases.take_new(set(&[CARD, VIRTIO_NET])), [VIRTIO_NET]);
-        assert!(aliases.take_new(set(&[CARD, VIRTIO_NET])).is_empty());
+        assert_eq!(aliases.take_new(set(&[NET])), [NET]);
+        assert_eq!(aliases.take_new(set(&[NET, VIRTIO_NET])), [VIRTIO_NET]);
+        assert!(aliases.take_new(set(&[NET, VIRTIO_NET])).is_empty());
     }
 
     #[test]
-    fn screens_wait_until_there_is_no_other_way() {
+    fn display_drivers_wait_until_they_are_needed() {
         let mut aliases = Aliases::default();
-        let found = set(&[BOCHS, CARD, VIRTIO_GPU]);
-        assert_eq!(aliases.take_new(found.clone()), [CARD]);
+        let found = set(&[BOCHS, NET, VIRTIO_GPU]);
+        assert_eq!(aliases.take_new(found.clone()), [NET]);
         aliases.with_display = true;
         assert_eq!(aliases.take_new(found), [BOCHS, VIRTIO_GPU]);
     }

@@ -1,6 +1,6 @@
 //! Shell: drivers: every device names the module it wants in its `modalias` file, and modprobe finds it.
 //!
-//! sysfs is read again and again, since a loaded bus driver shows new devices (USB hubs, virtio) and people plug in
+//! sysfs is read repeatedly, since a loaded bus driver shows new devices (USB hubs, virtio) and people plug in
 //! keyboards late.
 
 use std::collections::BTreeSet;
@@ -13,11 +13,11 @@ use super::reaper::{busybox, run};
 
 /// Modules that no device names: the reader of input devices, and the packet socket that udhcpc needs.
 const BY_NAME: &[&str] = &["evdev", "af_packet"];
-/// How often sysfs is looked at while the node starts, so that a USB network card is found at once.
+/// How often sysfs is scanned while the node starts, so that a USB network adapter is found at once.
 const LOOK_AT_START: Duration = Duration::from_millis(200);
 /// How often afterwards, for devices that are plugged in.
 const LOOK_LATER: Duration = Duration::from_secs(1);
-/// How many looks are of the quick kind: 20 seconds.
+/// How many scans are quick ones: 20 seconds.
 const QUICK_LOOKS: u32 = 100;
 /// sysfs is about 8 folders deep where devices are; this only stops a loop.
 const DEPTH: usize = 24;
@@ -29,10 +29,10 @@ pub struct Drivers {
 }
 
 impl Drivers {
-    /// Asks for what has no device, and for every device there is now, until no new one shows up.
+    /// Loads the modules that no device names, and the drivers of every device there is now, until no new one appears.
     ///
-    /// Display drivers come last, and only where the firmware left no framebuffer: to leave a native driver by
-    /// kexec makes the screen black or garbled.
+    /// Display drivers come last, and only where the firmware left no framebuffer: kexec out of a native
+    /// driver leaves the screen black or garbled.
     pub fn load_first(&mut self) {
         modprobe(BY_NAME.iter().map(|name| (*name).to_owned()).collect());
         while self.load_new() {}
@@ -42,7 +42,7 @@ impl Drivers {
         }
     }
 
-    /// Goes on loading for whatever appears, for as long as the process lives.
+    /// Keeps loading drivers for devices that appear, for as long as the process lives.
     pub fn watch(mut self) {
         std::thread::spawn(move || {
             for look in 0_u32.. {
@@ -80,7 +80,7 @@ fn collect(folder: &Path, depth: usize, found: &mut BTreeSet<String>) {
     }
 }
 
-/// Loads what these names stand for. A name without a module is normal: most devices need none.
+/// Loads the modules for these names. A name without a module is normal: most devices need none.
 fn modprobe(names: Vec<String>) {
     if names.is_empty() {
         return;

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 
 use nix::mount::{MsFlags, mount};
 
-/// Where the payload of the chosen system is kept: a tmpfs of its own, so that a full one hurts nobody else.
+/// Where the payload of the chosen system is kept: a separate tmpfs, so that a full one affects nothing else.
 pub const PAYLOAD: &str = "/payload";
 
 /// Mounts everything a node needs; a mount that is there already is left alone.
@@ -16,13 +16,13 @@ pub fn mount_all() -> Result<(), String> {
     let plain = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount_one("proc", "/proc", plain, "")?;
     mount_one("sysfs", "/sys", plain, "")?;
-    // Whether the kernel is locked down is told here; a kernel without it has no lockdown either.
+    // Lockdown is read from here; a kernel without securityfs has no lockdown either.
     mount_one("securityfs", "/sys/kernel/security", plain, "").ok();
     mount_devices()?;
     open_console();
     mount_one("devpts", "/dev/pts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "mode=0620")?;
     mount_one("tmpfs", "/run", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=0755,size=16m")?;
-    // Whether a payload fits is computed before it is fetched; the limit only has to be out of the way.
+    // Whether a payload fits is computed before the download; this limit must only be large enough.
     mount_one("tmpfs", PAYLOAD, plain, "mode=0700,size=95%")
 }
 

@@ -1,4 +1,4 @@
-//! Shell: the network of `/init`: the card the firmware booted from, its link, an address, and where the server is.
+//! Shell: the network of `/init`: the interface that the firmware booted from, link, address, and the server's URL.
 //!
 //! By sysfs, `ip` and udhcpc, which stays for as long as the node lives and renews its lease
 //! (`/usr/share/udhcpc/default.script` writes [`LEASE`]).
@@ -17,27 +17,27 @@ use crate::journey::problem::{Problem, ProblemKind};
 const LEASE: &str = "/run/lease.env";
 /// Where that script is in the initramfs.
 const SCRIPT: &str = "/usr/share/udhcpc/default.script";
-/// How long the card may take to appear: USB cards need a second or two.
-const WAIT_CARD: Duration = Duration::from_secs(15);
+/// How long the interface may take to appear: USB adapters need a second or two.
+const WAIT_INTERFACE: Duration = Duration::from_secs(15);
 /// How long the link may take: spanning tree without portfast holds it back for 30 seconds.
 const WAIT_LINK: Duration = Duration::from_secs(32);
 /// How long the address may take, on top of udhcpc's own tries.
 const WAIT_ADDRESS: Duration = Duration::from_secs(40);
-/// How often sysfs and the lease are looked at.
+/// How often sysfs and the lease file are checked.
 const LOOK: Duration = Duration::from_millis(25);
 
-/// A network that works: who we are and where the server is.
+/// A working network: this PC's address and where the server is.
 #[derive(Debug)]
 pub struct Network {
     /// The interface, for example `eth0`.
     pub interface: String,
-    /// Its hardware address.
+    /// Its MAC address.
     pub mac: Option<Mac>,
     /// What DHCP said.
     pub lease: Lease,
     /// The server's base URL, without a slash at the end.
     pub server: String,
-    /// Every card that was set up to look for a link, with the one that is used.
+    /// Every interface that was brought up to look for a link, including the one that is used.
     raised: Vec<String>,
     dhcp: Running,
 }
@@ -45,13 +45,13 @@ pub struct Network {
 impl Network {
     /// Brings up the interface named by `BOOTIF=`, or the first one with a link, and gets its address.
     ///
-    /// Takes up to a minute and tells in between what it waits for; for a thread that may block.
+    /// Takes up to a minute and reports what it waits for; for a thread that may block.
     ///
     /// # Errors
-    /// Says which of card, link, address or server is missing.
+    /// Says which of interface, link, address or server is missing.
     pub fn up(line: &Cmdline, patience: &Patience<'_>) -> Result<Self, Problem> {
         ip(&["link", "set", "lo", "up"]);
-        let (interface, raised) = card_with_link(line.bootif, patience)?;
+        let (interface, raised) = interface_with_link(line.bootif, patience)?;
         (patience.say)("Requesting a network address.".to_owned());
         let (lease, dhcp) = address(&interface, patience)?;
         let server = server_url(line.server.as_deref(), &lease).ok_or_else(no_server_known)?;
@@ -59,8 +59,8 @@ impl Network {
         Ok(Self { interface, mac, lease, server, raised, dhcp })
     }
 
-    /// Takes all cards down, as the next kernel expects them: one that is up goes on writing what it receives into memory
-    /// that is the next kernel's. The lease stays: the next system has the same card.
+    /// Takes all interfaces down, as the next kernel expects them: one that is up keeps writing received packets into
+    /// memory that is the next kernel's. The lease is kept: the next system has the same interface.
     pub fn down(self) {
         drop(self.dhcp);
         for name in &self.raised {
@@ -69,16 +69,16 @@ impl Network {
     }
 }
 
-/// How the waits of [`Network::up`] are told and ended.
+/// How the waits of [`Network::up`] are reported and cancelled.
 pub struct Patience<'a> {
-    /// Hears what is waited for.
+    /// Receives what is waited for.
     pub say: &'a dyn Fn(String),
-    /// Set when nobody wants the network any more.
+    /// Set when the network is no longer wanted.
     pub stop: &'a AtomicBool,
 }
 
 impl Patience<'_> {
-    /// Looks until there is an answer, the time is over, or nobody waits any more.
+    /// Polls until there is an answer, the time is over, or the wait is cancelled.
     fn wait<T>(&self, limit: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
         let began = now();
         loop {
@@ -93,33 +93,33 @@ impl Patience<'_> {
     }
 }
 
-/// Waits for the card and then for its link; says which one has it, and which ones were set up.
-fn card_with_link(
+/// Waits for an interface and then for its link; returns the one that has it, and all that were brought up.
+fn interface_with_link(
     wanted: Option<Mac>,
     patience: &Patience<'_>,
 ) -> Result<(String, Vec<String>), Problem> {
-    let candidates = patience.wait(WAIT_CARD, || {
-        let cards = cards(wanted);
-        (!cards.is_empty()).then_some(cards)
+    let candidates = patience.wait(WAIT_INTERFACE, || {
+        let found = interfaces(wanted);
+        (!found.is_empty()).then_some(found)
     });
-    let Some(candidates) = candidates else { return Err(no_card(wanted)) };
+    let Some(candidates) = candidates else { return Err(no_interface(wanted)) };
     for name in &candidates {
         ip(&["link", "set", name, "up"]);
     }
     let began = now();
-    let mut told = 0;
+    let mut reported = 0;
     let linked = patience.wait(WAIT_LINK, || {
         let waited = now().duration_since(began).as_secs();
-        if waited > told {
-            told = waited;
+        if waited > reported {
+            reported = waited;
             (patience.say)(format!(
                 "Waiting for the network cable at {} ({waited} s).",
                 candidates.join(", ")
             ));
         }
-        // With no card named, one that shows up late counts too.
-        let cards = if wanted.is_some() { candidates.clone() } else { cards(None) };
-        cards.into_iter().find(|name| has_link(name))
+        // With no interface named, one that appears late counts too.
+        let now = if wanted.is_some() { candidates.clone() } else { interfaces(None) };
+        now.into_iter().find(|name| has_link(name))
     });
     let Some(interface) = linked else { return Err(no_link(&candidates)) };
     let mut raised = candidates;
@@ -151,8 +151,8 @@ fn address(interface: &str, patience: &Patience<'_>) -> Result<(Lease, Running),
     }
 }
 
-/// The cards to use: the one with this address, or all of them.
-fn cards(wanted: Option<Mac>) -> Vec<String> {
+/// The interfaces to use: the one with this MAC address, or all of them.
+fn interfaces(wanted: Option<Mac>) -> Vec<String> {
     let Ok(entries) = fs::read_dir("/sys/class/net") else { return Vec::new() };
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     let mut names: Vec<String> = names
@@ -198,7 +198,7 @@ fn now() -> Instant {
     Instant::now()
 }
 
-fn no_card(wanted: Option<Mac>) -> Problem {
+fn no_interface(wanted: Option<Mac>) -> Problem {
     let (why, detail) = match wanted {
         Some(mac) => (
             "There is no driver for the network interface that this PC booted from.",
@@ -218,13 +218,13 @@ fn no_card(wanted: Option<Mac>) -> Problem {
     )
 }
 
-fn no_link(cards: &[String]) -> Problem {
+fn no_link(interfaces: &[String]) -> Problem {
     Problem::new(
         ProblemKind::NoNetwork,
         "The network cable is not connected",
         "This PC sees no signal on its network cable.",
         "Check the cable at the PC and at the wall, then try again.",
-        format!("no link on {} after {} s", cards.join(", "), WAIT_LINK.as_secs()),
+        format!("no link on {} after {} s", interfaces.join(", "), WAIT_LINK.as_secs()),
     )
 }
 

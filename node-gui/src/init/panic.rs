@@ -1,4 +1,4 @@
-//! Shell: what PID 1 does when it cannot go on. If it simply ended, the kernel would panic and say nothing useful.
+//! Shell: what PID 1 does when it cannot continue. If it just exited, the kernel would panic without a useful reason.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -11,9 +11,9 @@ use super::{mounts, reaper, serial};
 use crate::init::console;
 
 /// How long the reason stays on the screen before the PC restarts by itself.
-const READ_IT: Duration = Duration::from_secs(60);
-/// Where a person may be: the screen, and what `console=` names.
-const PLACES: [&str; 2] = ["/dev/tty0", "/dev/console"];
+const SHOW_FOR: Duration = Duration::from_secs(60);
+/// Where a person may read it: the screen, and what `console=` names.
+const CONSOLES: [&str; 2] = ["/dev/tty0", "/dev/console"];
 
 static MAY_SHELL: AtomicBool = AtomicBool::new(false);
 
@@ -22,8 +22,8 @@ pub fn allow_shell() {
     MAY_SHELL.store(true, Ordering::Relaxed);
 }
 
-/// Starts a shell beside the picker, once, where `bt.shell` allows it: on the serial console, or else on the second
-/// virtual console, which comes to the front (Alt-F1 leads back).
+/// Starts a shell in addition to the picker, once, where `bt.shell` allows it: on the serial console, or else on the
+/// second virtual console, which comes to the front (Alt-F1 leads back).
 pub fn offer_shell(serial: Option<&str>) {
     if !MAY_SHELL.swap(false, Ordering::Relaxed) {
         return;
@@ -51,10 +51,10 @@ pub fn install() {
     std::panic::set_hook(Box::new(|panic| give_up(&panic.to_string())));
 }
 
-/// Tells why, waits for a key or a minute, and restarts the PC.
+/// Shows why, waits for Enter or a minute, and restarts the PC.
 pub fn give_up(why: &str) -> ! {
     console::restore();
-    // Without devices there would be nowhere to say it. They are usually there already; if not, nothing more can be done.
+    // The consoles need /dev. It is usually mounted already; if not, nothing more can be done.
     mounts::mount_devices().ok();
     serial::step("problem", &[("kind", "internal"), ("text", why)]);
     say(&format!("\nThis PC's boot program failed:\n  {why}\n"));
@@ -73,8 +73,8 @@ pub fn give_up(why: &str) -> ! {
 }
 
 fn say(text: &str) {
-    for place in PLACES {
-        if let Ok(mut tty) = OpenOptions::new().write(true).open(place) {
+    for console in CONSOLES {
+        if let Ok(mut tty) = OpenOptions::new().write(true).open(console) {
             tty.write_all(text.replace('\n', "\r\n").as_bytes()).ok();
         }
     }
@@ -82,24 +82,24 @@ fn say(text: &str) {
 
 fn wait_for_enter() {
     let (pressed, wait) = mpsc::channel();
-    for place in PLACES {
+    for console in CONSOLES {
         let pressed = pressed.clone();
         std::thread::spawn(move || {
-            let Ok(mut tty) = File::open(place) else { return };
+            let Ok(mut tty) = File::open(console) else { return };
             if matches!(tty.read(&mut [0; 16]), Ok(n) if n > 0) {
                 // Only the first key counts.
                 pressed.send(()).ok();
             }
         });
     }
-    // A place that cannot be opened keeps its sender only for a moment; the last one waits with us.
-    wait.recv_timeout(READ_IT).ok();
+    // The thread of a console that cannot be opened drops its sender at once; this sender keeps the channel open.
+    wait.recv_timeout(SHOW_FOR).ok();
     drop(pressed);
 }
 
 fn restart() -> ! {
     nix::unistd::sync();
-    // SAFETY: reboot(2) with this command touches no memory of ours.
+    // SAFETY: reboot(2) with this command touches no memory of this process.
     unsafe { libc::reboot(libc::LINUX_REBOOT_CMD_RESTART) };
     // Only where PID 1 may not restart the machine, as in a container.
     loop {

@@ -1,7 +1,7 @@
 //! Shell: child processes of PID 1, its own and the orphans that the kernel hands to it.
 //!
 //! `waitpid(-1)` would steal the exit status of our own children from `std::process`, so the reaper peeks first
-//! (`waitid(2)` with `WNOWAIT`) and leaves alone whom we started ourselves.
+//! (`waitid(2)` with `WNOWAIT`) and skips the processes that were started here.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -18,7 +18,7 @@ const REAP_EVERY: Duration = Duration::from_secs(2);
 /// The processes that we started and will wait for.
 static OWN: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
-/// BusyBox with this applet; at its place in the initramfs.
+/// BusyBox with this applet, at its path in the initramfs.
 #[must_use]
 pub fn busybox(applet: &str) -> Command {
     let mut command = Command::new("/bin/busybox");
@@ -26,7 +26,7 @@ pub fn busybox(applet: &str) -> Command {
     command
 }
 
-/// Runs the command to its end and returns what it said.
+/// Runs the command to completion and returns its output.
 ///
 /// # Errors
 /// When it cannot be started or waited for.
@@ -36,7 +36,7 @@ pub fn run(command: &mut Command) -> io::Result<Output> {
     child.output()
 }
 
-/// A child of ours; killed and waited for when dropped.
+/// A child process; killed and waited for when dropped.
 #[derive(Debug)]
 pub struct Running {
     child: Option<Child>,
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_tells_what_it_said_and_how_it_ended() {
+    fn a_command_returns_its_output_and_exit_status() {
         let said = run(Command::new("sh").args(["-c", "echo out; echo err >&2; exit 3"]));
         let said = said.expect("sh is on every machine");
         assert_eq!(said.stdout, b"out\n");
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_child_is_gone() {
+    fn a_dropped_child_is_killed_and_reaped() {
         let mut child = Running::start(Command::new("sleep").arg("60")).expect("sleep starts");
         assert!(!child.has_ended());
         let pid = child.pid;

@@ -1,7 +1,7 @@
-//! Shell: one-line step records on the serial console, for whoever measures a boot.
+//! Shell: one-line step records on the serial console, for those who measure a boot.
 //!
 //! `bt-node: step=<word> uptime=<s.ss> key=value …`, only when the kernel command line names a serial console.
-//! Writing never blocks: a line that nobody reads must not hold up the node.
+//! Writing never blocks: a serial line that nothing reads must not delay the node.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 static LINE: OnceLock<Mutex<File>> = OnceLock::new();
 
-/// Opens the serial line of this name (`ttyS0`); without it every record goes nowhere.
+/// Opens the serial line of this name (`ttyS0`); without it records are discarded.
 pub fn open(name: &str) {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let line = OpenOptions::new().write(true).custom_flags(flags).open(format!("/dev/{name}"));
@@ -26,7 +26,7 @@ pub fn open(name: &str) {
 pub fn step(word: &'static str, values: &[(&str, &str)]) {
     let Some(line) = LINE.get() else { return };
     let text = record(word, uptime(), values);
-    // One write, so that records of two threads never mix. A full line loses the record, which is right here.
+    // One write, so that records of two threads never mix. If the line is full, the record is lost, which is intended.
     line.lock().write_all(text.as_bytes()).ok();
 }
 

@@ -1,4 +1,4 @@
-//! Core: the systems that there are to choose from.
+//! Core: the systems to choose from.
 
 use bt_catalog::SystemId;
 
@@ -9,7 +9,7 @@ use super::problem::Problem;
 pub struct Menu {
     /// The lab's name, for the header.
     pub lab_name: String,
-    /// The room this PC stands in, when known.
+    /// This PC's room, when known.
     pub room: Option<String>,
     /// This PC's name, when known.
     pub node_name: Option<String>,

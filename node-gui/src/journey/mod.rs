@@ -1,8 +1,8 @@
 //! Core: the state machine of one node, from power-on to the chosen system's kernel.
 //!
-//! [`Journey::step`] takes one event and says where the node stands now and what the shell must do. It knows no
+//! [`Journey::step`] takes one event and returns the node's new state and what the shell must do. It knows no
 //! clock, network, screen or file: what was verified is a [`Proof`] that it hands on. The node's is
-//! `download::verified::VerifiedSystem`, which nobody makes but the verification itself, so no order of events starts
+//! `download::verified::VerifiedSystem`, which only the verification itself makes, so no order of events starts
 //! unverified files. Every transition is drawn in `docs/journey.md`.
 
 use std::sync::Arc;
@@ -17,12 +17,12 @@ pub mod menu;
 pub mod problem;
 pub mod progress;
 
-/// Where one node stands between power-on and its new kernel.
+/// The state of one node between power-on and its new kernel.
 #[derive(Debug)]
 pub enum Journey {
     /// Before the menu: drivers, network, catalog.
     Connecting {
-        /// Which part is at work.
+        /// Which part is running.
         what: Connecting,
         /// One line for the person who waits, for example which cable is missing; may be empty.
         detail: String,
@@ -31,10 +31,10 @@ pub enum Journey {
     Menu {
         /// What there is to choose.
         menu: Arc<Menu>,
-        /// The default that starts by itself, until a key is pressed.
+        /// The default that starts automatically unless a key is pressed.
         countdown: Option<Countdown>,
     },
-    /// The payload of `system` arrives.
+    /// The payload of `system` is being downloaded.
     Downloading {
         /// The menu it was chosen from.
         menu: Arc<Menu>,
@@ -51,10 +51,10 @@ pub enum Journey {
         system: SystemId,
         /// Bytes hashed.
         done: u64,
-        /// Bytes in all.
+        /// Bytes in total.
         total: u64,
     },
-    /// The kernel of `system` is being loaded and started; there is no way back unless that fails.
+    /// The kernel of `system` is being loaded and started; there is no return unless that fails.
     Starting {
         /// The menu it was chosen from.
         menu: Arc<Menu>,
@@ -70,14 +70,14 @@ pub enum Journey {
         /// What happened.
         problem: Problem,
     },
-    /// The PC is being switched off or restarted.
+    /// The PC is being powered off or restarted.
     Leaving {
         /// Which of the two.
         how: Leaving,
     },
 }
 
-/// Which part of the start is at work.
+/// Which part of connecting is running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Connecting {
     /// Loading drivers.
@@ -91,13 +91,13 @@ pub enum Connecting {
 /// How a person leaves the picker without choosing a system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leaving {
-    /// Switch the PC off.
+    /// Power the PC off.
     PowerOff,
     /// Restart the PC.
     Restart,
 }
 
-/// A default that starts by itself.
+/// A default that starts automatically.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Countdown {
     /// Which system will start.
@@ -117,7 +117,7 @@ pub enum UiEvent {
     Back,
     /// Try again what failed.
     Retry,
-    /// Switch the PC off.
+    /// Power the PC off.
     PowerOff,
     /// Restart the PC.
     Restart,
@@ -136,23 +136,23 @@ pub trait Proof {
 pub enum Event<P> {
     /// A person did something.
     Ui(UiEvent),
-    /// One second went by.
+    /// One second passed.
     Tick,
-    /// The start reached this part.
+    /// Connecting reached this part.
     Connecting(Connecting, String),
-    /// The catalog is here and its signature holds.
+    /// The catalog is here and its signature is valid.
     Ready(Ready),
-    /// The start failed.
+    /// Connecting failed.
     ConnectFailed(Problem),
-    /// The download of this system is so far.
+    /// Progress of this system's download.
     Progress(SystemId, Progress),
     /// All pieces of this system are here.
     Downloaded(SystemId),
-    /// The verification of this system is so far: bytes hashed, bytes in all.
+    /// Progress of this system's verification: bytes hashed, bytes in total.
     Hashed(SystemId, u64, u64),
     /// Every file of the system is the one the catalog names.
     Verified(Box<P>),
-    /// Download, verification or hand-over of this system failed.
+    /// Download, verification or handover of this system failed.
     Failed(SystemId, Problem),
 }
 
@@ -161,9 +161,9 @@ pub enum Event<P> {
 pub struct Ready {
     /// What to choose from.
     pub menu: Arc<Menu>,
-    /// A system to start without asking, as somebody wrote it.
+    /// A system to start without asking, as it was configured.
     pub preset: Option<String>,
-    /// Seconds until the menu's default starts by itself.
+    /// Seconds until the menu's default starts automatically.
     pub timeout: Option<u32>,
 }
 
@@ -180,11 +180,11 @@ pub enum Effect<P> {
     Verify(SystemId),
     /// Load the kernel and start it.
     Start(Box<P>),
-    /// Switch off or restart.
+    /// Power off or restart.
     Leave(Leaving),
 }
 
-/// Where a node stands after an event, and what the shell must do.
+/// The node's state after an event, and what the shell must do.
 pub type Step<P> = (Journey, Option<Effect<P>>);
 
 impl Journey {
@@ -194,7 +194,7 @@ impl Journey {
         Self::Connecting { what: Connecting::Drivers, detail: String::new() }
     }
 
-    /// Takes one event and says where the node stands now and what the shell must do.
+    /// Takes one event; returns the node's new state and what the shell must do.
     ///
     /// Events about another system, or out of turn, change nothing: a late report cannot revive a cancelled
     /// download.
@@ -208,7 +208,7 @@ impl Journey {
         }
     }
 
-    /// A person's doing, other than leaving.
+    /// What a person does, other than leaving.
     fn step_person<P>(self, event: UiEvent) -> Step<P> {
         match (self, event) {
             (Self::Menu { menu, .. }, UiEvent::Choose(id)) if menu.item(&id).is_some() => {
@@ -238,7 +238,7 @@ impl Journey {
             (Self::Connecting { .. }, Event::Connecting(what, detail)) => {
                 (Self::Connecting { what, detail }, None)
             }
-            // A server that was missing came back by itself.
+            // A server that was missing has come back.
             (Self::Connecting { .. } | Self::Stopped { menu: None, .. }, Event::Ready(ready)) => {
                 open(ready)
             }
@@ -310,7 +310,7 @@ impl Journey {
     }
 }
 
-/// Begins the download of a system of this menu, or says why that would lead nowhere.
+/// Begins the download of a system of this menu, or stops with its obstacle.
 fn download<P>(menu: Arc<Menu>, system: SystemId) -> Step<P> {
     if let Some(problem) = menu.item(&system).and_then(|item| item.obstacle.clone()) {
         return (Journey::Stopped { menu: Some(menu), system: Some(system), problem }, None);
@@ -419,7 +419,7 @@ mod tests {
         Event::Ui(UiEvent::Choose(id(name)))
     }
 
-    /// Plays the events from power-on; gives the last state's stage and every effect in words.
+    /// Plays the events from power-on; returns the last state and every effect as text.
     fn play(events: Vec<Event>) -> (Journey, Vec<String>) {
         let mut journey = Journey::begin();
         let mut effects = Vec::new();
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn the_main_road_leads_from_power_on_to_kexec() {
+    fn the_usual_path_leads_from_power_on_to_kexec() {
         let events = vec![
             Event::Connecting(Connecting::Network, String::new()),
             ready(None, None),
@@ -457,14 +457,14 @@ mod tests {
     }
 
     #[test]
-    fn a_preset_starts_without_asking_and_an_unknown_one_is_told() {
+    fn a_preset_starts_without_asking_and_an_unknown_one_is_reported() {
         check(vec![ready(Some("a"), Some(9))], "downloading", &["Download(a)"]);
         check(vec![ready(Some("zzz"), None)], "problem", &[]);
         check(vec![ready(Some("zzz"), None), Event::Ui(UiEvent::Back)], "menu", &[]);
     }
 
     #[test]
-    fn what_does_not_fit_is_told_before_anything_is_fetched() {
+    fn what_does_not_fit_is_reported_before_the_download() {
         check(vec![ready(None, None), choose("too-big")], "problem", &[]);
         check(vec![ready(Some("too-big"), None)], "problem", &[]);
         let back = vec![ready(None, None), choose("too-big"), Event::Ui(UiEvent::Back)];
@@ -498,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn every_problem_has_a_way_back() {
+    fn every_problem_can_be_left() {
         let fail = || Event::Failed(id("a"), Problem::internal("x"));
         let retry = || Event::Ui(UiEvent::Retry);
         check(
@@ -512,8 +512,8 @@ mod tests {
             &["Download(a)"],
         );
         check(vec![Event::ConnectFailed(Problem::internal("x")), retry()], "menu", &["Connect"]);
-        let cured = vec![Event::ConnectFailed(Problem::internal("x")), ready(None, None)];
-        check(cured, "menu", &[]);
+        let recovered = vec![Event::ConnectFailed(Problem::internal("x")), ready(None, None)];
+        check(recovered, "menu", &[]);
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! Core: what can go wrong on a node, in the words its screen shows.
+//! Core: what can go wrong on a node, as its screen shows it.
 //!
-//! Three short lines (what, why, remedy) for the student and one line of detail for the supervisor.
+//! Three short lines (what, why, next step) for the student and one line of detail for the supervisor.
 
-/// What kind of failure it is; the picture and the buttons follow from it.
+/// What kind of failure it is; the buttons depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProblemKind {
-    /// No network card, no link, or no address.
+    /// No network interface, no link, or no address.
     NoNetwork,
     /// The server does not answer, or answers with an error.
     NoServer,
@@ -49,7 +49,7 @@ impl ProblemKind {
     }
 }
 
-/// A failure as a person meets it.
+/// A failure as a person sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// What kind of failure it is.
@@ -58,14 +58,14 @@ pub struct Problem {
     pub what: String,
     /// Why, one short line.
     pub why: String,
-    /// Which button or person helps, one short line.
+    /// What to do next, one short line.
     pub remedy: String,
     /// One technical line in small print, for the supervisor.
     pub detail: String,
 }
 
 impl Problem {
-    /// A problem of this kind in these words.
+    /// A problem of this kind with these texts.
     pub fn new(
         kind: ProblemKind,
         what: impl Into<String>,
@@ -82,7 +82,7 @@ impl Problem {
         }
     }
 
-    /// A failure of this program or of this PC that has no words of its own.
+    /// A failure of this program or of this PC that has no text of its own.
     pub fn internal(detail: impl Into<String>) -> Self {
         Self::new(
             ProblemKind::Internal,
