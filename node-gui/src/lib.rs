@@ -1,8 +1,8 @@
-//! BootTorrent's node: `/init` of the small Linux that a lab PC boots from the network.
+//! BootTorrent's node: `/init` of the netboot image.
 //!
-//! It brings up the PC and its network, shows the lab's systems, fetches the chosen one from the server and from
-//! its neighbours, checks every byte against the signed catalog and starts it by kexec. [`journey`] is the whole
-//! story as one state machine; [`app`] performs what it asks for.
+//! It brings up the machine and its network, shows the lab's systems, downloads the chosen one from the server and from
+//! the other nodes, verifies every byte against the signed catalog and boots it with kexec. [`journey`] describes all of
+//! this as one state machine; [`app`] performs what it asks for.
 
 pub mod app;
 pub mod cli;

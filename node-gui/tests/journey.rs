@@ -12,10 +12,10 @@ use bt_node::journey::{
     UiEvent,
 };
 
-/// What stands below this line of the page is drawn.
-const DRAWN: &str = "<!-- Drawn by node-gui/tests/journey.rs; BT_ACCEPT=1 draws it anew. -->\n";
+/// Everything below this line of the page is drawn.
+const DRAWN: &str = "<!-- Drawn by node-gui/tests/journey.rs; BT_ACCEPT=1 draws it again. -->\n";
 /// More places than the walk may find: each has another menu, system, countdown or figure.
-const MOST: usize = 2_000;
+const MAX_PLACES: usize = 2_000;
 
 /// A proof of nothing, for a journey that only hands it on.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ fn menu() -> Arc<Menu> {
     })
 }
 
-/// The word of an event. Whoever adds one here adds it to [`events`] too.
+/// The word of an event. A new one must be added to [`events`] too.
 fn word(event: &Event<Claim>) -> &'static str {
     match event {
         Event::Ui(UiEvent::Choose(_)) => "Choose",
@@ -72,7 +72,7 @@ fn word(event: &Event<Claim>) -> &'static str {
     }
 }
 
-/// Every kind of event, about every kind of system: one that starts, one with an obstacle, one that is not there.
+/// Every kind of event, about every kind of system: one that starts, one with an obstacle, one that does not exist.
 fn events() -> Vec<Event<Claim>> {
     use UiEvent::{AnyKey, Back, Cancel, Choose, PowerOff, Restart, Retry};
     let mut events = vec![Event::Tick, Event::ConnectFailed(Problem::internal("no server"))];
@@ -84,7 +84,7 @@ fn events() -> Vec<Event<Claim>> {
         Event::Ready(Ready { menu: menu(), preset: preset.map(str::to_owned), timeout })
     };
     events.extend([ready(None, None), ready(None, Some(2))]);
-    for name in ["a", "too-big", "gone"] {
+    for name in ["a", "too-big", "missing"] {
         let progress = Progress { done: 5, total: 10, ..Progress::default() };
         events.extend([
             ready(Some(name), None),
@@ -99,8 +99,8 @@ fn events() -> Vec<Event<Claim>> {
     events
 }
 
-/// The name of a place in the drawing. A menu that counts down, and a problem without a menu, answer otherwise than
-/// the others.
+/// The name of a place in the drawing. A menu that counts down, and a problem without a menu, respond differently
+/// from the others.
 fn state(journey: &Journey) -> &'static str {
     match journey {
         Journey::Connecting { .. } => "Connecting",
@@ -126,7 +126,7 @@ type Arrow = (&'static str, &'static str, Option<String>);
 /// Which events lead from one place to another, each with the name of its effect.
 type Steps = BTreeSet<(String, Option<String>)>;
 
-/// What a walk found: the places by the order in which they were reached, and what led from one to another.
+/// What a walk found: the places in the order in which they were reached, and what led from one to another.
 #[derive(Default)]
 struct Map {
     places: Vec<&'static str>,
@@ -148,13 +148,13 @@ impl Map {
     }
 }
 
-/// The journey after these events, each told by its number.
+/// The journey after these events, each given by its number.
 fn at(path: &[usize]) -> Journey {
     path.iter()
         .fold(Journey::begin(), |journey, number| journey.step(events().swap_remove(*number)).0)
 }
 
-/// Goes everywhere that events lead to, the shortest ways first.
+/// Visits every state that events lead to, the shortest paths first.
 fn walk() -> Map {
     let mut map = Map::default();
     map.place(state(&Journey::begin()));
@@ -171,7 +171,7 @@ fn walk() -> Map {
             }
             map.add((from, state(&after), effect.as_ref().map(first_word)), word);
             if seen.insert(now) {
-                assert!(seen.len() < MOST, "the walk does not end");
+                assert!(seen.len() < MAX_PLACES, "the walk does not end");
                 paths.push_back([&path[..], &[number]].concat());
             }
         }
@@ -222,14 +222,14 @@ fn the_page_of_the_journey_shows_what_the_code_does() {
         fs::write(&path, format!("{written}{DRAWN}{now}")).expect("docs/journey.md is writable");
         return;
     }
-    let told: BTreeSet<&str> = drawn.lines().collect();
+    let shown: BTreeSet<&str> = drawn.lines().collect();
     let made: BTreeSet<&str> = now.lines().collect();
     assert!(
         drawn == now,
         "docs/journey.md shows another journey than the code.\n  no longer true: {:#?}\n  not shown yet: {:#?}\n\
-         If that is meant, draw it anew and look at the change:\n  BT_ACCEPT=1 cargo test -p bt-node --test journey",
-        told.difference(&made).collect::<Vec<_>>(),
-        made.difference(&told).collect::<Vec<_>>(),
+         If that is intended, draw it again and review the change:\n  BT_ACCEPT=1 cargo test -p bt-node --test journey",
+        shown.difference(&made).collect::<Vec<_>>(),
+        made.difference(&shown).collect::<Vec<_>>(),
     );
 }
 

@@ -1,6 +1,6 @@
 //! Shell: reads what a kernel that was started by UEFI passes on to the next one.
 //!
-//! The kernel exposes the mapping of the runtime services in `/sys/firmware/efi/runtime-map`; [`Facts`] is built from it.
+//! The kernel exposes the mapping of the runtime services in `/sys/firmware/efi/runtime-map`; [`Facts`] holds it.
 
 use std::fs;
 use std::path::Path;

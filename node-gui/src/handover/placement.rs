@@ -1,7 +1,7 @@
 //! Core: physically contiguous runs of huge pages, and which of them hold what.
 //!
-//! The next kernel sees memory by physical address, so what it must find in one piece has to be physically contiguous. A page is
-//! 2 MiB ([`PAGE`]), which is also the alignment that the pmem driver asks for.
+//! The next kernel sees memory by physical address, so what it must find in one piece has to be physically
+//! contiguous. A page is 2 MiB ([`PAGE`]), which is also the alignment that the pmem driver requires.
 
 /// A huge page in bytes.
 pub const PAGE: u64 = 2 << 20;
@@ -87,8 +87,8 @@ impl Places {
 
 /// Finds room for the wish in these runs.
 ///
-/// Takes the upper end of the shortest run that is long enough: long runs stay unbroken, and low addresses stay free for
-/// the kernel. The medium is split only where no run is long enough.
+/// Takes the upper end of the shortest run that is long enough: long runs stay unbroken, and low addresses stay free
+/// for the kernel. The medium is split only where no run is long enough.
 ///
 /// # Errors
 /// How many bytes there are for the part that found no room.
@@ -155,7 +155,7 @@ pub enum NoRoom {
     },
 }
 
-/// The physical address in one entry of `/proc/self/pagemap`; `None` when the page is not in memory or its address is hidden.
+/// The physical address in one entry of `/proc/self/pagemap`; `None` when it is not in memory or hidden.
 ///
 /// Bits 0 to 54 are the number of a 4 KiB frame, bit 63 says that the page is in memory (the kernel's pagemap document).
 #[must_use]

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-/// How far a download is.
+/// The progress of a download.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Bytes here.
     pub done: u64,
-    /// Bytes in all.
+    /// Bytes in total.
     pub total: u64,
     /// Bytes per second, smoothed.
     pub speed: u64,
@@ -15,6 +15,6 @@ pub struct Progress {
     pub peers: usize,
     /// Whether the server sends data now.
     pub from_server: bool,
-    /// Since when no byte came, once that is long enough to be told.
+    /// How long no byte has arrived, once that is long enough to be shown.
     pub stalled_for: Option<Duration>,
 }

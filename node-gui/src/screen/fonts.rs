@@ -1,6 +1,6 @@
 //! Shell: gives the screen its typeface.
 //!
-//! Without any font Slint's text layout would panic, so a missing one is found here first and told in words. The
+//! Without any font Slint's text layout would panic, so a missing one is detected here first and reported. The
 //! initramfs has no fontconfig; the files are registered one by one from known folders.
 
 use std::fs;
@@ -15,7 +15,7 @@ const FOLDERS: [&str; 2] = ["/usr/share/fonts/inter", "/usr/share/fonts/opentype
 const FILES: [&str; 4] =
     ["Inter-Regular.otf", "Inter-Medium.otf", "Inter-SemiBold.otf", "Inter-Bold.otf"];
 
-/// There is nothing to write with.
+/// No font can be read.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "no font found: none of {looked_for:?} can be read; build the initramfs with the package fonts-inter installed"

@@ -1,7 +1,7 @@
 //! Core: a system's picture from its name or from bytes of the catalog, as pixels of the wanted size.
 //!
-//! Every picture that cannot be shown becomes a letter on a coloured tile: a lab's systems are told apart even with
-//! no picture at all. The built-in ones are our own drawings in `assets/icons`.
+//! Every picture that cannot be shown becomes a letter on a coloured tile: a lab's systems can be distinguished even
+//! without any picture. The built-in ones are our own drawings in `assets/icons`.
 
 use std::io::Cursor;
 
@@ -10,9 +10,9 @@ use image::{ImageFormat, ImageReader, Limits, RgbaImage};
 
 use crate::journey::{IconRef, MenuItem};
 
-/// Bytes of a picture file: far above a good icon, far below what would hurt a node.
+/// Limit for the bytes of a picture file: far above a good icon, far below what would hurt a node.
 const MAX_FILE_BYTES: usize = 512 * 1024;
-/// Pixels of a picture file in each direction.
+/// Limit for the pixels of a picture file in each direction.
 const MAX_SIDE: u32 = 1024;
 
 /// What to draw for one system.
@@ -112,7 +112,7 @@ fn png(bytes: &[u8]) -> Option<RgbaImage> {
     Some(reader.decode().ok()?.to_rgba8())
 }
 
-/// Whether a drawing that calls itself so large may be drawn.
+/// Whether a drawing of this declared size may be drawn.
 #[must_use]
 pub fn is_fit_size(width: u32, height: u32) -> bool {
     (1..=MAX_SIDE).contains(&width) && (1..=MAX_SIDE).contains(&height)

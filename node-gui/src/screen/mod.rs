@@ -1,7 +1,7 @@
-//! Shell: what a person sees and does: the picker's window, or lines of text where there is no picture.
+//! Shell: what a person sees and does: the picker's window, or lines of text where there is no screen.
 //!
 //! ```text
-//! journey -> present -> window        what each step says, and its pixels
+//! journey -> present -> window        what each step shows, and its pixels
 //! input -> selection -> window        what the person does, and where the highlight goes
 //! ```
 

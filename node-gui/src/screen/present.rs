@@ -1,4 +1,4 @@
-//! Core: what the screen says at each step of the [`Journey`], in the words of the person before it.
+//! Core: what the screen shows at each step of the [`Journey`], as plain-language text.
 //!
 //! Sizes, times and counts become text here, and nowhere else. `window.rs` only copies the result to the screen.
 
@@ -21,7 +21,7 @@ pub struct Presentation {
     pub place: String,
     /// Which screen, and its content.
     pub screen: Screen,
-    /// Its buttons, in order; the first is the one Enter means where there are no cards.
+    /// Its buttons, in order; the first is the one that Enter activates where there are no tiles.
     pub buttons: Vec<Button>,
     /// What the Escape key does here.
     pub escape: Option<UiEvent>,
@@ -38,7 +38,7 @@ pub enum Screen {
         headline: String,
         /// One line more; may be empty.
         detail: String,
-        /// The present one of [`CONNECTING_STEPS`].
+        /// The current one of [`CONNECTING_STEPS`].
         step: usize,
     },
     /// The systems to choose from.
@@ -49,18 +49,18 @@ pub enum Screen {
         detail: String,
         /// The systems themselves, for their pictures.
         menu: Arc<Menu>,
-        /// One card for each system, in the menu's order.
+        /// One tile for each system, in the menu's order.
         cards: Vec<Card>,
-        /// The card that is highlighted first.
+        /// The tile that is highlighted first.
         first: usize,
-        /// The system that starts by itself.
+        /// The system that starts automatically.
         countdown: Option<CountdownLine>,
     },
-    /// A system is on its way.
+    /// A system is being downloaded, verified or started.
     Working(Box<Working>),
     /// Something failed.
     Stopped(Problem),
-    /// The PC is being switched off or restarted.
+    /// The PC is being powered off or restarted.
     Leaving {
         /// Which of the two.
         headline: String,
@@ -71,7 +71,7 @@ pub enum Screen {
 
 /// The steps of the connecting screen.
 pub const CONNECTING_STEPS: [&str; 3] = ["This PC", "Network", "Server"];
-/// The steps of a system on its way.
+/// The steps from the choice of a system to its start.
 pub const WORKING_STEPS: [&str; 3] = ["Download", "Verify", "Start"];
 
 /// One system in the menu.
@@ -98,7 +98,7 @@ pub struct CountdownLine {
     pub seconds_left: u32,
 }
 
-/// A system on its way, from the choice to its kernel.
+/// A chosen system, on the path to its kernel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Working {
     /// The menu it was chosen from, for its picture.
@@ -107,21 +107,21 @@ pub struct Working {
     pub system: SystemId,
     /// Its name.
     pub name: String,
-    /// The present one of [`WORKING_STEPS`].
+    /// The current one of [`WORKING_STEPS`].
     pub step: usize,
     /// What is happening now.
     pub headline: String,
     /// How far it is, 0 to 1.
     pub fraction: f32,
-    /// The same in words; empty where it means nothing.
+    /// The same as text; empty where it means nothing.
     pub percent: String,
     /// Amount, speed and time left.
     pub amount: String,
     /// How many other PCs send data.
     pub helpers: usize,
-    /// The same in words; may be empty.
+    /// The same as text; may be empty.
     pub helpers_text: String,
-    /// What is not as it should be; may be empty.
+    /// What is wrong at the moment; may be empty.
     pub warning: String,
 }
 
@@ -132,7 +132,7 @@ pub struct Button {
     pub label: &'static str,
     /// What it does.
     pub event: UiEvent,
-    /// Whether it is the one that helps most.
+    /// Whether it is the recommended one.
     pub is_primary: bool,
 }
 
@@ -218,7 +218,7 @@ fn choosing(menu: &Arc<Menu>, countdown: Option<&Countdown>) -> Presentation {
     Presentation { hints, ..framed(Some(menu), screen, leave_buttons()) }
 }
 
-/// The card of this system.
+/// The tile of this system.
 #[must_use]
 pub fn card(item: &MenuItem) -> Card {
     let MenuItem { id, name, note, size, obstacle, .. } = item;
@@ -293,7 +293,7 @@ fn progress_of(menu: &Arc<Menu>, system: &SystemId, done: u64, total: u64) -> Wo
         step: 0,
         headline: String::new(),
         fraction,
-        // Rounded down: “100 %” is said only when everything is here.
+        // Rounded down: “100 %” is shown only when everything is here.
         percent: format!("{} %", (f64::from(fraction) * 100.0) as u32),
         amount: String::new(),
         helpers: 0,
@@ -306,7 +306,7 @@ fn stopped(menu: Option<&Arc<Menu>>, problem: &Problem) -> Presentation {
     let mut buttons = vec![Button::primary("Try again", UiEvent::Retry)];
     if menu.is_some() {
         let back = Button::new("Back to the menu", UiEvent::Back);
-        // Another try meets the same PC; another system may fit.
+        // A retry meets the same PC; another system may fit.
         match problem.kind {
             ProblemKind::NoMemory | ProblemKind::DoesNotFit => {
                 buttons = vec![Button { is_primary: true, ..back }];
@@ -335,7 +335,7 @@ fn leave_buttons() -> Vec<Button> {
     vec![Button::new("Restart", UiEvent::Restart), Button::new("Power off", UiEvent::PowerOff)]
 }
 
-/// Puts the header around a screen.
+/// Adds the header to a screen.
 fn framed(menu: Option<&Arc<Menu>>, screen: Screen, buttons: Vec<Button>) -> Presentation {
     let (lab, place) = menu.map_or_else(Default::default, |menu| {
         let place = [&menu.room, &menu.node_name, &menu.address];
@@ -362,7 +362,7 @@ fn name_of(menu: &Menu, system: &SystemId) -> String {
     menu.item(system).map_or_else(|| system.to_string(), |item| item.name.clone())
 }
 
-/// Who sends the data, in words.
+/// Who sends the data, as text.
 fn helpers(peers: usize, from_server: bool) -> String {
     match (peers, from_server) {
         (0, false) => String::new(),
@@ -372,7 +372,7 @@ fn helpers(peers: usize, from_server: bool) -> String {
     }
 }
 
-/// Decimal units, as disks and network cards are sold: 1 MB is a million bytes.
+/// Decimal units, as on disks and network adapters: 1 MB is a million bytes.
 const UNITS: [(u64, &str); 4] =
     [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
 
@@ -388,14 +388,14 @@ fn in_unit(size: u64, (unit, word): (u64, &str)) -> String {
     if with_decimal { format!("{value:.1}") } else { format!("{value:.0}") }
 }
 
-/// A size in words: “980 MB”, “1.2 GB”.
+/// A size as text: “980 MB”, “1.2 GB”.
 fn bytes(size: u64) -> String {
     // 999.6 MB would be rounded to “1000 MB”.
     let unit = unit_of(size.saturating_add(size / 2000));
     format!("{} {}", in_unit(size, unit), unit.1)
 }
 
-/// How much is here, both in the unit of the whole: “412 of 980 MB”.
+/// How much is here, both in the unit of the total: “412 of 980 MB”.
 fn amount_of(done: u64, total: u64) -> String {
     let unit = unit_of(total.saturating_add(total / 2000));
     format!("{} of {} {}", in_unit(done.min(total), unit), in_unit(total, unit), unit.1)
@@ -406,7 +406,7 @@ fn time_left(rest: u64, speed: u64) -> String {
     duration(Duration::from_secs(rest.div_ceil(speed.max(1)).max(1)))
 }
 
-/// A time in words: “12 s”, “about 2 min”, “about 1 h 10 min”.
+/// A time as text: “12 s”, “about 2 min”, “about 1 h 10 min”.
 fn duration(time: Duration) -> String {
     let secs = time.as_secs();
     match secs {
@@ -463,7 +463,7 @@ mod tests {
         }
     }
 
-    /// Many small cases of a function from numbers to words.
+    /// Many small cases of a function from numbers to text.
     fn check<T: std::fmt::Debug + Copy>(say: impl Fn(T) -> String, cases: &[(T, &str)]) {
         for (input, expected) in cases {
             assert_eq!(say(*input), *expected, "for {input:?}");
@@ -489,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn both_amounts_share_the_unit_of_the_whole() {
+    fn both_amounts_share_the_unit_of_the_total() {
         check(
             |(done, total)| amount_of(done, total),
             &[
@@ -521,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn helpers_are_counted_in_words() {
+    fn senders_are_counted() {
         check(
             |(peers, server)| helpers(peers, server),
             &[
@@ -534,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn a_download_tells_amount_speed_and_time_left() {
+    fn a_download_shows_amount_speed_and_time_left() {
         let progress = Progress {
             done: 412_000_000,
             total: 980_000_000,
@@ -565,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_is_highlighted_and_its_countdown_told() {
+    fn the_default_is_highlighted_and_its_countdown_shown() {
         let countdown = Some(Countdown { system: id("debian"), seconds_left: 12 });
         let shown = present(&Journey::Menu { menu: menu(), countdown });
         let Screen::Menu { first, countdown: Some(line), cards, .. } = shown.screen else {

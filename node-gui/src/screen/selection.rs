@@ -1,6 +1,6 @@
-//! Core: what the keyboard is at, among the cards and the buttons of one screen.
+//! Core: what the keyboard highlights, among the tiles and the buttons of one screen.
 //!
-//! Arrows move among the cards, from the last row down into the buttons and up again; Tab goes round everything.
+//! Arrows move among the tiles, from the last row down into the buttons and up again; Tab goes round everything.
 //! Hovering with the pointer moves the same highlight, so that keys and pointer never disagree.
 
 /// A key that means something to the picker.
@@ -25,7 +25,7 @@ pub enum Key {
 /// What is highlighted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Focus {
-    /// The card with this index.
+    /// The tile with this index.
     Card(usize),
     /// The button with this index.
     Button(usize),
@@ -50,7 +50,7 @@ pub struct Selection {
     cards: usize,
     columns: usize,
     buttons: usize,
-    /// The card that is highlighted, or was before a button was.
+    /// The tile that is highlighted, or was before a button was.
     card: usize,
     focus: Focus,
 }
@@ -59,9 +59,9 @@ pub struct Selection {
 const PAGE_ROWS: usize = 3;
 
 impl Selection {
-    /// The highlight of a screen with so many cards in so many columns, and so many buttons.
+    /// The highlight of a screen with this many tiles, columns and buttons.
     ///
-    /// It begins at card `first`, or at the first button where there are no cards.
+    /// It begins at tile `first`, or at the first button where there are no tiles.
     #[must_use]
     pub fn new(cards: usize, columns: usize, buttons: usize, first: usize) -> Self {
         let card = first.min(cards.saturating_sub(1));
@@ -85,7 +85,7 @@ impl Selection {
         self.focus
     }
 
-    /// The card that is highlighted, or was before a button was.
+    /// The tile that is highlighted, or was before a button was.
     #[must_use]
     pub fn card(&self) -> Option<usize> {
         (self.cards > 0).then_some(self.card)
@@ -162,7 +162,7 @@ impl Selection {
         }
     }
 
-    /// Tab: the cards as one stop, then each button, then the cards again.
+    /// Tab: the tiles as one stop, then each button, then the tiles again.
     fn cycle(&mut self, by: isize) {
         let before = usize::from(self.cards > 0);
         let stops = before + self.buttons;

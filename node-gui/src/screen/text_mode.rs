@@ -1,4 +1,4 @@
-//! Core: the journey in single lines, for a console where no picture can be shown.
+//! Core: the journey as single lines, for a console where no picture can be shown.
 
 use crate::journey::{Connecting, Journey, Leaving};
 
@@ -44,7 +44,7 @@ mod tests {
     use crate::journey::problem::Problem;
 
     #[test]
-    fn a_problem_is_told_with_its_cause_and_remedy() {
+    fn a_problem_is_shown_with_its_cause_and_next_step() {
         let journey =
             Journey::Stopped { menu: None, system: None, problem: Problem::internal("errno 5") };
         let text = line(&journey);

@@ -31,20 +31,20 @@ use crate::screen::selection::{Focus, Key, Press, Selection};
 const DESIGNED_FOR: (f32, f32) = (1280.0, 800.0);
 /// Smaller type could not be read on a small screen, larger would waste a big one.
 const SCALES: (f32, f32) = (0.8, 3.0);
-/// Screens at least so wide, in lengths of the theme, show three and four cards beside each other.
+/// Screens at least so wide, in lengths of the theme, show three and four tiles side by side.
 const WIDE: [f32; 2] = [1120.0, 1640.0];
 /// How long a pointer that does not move stays visible.
 const POINTER_REST: Duration = Duration::from_secs(5);
 /// Lengths of the theme that one notch of the wheel scrolls.
 const WHEEL_STEP: f32 = 84.0;
-/// Sides of a system's picture on a card and on the working screen, as `icon` and `icon-large` in the theme.
+/// Side lengths of a system's picture on a tile and on the working screen, as `icon` and `icon-large` in the theme.
 const ICON: f32 = 64.0;
 const ICON_LARGE: f32 = 88.0;
 
-/// There can be no picker on this machine.
+/// Why there can be no picker on this machine.
 #[derive(Debug, thiserror::Error)]
 pub enum WindowError {
-    /// There is nothing to write with.
+    /// No font can be read.
     #[error(transparent)]
     NoFont(#[from] NoFont),
     /// No screen can be opened, or it was lost.
@@ -52,7 +52,7 @@ pub enum WindowError {
     NoScreen(#[from] slint::PlatformError),
 }
 
-/// The window is gone: its event loop ended, or never began.
+/// The window is closed: its event loop ended, or never began.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the picker's window is closed")]
 pub struct Closed;
@@ -71,7 +71,7 @@ pub struct Window {
 #[derive(Debug, Clone)]
 pub struct Handle(());
 
-/// Whom to tell what the person does.
+/// Receives what the person does.
 type Listener = Rc<dyn Fn(UiEvent)>;
 
 struct Inner {
@@ -87,7 +87,7 @@ struct Inner {
 struct State {
     shown: Option<Presentation>,
     selection: Selection,
-    /// The menu that the cards were made from.
+    /// The menu that the tiles were made from.
     menu: Option<Arc<Menu>>,
     /// What the person chose last: after a cancelled download it is highlighted again.
     chosen: Option<SystemId>,
@@ -124,7 +124,7 @@ impl Window {
         Ok(Self { inner })
     }
 
-    /// A way to this window for other threads.
+    /// A handle to this window for other threads.
     #[must_use]
     pub fn handle(&self) -> Handle {
         Handle(())
@@ -135,7 +135,7 @@ impl Window {
         self.inner.show(presentation);
     }
 
-    /// Says who wants to know what the person does; replaces the one before.
+    /// Sets the listener for what the person does; replaces the previous one.
     pub fn on_event(&self, listener: impl Fn(UiEvent) + 'static) {
         *self.inner.listener.borrow_mut() = Some(Rc::new(listener));
     }
@@ -159,7 +159,7 @@ impl Handle {
     /// Puts this on the screen.
     ///
     /// # Errors
-    /// When the window is gone.
+    /// When the window is closed.
     pub fn show(&self, presentation: Presentation) -> Result<(), Closed> {
         on_window(move |inner| inner.show(&presentation))
     }
@@ -167,7 +167,7 @@ impl Handle {
     /// What a person did with keyboard or pointer.
     ///
     /// # Errors
-    /// When the window is gone.
+    /// When the window is closed.
     pub fn input(&self, inputs: Vec<Input>) -> Result<(), Closed> {
         on_window(move |inner| inputs.into_iter().for_each(|input| inner.input(input)))
     }
@@ -175,7 +175,7 @@ impl Handle {
     /// Ends [`Window::run`].
     ///
     /// # Errors
-    /// When the window is gone already.
+    /// When the window is closed already.
     pub fn quit(&self) -> Result<(), Closed> {
         slint::quit_event_loop().map_err(|_| Closed)
     }
@@ -239,7 +239,7 @@ impl Inner {
         }
     }
 
-    /// Whether the pointer leaves its place: a tablet tells its place at start, and again and again.
+    /// Whether the pointer leaves its place: a tablet reports its place at start, and repeatedly.
     fn is_real_move(&self, input: Input) -> bool {
         let Some(at) = self.state.borrow().pointer else { return false };
         let (width, height) = self.size();
@@ -426,11 +426,11 @@ impl Inner {
         };
     }
 
-    /// Cards beside each other.
+    /// Tiles side by side.
     fn columns(&self, cards: usize) -> usize {
         let width = self.size().0 / self.scale.get();
         let most = 2 + WIDE.iter().filter(|wide| width >= **wide).count();
-        // Four cards look better two by two than three and one.
+        // Four tiles look better two by two than three and one.
         let most = if cards == 4 { 2 } else { most };
         cards.clamp(1, most)
     }
@@ -554,7 +554,7 @@ fn letter_tile(letter: &str, [red, green, blue]: [u8; 3]) -> Tile {
     Tile { letter: letter.into(), tint, ..Tile::default() }
 }
 
-/// Draws an SVG once, as pixels: Slint would draw it anew for every frame.
+/// Draws an SVG once, as pixels: Slint would draw it again for every frame.
 fn drawn(svg: &[u8], side: u32) -> Option<Image> {
     let drawing = Image::load_from_svg_data(svg).ok()?;
     let size = drawing.size();

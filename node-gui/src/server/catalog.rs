@@ -1,7 +1,7 @@
 //! Shell: the signed catalog over HTTP, the key it is checked with, and the pictures it names.
 //!
 //! Four documents make a catalog: the list of keys, the catalog, and a signature for each. A server that publishes in
-//! between gives two that do not match; that looks like an attack and is cured by asking again.
+//! between sends two that do not match; that looks like an attack, and is fixed by asking again.
 
 use std::fs;
 use std::path::Path;
@@ -39,7 +39,7 @@ struct RawLab {
     version_floor: u64,
 }
 
-/// Reads what this node was built to believe: the root key, and the lab where `lab` exists.
+/// Reads what this node was built to trust: the root key, and the lab where `lab` exists.
 ///
 /// # Errors
 /// When a file is missing or damaged.
@@ -223,7 +223,7 @@ async fn picture(http: &Http, digest: Digest) -> IconRef {
     }
 }
 
-/// Words for each reason to refuse a catalog.
+/// The problem for each reason to refuse a catalog.
 fn refused(error: &CatalogError) -> Problem {
     use ProblemKind::{BadCatalog, BadSignature, Expired};
     const STOP: &str = "Tell your supervisor. Nothing was started.";
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_has_its_own_words() {
+    fn each_refusal_has_its_own_text() {
         let (mut documents, trust) = lab();
         let unknown = Trust { root: key().public(), ..trust.clone() };
         assert!(why(&documents, &unknown).1.contains("signed with an unknown key"));

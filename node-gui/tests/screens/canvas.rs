@@ -11,7 +11,7 @@ use slint::platform::software_renderer::{MinimalSoftwareWindow, RepaintBufferTyp
 use slint::platform::{Platform, PlatformError, WindowAdapter};
 use slint::{PhysicalSize, Rgb8Pixel};
 
-/// A platform with one window in memory and a clock that stands still unless told.
+/// A platform with one window in memory and a clock that moves only when advanced.
 struct InMemory {
     window: Rc<MinimalSoftwareWindow>,
     now: Rc<Cell<Duration>>,

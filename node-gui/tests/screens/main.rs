@@ -19,24 +19,24 @@ use self::samples::{id, menu};
 /// A picker that remembers what the person did.
 struct Picker {
     canvas: Canvas,
-    told: Rc<RefCell<Vec<UiEvent>>>,
+    events: Rc<RefCell<Vec<UiEvent>>>,
 }
 
 impl Picker {
     fn showing(journey: &Journey) -> Self {
         let canvas = Canvas::new(1024, 768);
-        let told = Rc::new(RefCell::new(Vec::new()));
-        let sink = Rc::clone(&told);
+        let events = Rc::new(RefCell::new(Vec::new()));
+        let sink = Rc::clone(&events);
         canvas.window.on_event(move |event| sink.borrow_mut().push(event));
         canvas.show(&present(journey));
-        Self { canvas, told }
+        Self { canvas, events }
     }
 
     fn press(&self, keys: &[Key]) -> Vec<UiEvent> {
         for key in keys {
             self.canvas.window.input(Input::Key { key: *key, repeated: false });
         }
-        self.told.take()
+        self.events.take()
     }
 
     fn point(&self, x: f32, y: f32) {
@@ -47,7 +47,7 @@ impl Picker {
         self.point(x, y);
         self.canvas.window.input(Input::Button(true));
         self.canvas.window.input(Input::Button(false));
-        self.told.take()
+        self.events.take()
     }
 }
 
@@ -55,7 +55,7 @@ fn choosing(menu: Arc<Menu>) -> Journey {
     Journey::Menu { menu, countdown: None }
 }
 
-/// Presses the keys on this screen and compares what the picker tells.
+/// Presses the keys on this screen and compares the picker's events.
 fn check(journey: &Journey, keys: &[Key], expected: &[UiEvent]) {
     let picker = Picker::showing(journey);
     assert_eq!(picker.press(keys), expected, "after {keys:?}");
@@ -81,14 +81,14 @@ fn enter_chooses_the_default_at_once() {
 }
 
 #[test]
-fn arrows_choose_any_card_of_the_grid() {
-    // 1024x768 shows three cards beside each other.
+fn arrows_choose_any_tile_of_the_grid() {
+    // 1024x768 shows three tiles side by side.
     let expected = [UiEvent::Choose(id("compute"))];
     check(&choosing(menu(6)), &[Right, Right, Down, Enter], &expected);
 }
 
 #[test]
-fn the_buttons_below_the_cards_work_by_tab_and_by_arrows() {
+fn the_buttons_below_the_tiles_work_by_tab_and_by_arrows() {
     let expected = [UiEvent::Restart, UiEvent::PowerOff];
     check(&choosing(menu(3)), &[Tab, Enter, Up, Down, Right, Enter], &expected);
 }
@@ -125,7 +125,7 @@ fn every_button_of_a_problem_is_reached_by_keys() {
 fn a_held_enter_key_does_not_run_through_the_screens() {
     let picker = Picker::showing(&choosing(menu(6)));
     picker.canvas.window.input(Input::Key { key: Enter, repeated: true });
-    assert_eq!(picker.told.take(), []);
+    assert_eq!(picker.events.take(), []);
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn the_highlight_stays_while_the_countdown_and_progress_go_on() {
 }
 
 #[test]
-fn after_a_cancelled_download_its_card_is_highlighted_again() {
+fn after_a_cancelled_download_its_tile_is_highlighted_again() {
     let picker = Picker::showing(&choosing(menu(6)));
     picker.press(&[Right, Enter]);
     picker.canvas.show(&present(&downloading()));
@@ -148,7 +148,7 @@ fn after_a_cancelled_download_its_card_is_highlighted_again() {
 }
 
 #[test]
-fn a_click_on_a_card_chooses_it() {
+fn a_click_on_a_tile_chooses_it() {
     let picker = Picker::showing(&choosing(menu(6)));
     assert_eq!(picker.click(0.5, 0.45), [UiEvent::Choose(id("ubuntu"))]);
 }
@@ -165,7 +165,7 @@ fn the_pointer_is_drawn_when_it_moves_and_hidden_when_it_rests() {
 }
 
 #[test]
-fn keys_scroll_the_selected_card_into_sight_and_the_wheel_scrolls_too() {
+fn keys_scroll_the_selected_tile_into_sight_and_the_wheel_scrolls_too() {
     let picker = Picker::showing(&choosing(menu(14)));
     let top = picker.canvas.draw();
     picker.press(&[Down, Down, Down, Down]);

@@ -16,7 +16,7 @@ pub enum Input {
     PowerButton,
     /// The pointer moved by so many steps.
     PointerBy(f32, f32),
-    /// The pointer is at this part of the screen's width and height, 0 to 1; an axis not told stays.
+    /// The pointer is at this part of the screen's width and height, 0 to 1; an axis that is `None` stays.
     PointerAt(Option<f32>, Option<f32>),
     /// The main button went down or up.
     Button(bool),

@@ -1,6 +1,6 @@
 //! Shell: reads keyboards, mice, tablets and touchpads from `/dev/input`, and looks for new ones every second.
 //!
-//! What one device says is put together by [`Reader`], which knows no file.
+//! [`Reader`] combines the events of one device; it does no IO.
 
 use std::collections::HashMap;
 use std::fs;
@@ -23,22 +23,22 @@ pub mod reader;
 const FOLDER: &str = "/dev/input";
 /// How often new devices are looked for.
 const RESCAN: Duration = Duration::from_secs(1);
-/// More devices than any PC has; a limit all the same.
+/// A limit that is above the number of devices of any PC.
 const MAX_DEVICES: usize = 64;
 
-/// Starts the thread that reads every device and hands what it says to `tell`.
+/// Starts the thread that reads every device and passes its inputs to `send`.
 ///
-/// It ends when `tell` fails: nobody listens any more.
+/// It ends when `send` fails: the receiver no longer exists.
 ///
 /// # Errors
 /// When the thread cannot be started.
-pub fn start<E>(tell: impl Fn(Vec<Input>) -> Result<(), E> + Send + 'static) -> io::Result<()> {
+pub fn start<E>(send: impl Fn(Vec<Input>) -> Result<(), E> + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name("input".to_owned()).spawn(move || {
         let mut devices = HashMap::new();
         loop {
             rescan(&mut devices);
             let inputs = wait(&mut devices);
-            if !inputs.is_empty() && tell(inputs).is_err() {
+            if !inputs.is_empty() && send(inputs).is_err() {
                 return;
             }
         }
@@ -46,7 +46,7 @@ pub fn start<E>(tell: impl Fn(Vec<Input>) -> Result<(), E> + Send + 'static) -> 
     Ok(())
 }
 
-/// Opens the devices that are new. A device that cannot be opened yet is tried again with the next call.
+/// Opens new devices. A device that cannot be opened yet is retried with the next call.
 fn rescan(devices: &mut HashMap<PathBuf, (Device, Reader)>) {
     let Ok(entries) = fs::read_dir(FOLDER) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
@@ -90,7 +90,7 @@ fn open(path: &Path) -> io::Result<(Device, Reader)> {
     Ok((device, Reader::new(pointing, ranges)))
 }
 
-/// Waits until a device says something or a rescan is due; drops devices that were pulled out.
+/// Waits for input or until a rescan is due; drops devices that were disconnected.
 fn wait(devices: &mut HashMap<PathBuf, (Device, Reader)>) -> Vec<Input> {
     let timeout = PollTimeout::try_from(RESCAN).unwrap_or(PollTimeout::MAX);
     let mut fds: Vec<PollFd> = devices

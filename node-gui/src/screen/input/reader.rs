@@ -1,4 +1,4 @@
-//! Core: puts together what one device says.
+//! Core: combines the events of one device into inputs.
 //!
 //! See linux/input-event-codes.h and the kernel's `Documentation/input/event-codes.rst`. Only the keys that move in the
 //! picker have a meaning, so no keyboard layout is needed. Key repeat is the kernel's.
@@ -11,18 +11,18 @@ use crate::screen::selection::Key;
 /// A touchpad's width in steps of the pointer.
 const TOUCHPAD_STEPS: f32 = 900.0;
 
-/// How a device tells where its pointer is.
+/// How a device reports its pointer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pointing {
     /// Steps, as a mouse.
     Relative,
     /// A place on the screen, as a tablet or a touchscreen.
     Absolute,
-    /// A place on a pad, of which only the way counts.
+    /// A place on a pad, of which only the movement counts.
     Touchpad,
 }
 
-/// Puts the events of one device together to [`Input`]s.
+/// Combines the events of one device into [`Input`]s.
 #[derive(Debug)]
 pub struct Reader {
     pointing: Pointing,
@@ -36,7 +36,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// The reader of a device that points this way, with these ranges of its absolute axes.
+    /// The reader of a device that points like this, with these ranges of its absolute axes.
     #[must_use]
     pub fn new(pointing: Pointing, ranges: [Option<(i32, i32)>; 2]) -> Self {
         let (at, finger) = ([None; 2], [None; 2]);
@@ -67,12 +67,12 @@ impl Reader {
             KeyCode::KEY_LEFTSHIFT | KeyCode::KEY_RIGHTSHIFT => self.is_shifted = is_down,
             KeyCode::BTN_TOUCH if self.pointing == Pointing::Touchpad => self.finger = [None; 2],
             KeyCode::BTN_LEFT | KeyCode::BTN_TOUCH => {
-                // A tablet tells its new place in the same report: the press belongs there.
+                // A tablet reports its new place in the same report: the press belongs there.
                 self.flush(out);
                 out.push(Input::Button(is_down));
             }
             KeyCode::KEY_POWER if value == 1 => out.push(Input::PowerButton),
-            // Buttons of mice, joysticks and the like are no keys.
+            // Buttons of mice, joysticks and the like are not keys.
             KeyCode(code) if (KeyCode::BTN_0.0..KeyCode::KEY_OK.0).contains(&code) => {}
             code if is_down => {
                 let key = meaning(code, self.is_shifted);
@@ -104,11 +104,11 @@ impl Reader {
             out.push(Input::PointerAt(at[0], at[1]));
             return;
         }
-        let way = |axis: usize| match (self.finger[axis], at[axis]) {
+        let delta = |axis: usize| match (self.finger[axis], at[axis]) {
             (Some(before), Some(now)) => (now - before) * TOUCHPAD_STEPS,
             _ => 0.0,
         };
-        let (dx, dy) = (way(0), way(1) * 0.6);
+        let (dx, dy) = (delta(0), delta(1) * 0.6);
         for (finger, now) in self.finger.iter_mut().zip(at) {
             *finger = now.or(*finger);
         }
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_told_when_they_go_down_and_when_they_repeat() {
+    fn keys_are_reported_when_they_go_down_and_when_they_repeat() {
         let down = |repeated| Input::Key { key: Key::Down, repeated };
         let code = KeyCode::KEY_DOWN;
         let events = [key(code, 1), SYN, key(code, 2), SYN, key(code, 0), SYN];
@@ -183,10 +183,10 @@ mod tests {
 
     #[test]
     fn shift_turns_tab_around_until_it_is_released() {
-        let told = |key| Input::Key { key, repeated: false };
+        let pressed = |key| Input::Key { key, repeated: false };
         let (shift, tab) = (KeyCode::KEY_LEFTSHIFT, KeyCode::KEY_TAB);
         let events = [key(shift, 1), key(tab, 1), key(tab, 0), key(shift, 0), key(tab, 1)];
-        check(Pointing::Relative, &events, &[told(Key::BackTab), told(Key::Tab)]);
+        check(Pointing::Relative, &events, &[pressed(Key::BackTab), pressed(Key::Tab)]);
     }
 
     #[test]
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tablet_tells_its_place_before_its_button() {
+    fn a_tablet_reports_its_place_before_its_button() {
         let (x, y) = (AbsoluteAxisCode::ABS_X, AbsoluteAxisCode::ABS_Y);
         let events = [abs(x, 500), abs(y, 500), key(KeyCode::BTN_LEFT, 1), SYN];
         let expected = [Input::PointerAt(Some(0.5), Some(1.0)), Input::Button(true)];
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_touchpad_moves_by_the_way_of_the_finger_and_not_when_it_lands() {
+    fn a_touchpad_moves_with_the_finger_and_not_when_it_lands() {
         let x = AbsoluteAxisCode::ABS_X;
         let touch = KeyCode::BTN_TOUCH;
         let events = [
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn wheel_and_power_button_are_told() {
+    fn wheel_and_power_button_are_reported() {
         let events = [
             rel(RelativeAxisCode::REL_WHEEL, -1),
             key(KeyCode::KEY_POWER, 1),
