@@ -1,40 +1,13 @@
 //! Shell: `cargo lab`: a whole computer lab on one machine, for newcomers, tests and measurements.
 //!
-//! A private network of namespaces ([`net`]), PCs that really boot from it ([`qemu`]), the server
-//! as it ships ([`server`]), and a scripted student who presses keys and looks at the screen
-//! ([`student`]).
+//! A private network of namespaces ([`room::net`]), PCs that really boot from it ([`room::qemu`]), the server
+//! as it ships ([`room::server`]), and a scripted student who presses keys and looks at the screen
+//! ([`room::student`]).
 
-mod bench;
-mod boot;
-mod build;
-mod cargo;
-mod clock;
-mod demo;
-mod dhcp_load;
-mod dnsmasq;
-mod fuzz;
-mod handover;
-mod http;
-mod image;
-mod net;
-mod process;
-mod proxy;
-mod qemu;
-mod qmp;
-mod relay;
-mod report;
-mod sample;
+mod commands;
+mod host;
+mod room;
 mod scenario;
-mod screen;
-mod server;
-mod setup;
-mod simulate;
-mod steps;
-mod student;
-mod swarm_bench;
-mod test;
-mod tftp_load;
-mod wire;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -43,7 +16,11 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use nix::sys::resource::{UsageWho, getrusage};
 
-use report::Report;
+use commands::{
+    boot, build, demo, dhcp_load, fuzz, handover, image, simulate, swarm, test, tftp_load,
+};
+use host::clock;
+use host::outcome::Report;
 
 /// The virtual computer lab of BootTorrent.
 ///
@@ -68,7 +45,7 @@ enum Action {
     Image(image::Options),
     Handover(handover::Options),
     Fuzz(fuzz::Options),
-    Swarm(swarm_bench::Options),
+    Swarm(swarm::Options),
     Simulate(simulate::Options),
     DhcpLoad(dhcp_load::Options),
     TftpLoad(tftp_load::Options),
@@ -84,7 +61,7 @@ fn main() -> ExitCode {
         Action::Image(options) => image::run_command(options),
         Action::Handover(options) => handover::run(options),
         Action::Fuzz(options) => fuzz::run(options),
-        Action::Swarm(options) => swarm_bench::run(options),
+        Action::Swarm(options) => swarm::run(options),
         Action::Simulate(options) => simulate::run(options),
         Action::DhcpLoad(options) => dhcp_load::run(options),
         Action::TftpLoad(options) => tftp_load::run(options),

@@ -2,11 +2,11 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::bench::Bench;
-use crate::handover::medium::{self, Medium, Proof};
-use crate::handover::search::Outcome;
-use crate::handover::{Way, words};
-use crate::image::{self, Kind};
+use crate::commands::handover::medium::{self, Medium, Proof};
+use crate::commands::handover::search::Outcome;
+use crate::commands::handover::{Way, words};
+use crate::commands::image::{self, Kind};
+use crate::room::testbed::Bench;
 
 /// Large enough to matter beside all else that is in memory.
 const IMAGE: u64 = 160 << 20;

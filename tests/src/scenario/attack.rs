@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, setns};
 
-use crate::bench::Bench;
-use crate::boot::MENU_LIMIT;
-use crate::clock;
-use crate::http;
-use crate::net::{Place, SERVER};
-use crate::process::run;
-use crate::qemu::{Firmware, Machine};
-use crate::server::{HTTP, server_command};
-use crate::student::Student;
+use crate::commands::boot::MENU_LIMIT;
+use crate::host::clock;
+use crate::host::http;
+use crate::host::process::run;
+use crate::room::net::{Place, SERVER};
+use crate::room::qemu::{Firmware, Machine};
+use crate::room::server::{HTTP, server_command};
+use crate::room::student::Student;
+use crate::room::testbed::Bench;
 
 /// How long the garbage flows in the short and the long test.
 const SHORT: Duration = Duration::from_secs(10);

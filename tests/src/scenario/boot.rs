@@ -6,14 +6,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use image::RgbImage;
 
-use crate::bench::Bench;
-use crate::boot::{self, FirmwareKind, MENU_LIMIT, Route, START_LIMIT};
-use crate::cargo;
-use crate::clock;
-use crate::qemu::Machine;
-use crate::sample::{Addresses, SampleLab};
-use crate::screen::{Difference, Region, compare};
-use crate::student::Student;
+use crate::commands::boot::{self, FirmwareKind, MENU_LIMIT, Route, START_LIMIT};
+use crate::host::cargo;
+use crate::host::clock;
+use crate::room::qemu::Machine;
+use crate::room::sample::{Addresses, SampleLab};
+use crate::room::screen::{Difference, Region, compare};
+use crate::room::student::Student;
+use crate::room::testbed::Bench;
 
 /// After a key or a step, until the screen shows it.
 const DRAWN: Duration = Duration::from_secs(20);

@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
-use crate::bench::Bench;
-use crate::http;
-use crate::process::{Running, command, command_in, run, tail};
-use crate::sample::SampleLab;
-use crate::server::HTTP;
+use crate::host::http;
+use crate::host::process::{Running, command, command_in, run, tail};
+use crate::room::sample::SampleLab;
+use crate::room::server::HTTP;
+use crate::room::testbed::Bench;
 
 /// The sample system is a few seconds' download; a swarm may need a while to begin.
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(120);

@@ -7,13 +7,13 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::bench::Bench;
-use crate::clock;
-use crate::http;
-use crate::net::SERVER;
-use crate::process::output;
-use crate::sample::SampleLab;
-use crate::server::{HTTP, server_command};
+use crate::host::clock;
+use crate::host::http;
+use crate::host::process::output;
+use crate::room::net::SERVER;
+use crate::room::sample::SampleLab;
+use crate::room::server::{HTTP, server_command};
+use crate::room::testbed::Bench;
 
 /// `status` says so when the server does not run.
 const NOT_RUNNING: i32 = 3;

@@ -14,13 +14,13 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, socket};
 
-use crate::bench::Bench;
-use crate::clock;
-use crate::dnsmasq::Dnsmasq;
-use crate::net::{Place, SERVER};
-use crate::process::{Running, command, command_in, run as run_command};
-use crate::sample::{Addresses, SampleLab, usual_words};
-use crate::server::Server;
+use crate::host::clock;
+use crate::host::process::{Running, command, command_in, run as run_command};
+use crate::room::dnsmasq::Dnsmasq;
+use crate::room::net::{Place, SERVER};
+use crate::room::sample::{Addresses, SampleLab, usual_words};
+use crate::room::server::Server;
+use crate::room::testbed::Bench;
 
 /// A PC that is written down, and one network behind a relay.
 const MORE: &str = "[[host]]\nmac = \"02:00:00:00:00:09\"\naddress = \"10.77.0.9\"\n\

@@ -8,13 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::bench::Bench;
-use crate::clock;
-use crate::dnsmasq::Dnsmasq;
-use crate::net::SERVER;
-use crate::process::{command, output, run as run_command};
-use crate::sample::{Addresses, SampleLab, usual_words};
-use crate::server::server_command;
+use crate::host::clock;
+use crate::host::process::{command, output, run as run_command};
+use crate::room::dnsmasq::Dnsmasq;
+use crate::room::net::SERVER;
+use crate::room::sample::{Addresses, SampleLab, usual_words};
+use crate::room::server::server_command;
+use crate::room::testbed::Bench;
 
 /// One PC of the lab has Secure Boot, so that the doctor goes that way too.
 const SECURE_HOST: &str =

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::bench::Bench;
-use crate::boot::{self, MENU_LIMIT, START_LIMIT};
-use crate::http;
-use crate::qemu::{Firmware, Machine};
-use crate::sample::{Addresses, SampleLab, usual_words};
-use crate::server::{HTTP, Server};
-use crate::student::Student;
-use crate::wire::{Sighting, Wire};
+use crate::commands::boot::{self, MENU_LIMIT, START_LIMIT};
+use crate::host::http;
+use crate::room::packets::{Sighting, Wire};
+use crate::room::qemu::{Firmware, Machine};
+use crate::room::sample::{Addresses, SampleLab, usual_words};
+use crate::room::server::{HTTP, Server};
+use crate::room::student::Student;
+use crate::room::testbed::Bench;
 
 /// The system that one of the PCs starts without a student.
 const PRESET: &str = "exam";

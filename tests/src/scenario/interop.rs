@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::bench::Bench;
-use crate::clock;
-use crate::http;
-use crate::net::{Place, SERVER};
-use crate::process::{Running, command_in, run, tail};
-use crate::sample::SampleLab;
+use crate::commands::swarm::engine::{libtorrent as lt, transmission as tr};
+use crate::host::clock;
+use crate::host::http;
+use crate::host::process::{Running, command_in, run, tail};
+use crate::room::net::{Place, SERVER};
+use crate::room::sample::SampleLab;
+use crate::room::server::HTTP;
+use crate::room::testbed::Bench;
 use crate::scenario::clients::check_same_files;
 use crate::scenario::swarm::{bytes_from, fetch, figures};
-use crate::server::HTTP;
-use crate::swarm_bench::engine::{libtorrent as lt, transmission as tr};
 
 /// The catalog entry that is fetched.
 const SYSTEM: &str = "sample";

@@ -4,8 +4,8 @@
 use anyhow::Result;
 
 use super::interop::there_and_back;
-use crate::bench::Bench;
-use crate::swarm_bench::engine::librqbit::peer;
+use crate::commands::swarm::engine::librqbit::peer;
+use crate::room::testbed::Bench;
 
 pub fn run(bench: &mut Bench) -> Result<String> {
     there_and_back(bench, "librqbit", |at| peer(at.place, "fetch", &at.torrent, &at.downloads))

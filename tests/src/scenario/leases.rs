@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 
-use crate::bench::Bench;
-use crate::clock;
-use crate::net::{Place, SERVER};
-use crate::relay::{self, ACK, DISCOVER, OFFER, REQUEST, Reply, address_option, message};
+use crate::host::clock;
+use crate::room::net::{Place, SERVER};
+use crate::room::relay::{self, ACK, DISCOVER, OFFER, REQUEST, Reply, address_option, message};
+use crate::room::testbed::Bench;
 
 /// Half of the sample lab's addresses: while more are free, the server takes newcomers at any rate.
 const NODES: u8 = 50;

@@ -20,7 +20,7 @@ mod tftp_clients;
 
 use anyhow::Result;
 
-use crate::bench::Bench;
+use crate::room::testbed::Bench;
 
 /// One test of the whole.
 pub struct Scenario {
@@ -72,7 +72,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "tftp-loss",
         what: "8 TFTP clients get a file whole where 5 % of the packets are lost each way",
-        run: crate::tftp_load::survive_loss,
+        run: crate::commands::tftp_load::survive_loss,
     },
     Scenario {
         name: "minisign",

@@ -7,15 +7,15 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 
-use crate::bench::{Bench, direct};
-use crate::boot::START_LIMIT;
-use crate::clock;
-use crate::proxy::Proxy;
-use crate::qemu::{Firmware, Machine};
-use crate::screen::shows_something;
-use crate::server::HTTP;
-use crate::steps::Step;
-use crate::student::Student;
+use crate::commands::boot::START_LIMIT;
+use crate::host::clock;
+use crate::room::proxy::Proxy;
+use crate::room::qemu::{Firmware, Machine};
+use crate::room::screen::shows_something;
+use crate::room::serial_log::Step;
+use crate::room::server::HTTP;
+use crate::room::student::Student;
+use crate::room::testbed::{Bench, direct};
 
 /// From power-on to the catalog, without a firmware.
 const CATALOG_LIMIT: Duration = Duration::from_secs(120);

@@ -6,17 +6,17 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::bench::{Bench, direct};
-use crate::boot::{MENU_LIMIT, START_LIMIT};
-use crate::clock;
-use crate::http;
-use crate::net::Place;
-use crate::process::{Running, command_in};
-use crate::qemu::Machine;
-use crate::sample::SampleLab;
+use crate::commands::boot::{MENU_LIMIT, START_LIMIT};
+use crate::host::clock;
+use crate::host::http;
+use crate::host::process::{Running, command_in};
+use crate::room::net::Place;
+use crate::room::qemu::Machine;
+use crate::room::sample::SampleLab;
+use crate::room::server::HTTP;
+use crate::room::student::Student;
+use crate::room::testbed::{Bench, direct};
 use crate::scenario::clients::check_same_files;
-use crate::server::HTTP;
-use crate::student::Student;
 
 const SYSTEM: &str = "sample";
 /// The sample system is a few seconds' download.

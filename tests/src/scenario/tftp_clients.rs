@@ -10,10 +10,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns};
 
-use crate::bench::Bench;
-use crate::clock;
-use crate::net::{Place, SERVER};
-use crate::process::{command_in, output};
+use crate::host::clock;
+use crate::host::process::{command_in, output};
+use crate::room::net::{Place, SERVER};
+use crate::room::testbed::Bench;
 
 /// Where Debian has what the server reads.
 const LOADERS: [(&str, &str); 6] = [
