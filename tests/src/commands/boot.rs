@@ -4,74 +4,24 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::json;
 
 use crate::host::cargo;
 use crate::host::outcome::Report;
 use crate::host::packages::Extra;
-use crate::room::dnsmasq::Dnsmasq;
 use crate::room::net::Lan;
 use crate::room::packets::{Sighting, Wire};
-use crate::room::qemu::{Firmware, Machine};
-use crate::room::sample::{Addresses, GUEST_WORDS, SampleLab, usual_words};
+use crate::room::qemu::Machine;
+use crate::room::route::{FirmwareKind, MENU_LIMIT, Route, START_LIMIT, check_secure_boot};
+use crate::room::sample::{Addresses, SampleLab};
 use crate::room::student::Student;
 use crate::room::testbed::Bench;
 
-/// From power-on to the picker, on a slow and busy machine; GRUB alone takes a minute to load.
-pub const MENU_LIMIT: Duration = Duration::from_secs(300);
-/// From the choice to the started system.
-pub const START_LIMIT: Duration = Duration::from_secs(180);
 /// How long a film stays at the menu and at the started system, so that they are on it.
 const FILM_STAYS: Duration = Duration::from_secs(5);
 /// The longest bar of the table, in characters.
 const BAR: f64 = 40.0;
-
-/// The firmware of a PC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum FirmwareKind {
-    /// The older kind (SeaBIOS).
-    Bios,
-    /// The newer kind (OVMF), by PXE.
-    Uefi,
-    /// The newer kind, by HTTP Boot.
-    UefiHttp,
-    /// The newer kind with Secure Boot on: shim, signed GRUB, signed kernel.
-    UefiSecure,
-}
-
-impl FirmwareKind {
-    /// The machine's firmware.
-    pub fn firmware(self) -> Firmware {
-        match self {
-            Self::Bios => Firmware::Bios,
-            Self::Uefi => Firmware::Uefi,
-            Self::UefiHttp => Firmware::UefiHttp,
-            Self::UefiSecure => Firmware::UefiSecure,
-        }
-    }
-
-    /// Its name in file names and tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Bios => "bios",
-            Self::Uefi => "uefi",
-            Self::UefiHttp => "uefi-http",
-            Self::UefiSecure => "uefi-secure",
-        }
-    }
-
-    /// What its lab says below `[node]`.
-    pub fn node_settings(self) -> String {
-        match self {
-            Self::Bios | Self::Uefi | Self::UefiHttp => usual_words(),
-            // The kernel's notices tell whether Secure Boot really was on.
-            Self::UefiSecure => {
-                format!("uefi_loader = \"shim-grub\"\ncmdline = \"{GUEST_WORDS} loglevel=6\"\n")
-            }
-        }
-    }
-}
 
 /// Boot one PC from the network and show how long each step takes
 ///
@@ -147,52 +97,6 @@ impl Options {
         let addresses = if self.proxy { Addresses::Others } else { Addresses::Ours };
         Route { firmware: self.firmware, addresses }
     }
-}
-
-/// The words of a kernel (Debian's) that was started under Secure Boot.
-const LOCKED_DOWN: &str = "Kernel is locked down from EFI Secure Boot";
-
-/// How a PC comes to its small Linux.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// Its firmware.
-    pub firmware: FirmwareKind,
-    /// Who gives it an address.
-    pub addresses: Addresses,
-}
-
-impl Route {
-    /// Its name in file names and tables.
-    pub fn name(self) -> String {
-        let firmware = self.firmware.name();
-        match self.addresses {
-            Addresses::Ours => firmware.to_owned(),
-            Addresses::Others => format!("{firmware}-proxy"),
-        }
-    }
-
-    /// A lab for it.
-    pub fn lab(self, bench: &Bench) -> Result<SampleLab> {
-        let lab = bench.sample_lab(&format!("lab-{}", self.name()))?;
-        lab.write_settings(self.addresses, &self.firmware.node_settings())?;
-        Ok(lab)
-    }
-
-    /// The other DHCP server, where there is one; it ends with what is returned.
-    pub fn other_server(self, bench: &mut Bench) -> Result<Option<Dnsmasq>> {
-        match self.addresses {
-            Addresses::Ours => Ok(None),
-            Addresses::Others => {
-                Dnsmasq::give_addresses(bench.lan.place()?, &bench.out.clone()).map(Some)
-            }
-        }
-    }
-}
-
-/// Fails unless the kernel that `student`'s PC booted was started under Secure Boot.
-pub fn check_secure_boot(student: &Student) -> Result<()> {
-    ensure!(student.console().contains(LOCKED_DOWN), "the PC booted without Secure Boot");
-    Ok(())
 }
 
 /// A step of a boot and when it was reached.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use crate::commands::boot::{FirmwareKind, MENU_LIMIT, START_LIMIT};
 use crate::host::cargo;
 use crate::host::clock;
 use crate::host::outcome::Report;
@@ -14,6 +13,7 @@ use crate::host::packages::Extra;
 use crate::room::net::Lan;
 use crate::room::packets::{Sighting, Wire};
 use crate::room::qemu::{Display, Machine};
+use crate::room::route::{FirmwareKind, MENU_LIMIT, START_LIMIT};
 use crate::room::sample::SampleLab;
 use crate::room::screen::shows_something;
 use crate::room::student::Student;

@@ -5,19 +5,16 @@
 //! signal follows the thread that started the child (prctl(2)).
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::sched::CloneFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::host::clock;
-use crate::room::net::Place;
 
 /// How long a process may take to end by itself before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
@@ -31,22 +28,6 @@ pub fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     unsafe {
         command.pre_exec(|| {
             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-            Ok(())
-        });
-    }
-    command
-}
-
-/// The same, in the network of `place`.
-pub fn command_in(place: &Place, program: impl AsRef<std::ffi::OsStr>) -> Command {
-    let mut command = command(program);
-    let network = place.network().as_raw_fd();
-    // SAFETY: setns(2) is async-signal-safe; the caller's `place` outlives the spawn, so the
-    // descriptor, which the fork copied, is open.
-    unsafe {
-        command.pre_exec(move || {
-            let network = BorrowedFd::borrow_raw(network);
-            nix::sched::setns(network, CloneFlags::CLONE_NEWNET)?;
             Ok(())
         });
     }

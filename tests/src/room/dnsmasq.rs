@@ -6,8 +6,9 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::host::process::{Running, command_in};
-use crate::room::net::Place;
+use crate::host::process::Running;
+use crate::room::namespace::Place;
+use crate::room::namespace::command_in;
 
 /// A running dnsmasq; it ends with this value.
 pub struct Dnsmasq {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::host::http;
-use crate::room::net::SERVER;
+use crate::room::addresses::SERVER;
 use crate::room::server::HTTP;
 
 /// How long a connection may be silent.

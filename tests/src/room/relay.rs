@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use anyhow::Result;
 use nix::sched::{CloneFlags, setns};
 
-use crate::room::net::Place;
+use crate::room::namespace::Place;
 
 /// RFC 951 §3 and RFC 2131 §2.
 const FIXED_PART: usize = 240;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::host::cargo::Programs;
 use crate::host::process::{command, run};
-use crate::room::net::{BRIDGE, SERVER};
+use crate::room::addresses::{BRIDGE, SERVER};
 
 /// The words that a guest's kernel needs here: steps go to the serial console, and the emulated
 /// timer of a busy machine must not be tested.

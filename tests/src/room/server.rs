@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use crate::host::clock;
 use crate::host::http;
 use crate::host::process::{Running, command, tail};
-use crate::room::net::SERVER;
+use crate::room::addresses::SERVER;
 use crate::room::sample::SampleLab;
 
 /// Where catalog, boot files and tracker are served.

@@ -4,7 +4,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::commands::handover::medium::{self, Medium, Proof};
 use crate::commands::handover::search::Outcome;
-use crate::commands::handover::{Way, words};
+use crate::commands::handover::way::Way;
+use crate::commands::handover::words;
 use crate::commands::image::{self, Kind};
 use crate::room::testbed::Bench;
 

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, setns};
 
-use crate::commands::boot::MENU_LIMIT;
 use crate::host::clock;
 use crate::host::http;
 use crate::host::process::run;
-use crate::room::net::{Place, SERVER};
+use crate::room::addresses::SERVER;
+use crate::room::namespace::Place;
 use crate::room::qemu::{Firmware, Machine};
+use crate::room::route::MENU_LIMIT;
 use crate::room::server::{HTTP, server_command};
 use crate::room::student::Student;
 use crate::room::testbed::Bench;

@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use image::RgbImage;
 
-use crate::commands::boot::{self, FirmwareKind, MENU_LIMIT, Route, START_LIMIT};
 use crate::host::cargo;
 use crate::host::clock;
 use crate::room::qemu::Machine;
+use crate::room::route::{self, FirmwareKind, MENU_LIMIT, Route, START_LIMIT};
 use crate::room::sample::{Addresses, SampleLab};
 use crate::room::screen::{Difference, Region, compare};
 use crate::room::student::Student;
@@ -84,7 +84,7 @@ fn through_the_menu(
     let verified = student.steps.iter().any(|step| step.word == "verify");
     ensure!(verified, "the node never said that it checks what it downloaded");
     if route.firmware == FirmwareKind::UefiSecure {
-        boot::check_secure_boot(&student)?;
+        route::check_secure_boot(&student)?;
     }
     student.switch_off()?;
     Ok(format!("menu after {menu_secs:.0} s, `{system}` runs after {secs:.0} s"))

@@ -7,7 +7,8 @@ use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
 use crate::host::http;
-use crate::host::process::{Running, command, command_in, run, tail};
+use crate::host::process::{Running, command, run, tail};
+use crate::room::namespace::command_in;
 use crate::room::sample::SampleLab;
 use crate::room::server::HTTP;
 use crate::room::testbed::Bench;

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use crate::host::clock;
 use crate::host::http;
 use crate::host::process::output;
-use crate::room::net::SERVER;
+use crate::room::addresses::SERVER;
 use crate::room::sample::SampleLab;
 use crate::room::server::{HTTP, server_command};
 use crate::room::testbed::Bench;

@@ -15,9 +15,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, socket};
 
 use crate::host::clock;
-use crate::host::process::{Running, command, command_in, run as run_command};
+use crate::host::process::{Running, command, run as run_command};
+use crate::room::addresses::SERVER;
 use crate::room::dnsmasq::Dnsmasq;
-use crate::room::net::{Place, SERVER};
+use crate::room::namespace::Place;
+use crate::room::namespace::command_in;
 use crate::room::sample::{Addresses, SampleLab, usual_words};
 use crate::room::server::Server;
 use crate::room::testbed::Bench;

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::host::clock;
 use crate::host::process::{command, output, run as run_command};
+use crate::room::addresses::SERVER;
 use crate::room::dnsmasq::Dnsmasq;
-use crate::room::net::SERVER;
 use crate::room::sample::{Addresses, SampleLab, usual_words};
 use crate::room::server::server_command;
 use crate::room::testbed::Bench;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::commands::boot::{self, MENU_LIMIT, START_LIMIT};
 use crate::host::http;
 use crate::room::packets::{Sighting, Wire};
 use crate::room::qemu::{Firmware, Machine};
+use crate::room::route::{self, MENU_LIMIT, START_LIMIT};
 use crate::room::sample::{Addresses, SampleLab, usual_words};
 use crate::room::server::{HTTP, Server};
 use crate::room::student::Student;
@@ -73,7 +73,7 @@ fn secure(bench: &mut Bench) -> Result<String> {
     let machine = Machine::new(Firmware::UefiSecure, 2);
     let mut student = Student::switch_on("hosts-secure", &machine, &mut bench.lan, &bench.out)?;
     student.wait_step("menu", MENU_LIMIT)?;
-    boot::check_secure_boot(&student)?;
+    route::check_secure_boot(&student)?;
     student.switch_off()?;
     Ok("the PC with Secure Boot came by shim and GRUB".into())
 }

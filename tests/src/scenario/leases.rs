@@ -12,7 +12,8 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 
 use crate::host::clock;
-use crate::room::net::{Place, SERVER};
+use crate::room::addresses::SERVER;
+use crate::room::namespace::Place;
 use crate::room::relay::{self, ACK, DISCOVER, OFFER, REQUEST, Reply, address_option, message};
 use crate::room::testbed::Bench;
 

@@ -7,10 +7,10 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 
-use crate::commands::boot::START_LIMIT;
 use crate::host::clock;
 use crate::room::proxy::Proxy;
 use crate::room::qemu::{Firmware, Machine};
+use crate::room::route::START_LIMIT;
 use crate::room::screen::shows_something;
 use crate::room::serial_log::Step;
 use crate::room::server::HTTP;

@@ -6,12 +6,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::commands::boot::{MENU_LIMIT, START_LIMIT};
 use crate::host::clock;
 use crate::host::http;
-use crate::host::process::{Running, command_in};
-use crate::room::net::Place;
+use crate::host::process::Running;
+use crate::room::namespace::Place;
+use crate::room::namespace::command_in;
 use crate::room::qemu::Machine;
+use crate::room::route::{MENU_LIMIT, START_LIMIT};
 use crate::room::sample::SampleLab;
 use crate::room::server::HTTP;
 use crate::room::student::Student;

@@ -11,8 +11,10 @@ use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns};
 
 use crate::host::clock;
-use crate::host::process::{command_in, output};
-use crate::room::net::{Place, SERVER};
+use crate::host::process::output;
+use crate::room::addresses::SERVER;
+use crate::room::namespace::Place;
+use crate::room::namespace::command_in;
 use crate::room::testbed::Bench;
 
 /// Where Debian has what the server reads.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::perfdhcp::{RELAY, SERVER};
 use crate::host::clock;
-use crate::room::net::Place;
+use crate::room::namespace::Place;
 use crate::room::relay::{self, ACK, DISCOVER, OFFER, REQUEST, Reply, address_option, message};
 
 /// A large room.

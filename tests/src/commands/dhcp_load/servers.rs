@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use crate::host::cargo::Programs;
 use crate::host::clock;
 use crate::host::process::{Running, command, run};
-use crate::room::net::BRIDGE;
+use crate::room::addresses::BRIDGE;
 
 /// The addresses that all of them give.
 const RANGE: (&str, &str) = ("10.123.16.0", "10.123.255.250");

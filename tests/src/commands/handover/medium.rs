@@ -7,12 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
-use super::Way;
 use super::search::Outcome;
-use crate::commands::boot::{FirmwareKind, MENU_LIMIT};
+use super::way::Way;
 use crate::host::clock;
 use crate::host::process::run;
 use crate::room::qemu::Machine;
+use crate::room::route::{FirmwareKind, MENU_LIMIT};
 use crate::room::sample::{Addresses, GUEST_WORDS, SampleLab};
 use crate::room::server::{Server, server_command};
 use crate::room::student::Student;

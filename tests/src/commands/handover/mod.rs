@@ -8,52 +8,24 @@ pub mod medium;
 mod peer;
 mod plot;
 pub mod search;
+pub mod way;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::{Value, json};
 
-use crate::commands::boot::FirmwareKind;
 use crate::commands::image::{self, Kind};
 use crate::host::cargo;
 use crate::host::outcome::Report;
 use crate::host::packages::{self, Extra};
+use crate::room::route::FirmwareKind;
 use crate::room::testbed::Bench;
 use medium::{Medium, Proof};
 use plot::Line;
 use search::{Outcome, Search};
-
-/// How an image gets to its system.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Way {
-    /// Ours: the image stays where it was downloaded
-    Pmem,
-    /// Ours: the image as a file of the initramfs
-    Initrd,
-    /// kexec-tools: image appended to the initrd, loaded by the kernel
-    KexecTools,
-}
-
-impl Way {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Pmem => "pmem",
-            Self::Initrd => "initrd",
-            Self::KexecTools => "kexec-tools",
-        }
-    }
-
-    /// Sizes to begin with, in MiB, for an image of so many: surely too small, and probably enough.
-    fn guess(self, image: u32) -> (u32, u32) {
-        match self {
-            Self::Pmem => (image, image + 448),
-            Self::Initrd => (image, 2 * image + 512),
-            Self::KexecTools => (2 * image, 4 * image + 512),
-        }
-    }
-}
+use way::Way;
 
 /// Find the smallest PC on which a live system of each size starts
 ///

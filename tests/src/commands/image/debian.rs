@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::{LABEL, REPORT};
+use super::report::{LABEL, REPORT};
 use crate::host::process::{command, run, run_visibly};
 
 const SUITE: &str = "bookworm";

@@ -8,6 +8,7 @@
 //! `tests/files/image/report`.
 
 mod debian;
+mod report;
 mod small;
 
 use std::fs;
@@ -22,10 +23,8 @@ use crate::host::cargo;
 use crate::host::outcome::Report;
 use crate::host::packages::{self, Extra};
 use crate::host::process::{command, run};
+use report::LABEL;
 
-/// What each test system is called on its medium.
-const LABEL: &str = "BT_TEST";
-const REPORT: &str = include_str!("../../../files/image/report");
 /// ISO 9660 counts in sectors.
 const SECTOR: u64 = 2048;
 
@@ -211,7 +210,7 @@ mod tests {
 
     #[test]
     fn every_script_of_a_test_system_is_one_for_its_shell() {
-        for (name, text) in [("report", REPORT), ("init", small::INIT)] {
+        for (name, text) in [("report", report::REPORT), ("init", small::INIT)] {
             let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
             file.write_all(text.as_bytes()).expect("it was just made");
             let mut shell = command("sh");

@@ -11,7 +11,7 @@ use bt_initramfs::manifest::ModuleGroup;
 use bt_initramfs::modules::ModuleSet;
 use bt_initramfs::sample::write_noise;
 
-use super::REPORT;
+use super::report::REPORT;
 use crate::host::packages;
 use crate::host::process::{command, run};
 

@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::engine::{Stage, ours};
 use crate::host::clock;
-use crate::room::net::SERVER;
+use crate::room::addresses::SERVER;
 
 const PORT: u16 = 6881;
 const TRACKER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(SERVER), 6969);

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use serde_json::{Map, Value, json};
 
 use super::engine::Engine;
-use super::room::Flow;
+use super::flow::Flow;
 
 /// One node of one run; times in seconds since the room started.
 #[derive(Clone, Debug, PartialEq)]
@@ -229,7 +229,7 @@ pub mod tests {
             busy: 0.5,
             lost: 0,
             flows: vec![Flow {
-                from: crate::room::net::SERVER,
+                from: crate::room::addresses::SERVER,
                 to: node_address(0),
                 bytes: 550_000_000,
             }],

@@ -4,6 +4,7 @@ mod course;
 pub mod engine;
 mod evil;
 mod figures;
+mod flow;
 mod payload;
 mod plot;
 mod room;

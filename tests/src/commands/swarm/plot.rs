@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::net::Ipv4Addr;
 
 use super::figures::Seen;
-use crate::room::net::SERVER;
+use crate::room::addresses::SERVER;
 
 const WIDTH: f64 = 1000.0;
 /// Left of the bars: the nodes' names.

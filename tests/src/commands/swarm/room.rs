@@ -14,16 +14,14 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::host::process::{command, command_in, run};
-use crate::room::net::{self, BRIDGE, Place, SERVER};
+use super::flow::{Flow, Sent, TCP_HEADERS};
+use crate::host::process::{command, run};
+use crate::room::addresses::{BRIDGE, SERVER};
+use crate::room::namespace::command_in;
+use crate::room::namespace::{self, Place};
 
 /// The most nodes that fit the addresses.
 pub const MAX_NODES: usize = 250;
-/// Ethernet, IPv4 and TCP with timestamps.
-pub const TCP_HEADERS: u64 = 14 + 20 + 32;
-/// Ethernet, IPv4 and UDP.
-pub const UDP_HEADERS: u64 = 14 + 20 + 8;
-
 /// How the room is wired.
 #[derive(Clone, Copy, Debug)]
 pub struct Wiring {
@@ -39,38 +37,6 @@ pub struct Wiring {
     pub counts_flows: bool,
 }
 
-/// What one cable's shaper let through.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sent {
-    /// Bytes with all headers from Ethernet's on.
-    pub bytes: u64,
-    /// Packets on the wire.
-    pub packets: u64,
-}
-
-impl Sent {
-    /// Without the headers.
-    pub fn payload(self, headers: u64) -> u64 {
-        self.bytes.saturating_sub(self.packets * headers)
-    }
-
-    /// What came since `earlier`.
-    pub fn since(self, earlier: Self) -> Self {
-        Self { bytes: self.bytes - earlier.bytes, packets: self.packets - earlier.packets }
-    }
-}
-
-/// Bytes that one address sent to another, without headers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Flow {
-    /// Who sent.
-    pub from: Ipv4Addr,
-    /// Who received.
-    pub to: Ipv4Addr,
-    /// How much.
-    pub bytes: u64,
-}
-
 /// A wired room.
 pub struct Room {
     /// The server's network.
@@ -83,8 +49,8 @@ pub struct Room {
 impl Room {
     /// Wires the room up, in the private network that the lab has entered.
     pub fn wire_up(wiring: Wiring) -> Result<Self> {
-        net::ip(&format!("link add {BRIDGE} type bridge mcast_snooping 0"))?;
-        net::ip(&format!("link set {BRIDGE} up"))?;
+        namespace::ip(&format!("link add {BRIDGE} type bridge mcast_snooping 0"))?;
+        namespace::ip(&format!("link set {BRIDGE} up"))?;
         let loses = wiring.loss_permille > 0;
         let server = pc(0, SERVER, wiring.server_mbit, loses)?;
         let nodes = (0..wiring.nodes)
@@ -176,14 +142,14 @@ pub fn node_address(node: usize) -> Ipv4Addr {
 fn pc(number: usize, address: Ipv4Addr, mbit: u32, loses: bool) -> Result<Place> {
     ensure!(number <= MAX_NODES, "a room has at most {MAX_NODES} nodes");
     let (here, there) = (format!("cable{number}"), format!("pc{number}"));
-    net::ip(&format!("link add {here} type veth peer name {there}"))?;
+    namespace::ip(&format!("link add {here} type veth peer name {there}"))?;
     let place = Place::with_cable(&there, address, 16)?;
     if loses {
         // Else whole bundles of packets would get lost, of up to 64 KiB.
         place.ip("link set dev eth0 gso_max_segs 1")?;
     }
-    net::ip(&format!("link set {here} master {BRIDGE} up"))?;
-    net::shape(&here, mbit)?;
+    namespace::ip(&format!("link set {here} master {BRIDGE} up"))?;
+    namespace::shape(&here, mbit)?;
     place.shape("eth0", mbit)?;
     Ok(place)
 }

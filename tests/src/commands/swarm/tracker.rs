@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, setns};
 
 use crate::host::clock;
-use crate::room::net::Place;
+use crate::room::namespace::Place;
 
 /// Where it answers.
 pub const ANNOUNCE: &str = "http://10.77.0.1:7070/announce";

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns};
 
 use crate::host::clock;
-use crate::room::net::Place;
+use crate::room::namespace::Place;
 
 /// What firmware waits before it asks again.
 const PATIENCE: Duration = Duration::from_secs(1);

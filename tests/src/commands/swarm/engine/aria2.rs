@@ -7,8 +7,8 @@ use anyhow::Result;
 use super::{Source, Stage};
 use crate::commands::swarm::tracker::ANNOUNCE;
 use crate::commands::swarm::worker::{FINISHED, Mark, Worker};
-use crate::host::process::command_in;
-use crate::room::net::Place;
+use crate::room::namespace::Place;
+use crate::room::namespace::command_in;
 
 /// Every connection is welcome, nothing is asked of the world, and nobody stops sharing by itself.
 const SETTINGS: &[&str] = &[

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use super::{Source, Stage};
 use crate::commands::swarm::worker::{Mark, Worker};
 use crate::host::clock;
-use crate::host::process::command_in;
+use crate::room::namespace::command_in;
 
 const PORT: u16 = 8080;
 const READY_LIMIT: Duration = Duration::from_secs(20);
@@ -46,6 +46,6 @@ pub fn node(stage: &Stage, node: usize) -> Result<Worker> {
     let mut curl = command_in(stage.node_place(node), "curl");
     curl.args(["--silent", "--show-error", "--fail", "--output"]);
     curl.arg(stage.make_node_folder(node)?.join("whole"));
-    curl.arg(format!("http://{}:{PORT}/whole", crate::room::net::SERVER));
+    curl.arg(format!("http://{}:{PORT}/whole", crate::room::addresses::SERVER));
     stage.start_node("http", node, curl, Mark::End)
 }

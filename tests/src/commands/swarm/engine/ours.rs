@@ -14,7 +14,8 @@ use crate::commands::swarm::room::Room;
 use crate::commands::swarm::worker::{Mark, Worker};
 use crate::host::cargo::Programs;
 use crate::host::clock;
-use crate::host::process::{command_in, run};
+use crate::host::process::run;
+use crate::room::namespace::command_in;
 
 /// Where the catalog is.
 pub const SERVER: &str = "http://10.77.0.1:6969";

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::{Source, Stage};
 use crate::commands::swarm::worker::{Mark, Worker};
-use crate::host::process::command_in;
+use crate::room::namespace::command_in;
 
 /// What share of the link is sent: faster, and the switch's queue drops packets.
 const SHARE: f64 = 0.97;
