@@ -20,7 +20,7 @@ use commands::{
     boot, build, demo, dhcp_load, fuzz, handover, image, simulate, swarm, test, tftp_load,
 };
 use host::clock;
-use host::outcome::Report;
+use host::outcome::Outcome;
 
 /// The virtual computer lab of BootTorrent.
 ///
@@ -53,7 +53,7 @@ enum Action {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let outcome = clock::catch_interrupts().and_then(|()| match &arguments.command {
+    let finished = clock::catch_interrupts().and_then(|()| match &arguments.command {
         Action::Demo(options) => demo::run(options),
         Action::Build(options) => build::run(options),
         Action::Test(options) => test::run(options),
@@ -66,23 +66,23 @@ fn main() -> ExitCode {
         Action::DhcpLoad(options) => dhcp_load::run(options),
         Action::TftpLoad(options) => tftp_load::run(options),
     });
-    let report = outcome.unwrap_or_else(|error| {
+    let outcome = finished.unwrap_or_else(|error| {
         // Whoever pressed Ctrl-C needs no reason and no logs.
         if clock::check_interrupted().is_err() {
-            return Report::new(false, "interrupted; everything that was started has ended");
+            return Outcome::new(false, "interrupted; everything that was started has ended");
         }
         eprintln!("cargo lab: {error:#}");
-        Report::new(false, "it did not work; the reason stands above")
+        Outcome::new(false, "failed; see the error above")
     });
-    let written = arguments.json.map_or(Ok(()), |file| write_json(&report, &file));
+    let written = arguments.json.map_or(Ok(()), |file| write_json(&outcome, &file));
     if let Err(error) = &written {
         eprintln!("cargo lab: {error:#}");
     }
-    println!("{}", report.line);
-    if report.ok && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!("{}", outcome.line);
+    if outcome.ok && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn write_json(report: &Report, file: &Path) -> Result<()> {
+fn write_json(outcome: &Outcome, file: &Path) -> Result<()> {
     let load = std::fs::read_to_string("/proc/loadavg").context("cannot read the load")?;
     let load = load.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or_default();
     let used = getrusage(UsageWho::RUSAGE_SELF)?;
@@ -92,6 +92,6 @@ fn write_json(report: &Report, file: &Path) -> Result<()> {
     let cpu: f64 =
         times.iter().map(|time| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6).sum();
     let text =
-        serde_json::to_string_pretty(&report.to_json(load, cpu)).context("cannot write JSON")?;
+        serde_json::to_string_pretty(&outcome.to_json(load, cpu)).context("cannot write JSON")?;
     std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))
 }

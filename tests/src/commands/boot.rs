@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::host::cargo;
-use crate::host::outcome::Report;
+use crate::host::outcome::Outcome;
 use crate::host::packages::Extra;
 use crate::room::net::Lan;
 use crate::room::packets::{Sighting, Wire};
@@ -16,7 +16,7 @@ use crate::room::qemu::Machine;
 use crate::room::route::{FirmwareKind, MENU_LIMIT, Route, START_LIMIT, check_secure_boot};
 use crate::room::sample::{Addresses, SampleLab};
 use crate::room::student::Student;
-use crate::room::testbed::Bench;
+use crate::room::testbed::Testbed;
 
 /// How long a film stays at the menu and at the started system, so that they are on it.
 const FILM_STAYS: Duration = Duration::from_secs(5);
@@ -58,21 +58,21 @@ pub struct Options {
 }
 
 /// Runs the command.
-pub fn run(options: &Options) -> Result<Report> {
+pub fn run(options: &Options) -> Result<Outcome> {
     let out = options.out.clone().unwrap_or_else(|| cargo::results_folder().join("boot"));
-    let mut bench = Bench::prepare(Extra::None, options.yes, &out, options.mbit)?;
+    let mut testbed = Testbed::prepare(Extra::None, options.yes, &out, options.mbit)?;
     if options.ipv6_router {
         Lan::advertise_router()?;
     }
     let wire = Wire::watch()?;
     let route = options.route();
-    let lab = route.lab(&bench)?;
-    let _others = route.other_server(&mut bench)?;
-    let server = bench.serve(&lab, &route.name())?;
+    let lab = route.lab(&testbed)?;
+    let _others = route.other_server(&mut testbed)?;
+    let server = testbed.serve(&lab, &route.name())?;
     let name = route.name();
     let mut runs = Vec::new();
     for run in 1..=options.runs {
-        let moments = one_boot(&mut bench, &lab, &wire, options, run);
+        let moments = one_boot(&mut testbed, &lab, &wire, options, run);
         let moments = server.explain(moments)?;
         println!("\n{name}, run {run} of {}, seconds since power-on:", options.runs);
         print!("{}", table(&moments));
@@ -86,7 +86,7 @@ pub fn run(options: &Options) -> Result<Report> {
         options.runs
     );
     let steps: Vec<_> = runs.iter().map(|run| steps_json(run)).collect();
-    Ok(Report::new(true, line)
+    Ok(Outcome::new(true, line)
         .with("firmware", options.firmware.name())
         .with("proxy", options.proxy)
         .with("runs", json!(steps)))
@@ -107,7 +107,7 @@ struct Moment {
 }
 
 fn one_boot(
-    bench: &mut Bench,
+    testbed: &mut Testbed,
     lab: &SampleLab,
     wire: &Wire,
     options: &Options,
@@ -116,7 +116,7 @@ fn one_boot(
     let route = options.route();
     let name = format!("{}-{run}", route.name());
     let machine = Machine::new(route.firmware.firmware(), 1);
-    let mut student = Student::switch_on(&name, &machine, &mut bench.lan, &bench.out)?;
+    let mut student = Student::switch_on(&name, &machine, &mut testbed.lan, &testbed.out)?;
     if options.film {
         student.film();
     }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::host::cargo;
-use crate::host::outcome::Report;
+use crate::host::outcome::Outcome;
 
 /// Build the programs for a real network and put them into one folder
 ///
@@ -21,7 +21,7 @@ pub struct Options {
 }
 
 /// Runs the command.
-pub fn run(options: &Options) -> Result<Report> {
+pub fn run(options: &Options) -> Result<Outcome> {
     let programs = cargo::build()?;
     let out = options.out.clone().unwrap_or_else(|| cargo::results_folder().join("boottorrent"));
     fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
@@ -29,7 +29,7 @@ pub fn run(options: &Options) -> Result<Report> {
         copy(program, &out)?;
     }
     let line = format!("bt-server, bt-initramfs and bt-node are in {}", out.display());
-    Ok(Report::new(true, line).with("folder", out.display().to_string()))
+    Ok(Outcome::new(true, line).with("folder", out.display().to_string()))
 }
 
 /// Copies beside the old one and renames: a program that runs keeps its own file.

@@ -8,7 +8,7 @@ use clap::Args;
 
 use crate::host::cargo;
 use crate::host::clock;
-use crate::host::outcome::Report;
+use crate::host::outcome::Outcome;
 use crate::host::packages::Extra;
 use crate::room::net::Lan;
 use crate::room::packets::{Sighting, Wire};
@@ -17,7 +17,7 @@ use crate::room::route::{FirmwareKind, MENU_LIMIT, START_LIMIT};
 use crate::room::sample::SampleLab;
 use crate::room::screen::shows_something;
 use crate::room::student::Student;
-use crate::room::testbed::Bench;
+use crate::room::testbed::Testbed;
 
 /// Fast enough not to bore, slow enough for a download to be seen.
 const MBIT: u32 = 100;
@@ -50,22 +50,22 @@ pub struct Options {
 }
 
 /// Runs the command.
-pub fn run(options: &Options) -> Result<Report> {
+pub fn run(options: &Options) -> Result<Outcome> {
     let display = if !options.headless && has_desktop() { Display::Window } else { Display::None };
     let out = options.out.clone().unwrap_or_else(|| cargo::results_folder().join("demo"));
     let extra = if display == Display::Window { Extra::Window } else { Extra::None };
-    let mut bench = Bench::prepare(extra, options.yes, &out, Some(MBIT))?;
+    let mut testbed = Testbed::prepare(extra, options.yes, &out, Some(MBIT))?;
     Lan::advertise_router()?;
     println!("Making a sample lab and starting bt-server in it ...");
-    let lab = bench.sample_lab("lab")?;
-    let server = bench.serve(&lab, "demo")?;
+    let lab = testbed.sample_lab("lab")?;
+    let server = testbed.serve(&lab, "demo")?;
     let wire = Wire::watch()?;
     println!("Switching on a PC ({}) that boots from the network ...", options.firmware.name());
     let machine = Machine { display, ..Machine::new(options.firmware.firmware(), 1) };
-    let student = Student::switch_on("demo", &machine, &mut bench.lan, &bench.out)?;
+    let student = Student::switch_on("demo", &machine, &mut testbed.lan, &testbed.out)?;
     let outcome = match display {
         Display::Window => watch(student),
-        Display::None => act(student, &wire, &lab, &bench.out),
+        Display::None => act(student, &wire, &lab, &testbed.out),
     };
     server.explain(outcome)
 }
@@ -79,7 +79,7 @@ fn has_desktop() -> bool {
 }
 
 /// Leaves the PC to the person in front of it, and tells what the PC does.
-fn watch(mut student: Student) -> Result<Report> {
+fn watch(mut student: Student) -> Result<Outcome> {
     println!("You are the student now: arrow keys, Enter or the mouse. Close the window to end.");
     let mut told = 0;
     while !student.is_off()? {
@@ -98,11 +98,11 @@ fn watch(mut student: Student) -> Result<Report> {
         (None, true) => "the PC booted from the network into the picker",
         (None, false) => "the PC was switched off before it reached the picker",
     };
-    Ok(Report::new(true, line))
+    Ok(Outcome::new(true, line))
 }
 
 /// The scripted student: looks at every screen, picks, and checks what starts.
-fn act(mut student: Student, wire: &Wire, lab: &SampleLab, out: &Path) -> Result<Report> {
+fn act(mut student: Student, wire: &Wire, lab: &SampleLab, out: &Path) -> Result<Outcome> {
     let mut album = Album { pictures: Vec::new() };
     let start = student.power_on();
     clock::wait_for("the firmware to ask for an address", MENU_LIMIT, || {
@@ -147,7 +147,7 @@ fn act(mut student: Student, wire: &Wire, lab: &SampleLab, out: &Path) -> Result
         album.pictures.len(),
         out.display()
     );
-    Ok(Report::new(true, line)
+    Ok(Outcome::new(true, line)
         .with("system", system)
         .with("seconds", secs)
         .with("pictures", out.display().to_string()))

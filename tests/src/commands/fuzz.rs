@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::host::cargo::{self, cargo};
 use crate::host::clock;
-use crate::host::outcome::Report;
+use crate::host::outcome::Outcome;
 use crate::host::packages::{self, Extra};
 use crate::host::process::{command, run_visibly, shown};
 
@@ -47,7 +47,7 @@ pub struct Options {
 }
 
 /// Runs the command.
-pub fn run(options: &Options) -> Result<Report> {
+pub fn run(options: &Options) -> Result<Outcome> {
     let wanted = |target: &&str| options.target.as_ref().is_none_or(|only| only == target);
     let targets: Vec<&str> = TARGETS.into_iter().filter(|target| wanted(target)).collect();
     if targets.is_empty() {
@@ -68,7 +68,7 @@ pub fn run(options: &Options) -> Result<Report> {
         targets.len(),
         options.executions
     );
-    Ok(Report::new(survived == targets.len(), line).with("targets", json!(figures)))
+    Ok(Outcome::new(survived == targets.len(), line).with("targets", json!(figures)))
 }
 
 /// Builds all targets; returns the folder that they are in.

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 /// How one command went.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub struct Outcome {
     /// Whether everything it shows held.
     pub ok: bool,
     /// The one line that says what was seen.
@@ -13,8 +13,8 @@ pub struct Report {
     pub figures: Map<String, Value>,
 }
 
-impl Report {
-    /// A report without figures.
+impl Outcome {
+    /// An outcome without figures.
     pub fn new(ok: bool, line: impl Into<String>) -> Self {
         Self { ok, line: line.into(), figures: Map::new() }
     }
@@ -72,9 +72,9 @@ mod tests {
     }
 
     #[test]
-    fn a_report_as_json_holds_verdict_figures_load_and_cpu() {
-        let report = Report::new(true, "it boots").with("seconds", 12.5);
-        let json = report.to_json(0.5, 3.0);
+    fn an_outcome_as_json_holds_verdict_figures_load_and_cpu() {
+        let outcome = Outcome::new(true, "it boots").with("seconds", 12.5);
+        let json = outcome.to_json(0.5, 3.0);
         assert_eq!(
             json,
             json!({"ok": true, "seen": "it boots", "seconds": 12.5, "load": 0.5, "cpu": 3.0})

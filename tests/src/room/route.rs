@@ -9,7 +9,7 @@ use crate::room::dnsmasq::Dnsmasq;
 use crate::room::qemu::Firmware;
 use crate::room::sample::{Addresses, GUEST_WORDS, SampleLab, usual_words};
 use crate::room::student::Student;
-use crate::room::testbed::Bench;
+use crate::room::testbed::Testbed;
 
 /// From power-on to the picker, on a slow and busy machine; GRUB alone takes a minute to load.
 pub const MENU_LIMIT: Duration = Duration::from_secs(300);
@@ -85,18 +85,18 @@ impl Route {
     }
 
     /// A lab for it.
-    pub fn lab(self, bench: &Bench) -> Result<SampleLab> {
-        let lab = bench.sample_lab(&format!("lab-{}", self.name()))?;
+    pub fn lab(self, testbed: &Testbed) -> Result<SampleLab> {
+        let lab = testbed.sample_lab(&format!("lab-{}", self.name()))?;
         lab.write_settings(self.addresses, &self.firmware.node_settings())?;
         Ok(lab)
     }
 
     /// The other DHCP server, where there is one; it ends with what is returned.
-    pub fn other_server(self, bench: &mut Bench) -> Result<Option<Dnsmasq>> {
+    pub fn other_server(self, testbed: &mut Testbed) -> Result<Option<Dnsmasq>> {
         match self.addresses {
             Addresses::Ours => Ok(None),
             Addresses::Others => {
-                Dnsmasq::give_addresses(bench.lan.place()?, &bench.out.clone()).map(Some)
+                Dnsmasq::give_addresses(testbed.lan.place()?, &testbed.out.clone()).map(Some)
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::room::sample::{GUEST_WORDS, SampleLab};
 use crate::room::server::{HTTP, Server};
 
 /// The finished programs, a private network, and a folder for results.
-pub struct Bench {
+pub struct Testbed {
     /// The programs as they ship.
     pub programs: Programs,
     /// A folder with a Debian kernel and its modules.
@@ -27,11 +27,11 @@ pub struct Bench {
     pub long: bool,
     /// Whether the screens of this run become the reference pictures.
     pub accept_screens: bool,
-    // Lab folders; gone with the bench.
+    // Lab folders; gone with the testbed.
     work: tempfile::TempDir,
 }
 
-impl Bench {
+impl Testbed {
     /// Installs, downloads and builds what is missing, then enters the private network.
     ///
     /// `mbit` limits every link of the network.

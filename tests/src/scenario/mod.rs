@@ -20,7 +20,7 @@ mod tftp_clients;
 
 use anyhow::Result;
 
-use crate::room::testbed::Bench;
+use crate::room::testbed::Testbed;
 
 /// One test of the whole.
 pub struct Scenario {
@@ -29,7 +29,7 @@ pub struct Scenario {
     /// What holds when it passes.
     pub what: &'static str,
     /// Runs it; returns what was seen.
-    pub run: fn(&mut Bench) -> Result<String>,
+    pub run: fn(&mut Testbed) -> Result<String>,
 }
 
 /// The one that needs a package of its own.

@@ -20,7 +20,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::host::cargo;
-use crate::host::outcome::{Report, median, odd_runs};
+use crate::host::outcome::{Outcome, median, odd_runs};
 use crate::host::packages::{self, Extra};
 use crate::host::process::load;
 use crate::room::net::{self, Lan};
@@ -80,7 +80,7 @@ struct Figures {
 }
 
 /// Runs the command.
-pub fn run(options: &Options) -> Result<Report> {
+pub fn run(options: &Options) -> Result<Outcome> {
     packages::ensure_packages(Extra::DhcpLoad, options.yes)?;
     let kea = packages::ensure_kea()?;
     let programs = cargo::build()?;
@@ -158,7 +158,7 @@ fn show(part: &str, kind: Kind, seen: Seen) -> Result<Seen> {
     Ok(seen)
 }
 
-fn report(figures: &Figures) -> Report {
+fn report(figures: &Figures) -> Outcome {
     let Figures { runs, filling, regulars: (regulars, lines), power_on } = figures;
     println!("\n| {NODES} nodes at once, 3 leases each | half | 99 % | slowest | again |");
     println!("|---|---|---|---|---|");
@@ -190,7 +190,7 @@ fn report(figures: &Figures) -> Report {
         |pick: fn(&Run) -> &Seen| -> Value { runs.iter().map(|run| pick(run).to_json()).collect() };
     let waited: serde_json::Map<String, Value> =
         power_on.iter().map(|(kind, waited)| (kind.to_string(), waited.to_json())).collect();
-    Report::new(carries && ours < kea && is_flat && was_rewritten, line)
+    Outcome::new(carries && ours < kea && is_flat && was_rewritten, line)
         .with("network", SERVER_NETWORK)
         .with("worst_drops", json!(drops))
         .with(

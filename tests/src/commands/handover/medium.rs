@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
-use super::search::Outcome;
+use super::search::Attempt;
 use super::way::Way;
 use crate::host::clock;
 use crate::host::process::run;
@@ -16,7 +16,7 @@ use crate::room::route::{FirmwareKind, MENU_LIMIT};
 use crate::room::sample::{Addresses, GUEST_WORDS, SampleLab};
 use crate::room::server::{Server, server_command};
 use crate::room::student::Student;
-use crate::room::testbed::{Bench, direct};
+use crate::room::testbed::{Testbed, direct};
 
 /// From power-on to the report of the started system, which hashes its medium first.
 pub const LIMIT: Duration = Duration::from_secs(900);
@@ -57,18 +57,18 @@ pub struct Medium {
 impl Medium {
     /// Makes the lab: adds `image` by `bt-server add` and offers it by `way`, to PCs with this firmware.
     pub fn prepare(
-        bench: &Bench,
+        testbed: &Testbed,
         way: Way,
         image: &Path,
         name: &str,
         proof: Proof,
         firmware: Option<FirmwareKind>,
     ) -> Result<Self> {
-        let lab = bench.sample_lab(&format!("lab-{name}"))?;
+        let lab = testbed.sample_lab(&format!("lab-{name}"))?;
         if let Some(firmware) = firmware {
             lab.write_settings(Addresses::Ours, &firmware.node_settings())?;
         }
-        let mut add = server_command(&bench.programs.server, &lab);
+        let mut add = server_command(&testbed.programs.server, &lab);
         add.arg("add").arg(image).args(["--id", ID, "--name", "Test medium"]);
         run(add)?;
         let entry = lab.folder().join("catalog").join(format!("{ID}.toml"));
@@ -76,7 +76,7 @@ impl Medium {
         std::fs::write(&entry, adapted(&text, way)).context("cannot change the entry")?;
         let server = match way {
             Way::KexecTools => None,
-            Way::Pmem | Way::Initrd => Some(bench.serve(&lab, name)?),
+            Way::Pmem | Way::Initrd => Some(testbed.serve(&lab, name)?),
         };
         Ok(Self { name: name.into(), proof, words: String::new(), lab, _server: server })
     }
@@ -98,49 +98,49 @@ impl Medium {
     /// Boots a PC with so much memory (MiB) into the system; without a firmware, straight into the small Linux.
     pub fn boot(
         &self,
-        bench: &mut Bench,
+        testbed: &mut Testbed,
         memory: u32,
         firmware: Option<FirmwareKind>,
-    ) -> Result<Outcome> {
+    ) -> Result<Attempt> {
         let preset = || direct(&self.lab, &format!("bt.preset={ID} {}", self.words));
         let machine = Machine {
             memory_mib: memory,
             ..Machine::new(firmware.map_or_else(preset, FirmwareKind::firmware), 1)
         };
         let name = format!("{}-in-{memory}", self.name);
-        let mut student = Student::switch_on(&name, &machine, &mut bench.lan, &bench.out)?;
+        let mut student = Student::switch_on(&name, &machine, &mut testbed.lan, &testbed.out)?;
         if firmware.is_some() {
             student.wait_step("menu", MENU_LIMIT)?;
             student.watch(SCREEN_TAKES)?;
             student.picture(&format!("{name}-menu"))?;
             student.press(&["ret"])?;
         }
-        let outcome = watch(&mut student, &self.proof)?;
-        if let Outcome::Refused(_) = outcome {
+        let attempt = watch(&mut student, &self.proof)?;
+        if let Attempt::Refused(_) = attempt {
             student.watch(SCREEN_TAKES)?;
             student.picture(&format!("{name}-refused"))?;
         }
-        let console = bench.out.join(format!("{name}-serial.log"));
+        let console = testbed.out.join(format!("{name}-serial.log"));
         std::fs::write(&console, student.console()).context("cannot keep the serial log")?;
         student.switch_off()?;
-        Ok(outcome)
+        Ok(attempt)
     }
 }
 
 /// Waits for one of the three ends.
-fn watch(student: &mut Student, proof: &Proof) -> Result<Outcome> {
+fn watch(student: &mut Student, proof: &Proof) -> Result<Attempt> {
     let end = clock::wait_for("the end of a boot", LIMIT, || {
         if let Err(error) = student.look() {
-            return Ok(Some(Outcome::Broken(format!("{error:#}"))));
+            return Ok(Some(Attempt::Broken(format!("{error:#}"))));
         }
         Ok(judge(&student.console(), proof))
     });
     clock::check_interrupted()?;
-    Ok(end.unwrap_or_else(|error| Outcome::Broken(format!("{error:#}"))))
+    Ok(end.unwrap_or_else(|error| Attempt::Broken(format!("{error:#}"))))
 }
 
 /// What the serial console tells about the end of a boot; `None` while there is none.
-pub fn judge(console: &str, proof: &Proof) -> Option<Outcome> {
+pub fn judge(console: &str, proof: &Proof) -> Option<Attempt> {
     let (mut is_fetching, mut is_handed_over) = (false, false);
     for line in console.lines() {
         is_fetching |= line.contains("bt-node: step=download");
@@ -149,7 +149,7 @@ pub fn judge(console: &str, proof: &Proof) -> Option<Outcome> {
             && is_handed_over
             && line.contains(words)
         {
-            return Some(Outcome::Started);
+            return Some(Attempt::Started);
         }
         if let Proof::Sha256(sha256) = proof
             && let Some(words) = line.split_once("bt-report: ").map(|(_, words)| words)
@@ -157,18 +157,18 @@ pub fn judge(console: &str, proof: &Proof) -> Option<Outcome> {
         {
             let seen = rest.split(' ').next().unwrap_or_default();
             let is_right = seen == sha256;
-            let wrong = || Outcome::Broken(format!("the medium has sha256 {seen}"));
-            return Some(if is_right { Outcome::Started } else { wrong() });
+            let wrong = || Attempt::Broken(format!("the medium has sha256 {seen}"));
+            return Some(if is_right { Attempt::Started } else { wrong() });
         }
         if let Some(problem) = line.split_once("step=problem ").map(|(_, problem)| problem) {
             let text = problem.split_once("text=").map_or(problem, |(_, text)| text);
             let kinds = ["kind=no-memory", "kind=does-not-fit"];
             let is_refusal = !is_fetching && kinds.iter().any(|kind| problem.contains(kind));
             let text = text.trim_matches('"').to_owned();
-            return Some(if is_refusal { Outcome::Refused(text) } else { Outcome::Broken(text) });
+            return Some(if is_refusal { Attempt::Refused(text) } else { Attempt::Broken(text) });
         }
         if DEATHS.iter().any(|death| line.contains(death)) {
-            return Some(Outcome::Broken(line.trim().to_owned()));
+            return Some(Attempt::Broken(line.trim().to_owned()));
         }
     }
     None
@@ -219,17 +219,17 @@ mod tests {
     #[test]
     fn the_console_tells_how_a_boot_ended() {
         let started = "x\nbt-report: started way=pmem\nbt-report: way=pmem device=/dev/pmem0 bytes=5 sha256=ab total_kib=1\n";
-        assert_eq!(judge(started, &sha256_is("ab")), Some(Outcome::Started));
-        assert!(matches!(judge(started, &sha256_is("cd")), Some(Outcome::Broken(_))));
+        assert_eq!(judge(started, &sha256_is("ab")), Some(Attempt::Started));
+        assert!(matches!(judge(started, &sha256_is("cd")), Some(Attempt::Broken(_))));
         let refused = "bt-node: step=problem uptime=5 kind=no-memory text=\"Needs 5, has 4\"\n";
-        let words = Outcome::Refused("Needs 5, has 4".into());
+        let words = Attempt::Refused("Needs 5, has 4".into());
         assert_eq!(judge(refused, &sha256_is("")), Some(words));
         let panic = judge("[ 1] Kernel panic - not", &sha256_is(""));
-        assert!(matches!(panic, Some(Outcome::Broken(_))));
+        assert!(matches!(panic, Some(Attempt::Broken(_))));
         assert_eq!(judge("bt-node: step=menu uptime=5\n", &sha256_is("")), None);
         // A refusal that comes after the download began is none.
         let late = format!("bt-node: step=download uptime=4\n{refused}");
-        assert!(matches!(judge(&late, &sha256_is("")), Some(Outcome::Broken(_))));
+        assert!(matches!(judge(&late, &sha256_is("")), Some(Attempt::Broken(_))));
     }
 
     #[test]
@@ -237,7 +237,7 @@ mod tests {
         let proof = Proof::Words("login:".into());
         assert_eq!(judge("node login: root\n", &proof), None);
         let handed_over = "bt-node: step=kexec uptime=5\nbt login: ";
-        assert_eq!(judge(handed_over, &proof), Some(Outcome::Started));
+        assert_eq!(judge(handed_over, &proof), Some(Attempt::Started));
     }
 
     #[test]

@@ -18,13 +18,13 @@ use serde_json::{Value, json};
 
 use crate::commands::image::{self, Kind};
 use crate::host::cargo;
-use crate::host::outcome::Report;
+use crate::host::outcome::Outcome;
 use crate::host::packages::{self, Extra};
 use crate::room::route::FirmwareKind;
-use crate::room::testbed::Bench;
+use crate::room::testbed::Testbed;
 use medium::{Medium, Proof};
 use plot::Line;
-use search::{Outcome, Search};
+use search::{Attempt, Search};
 use way::Way;
 
 /// Find the smallest PC on which a live system of each size starts
@@ -76,7 +76,7 @@ struct Found {
 }
 
 /// Runs the command.
-pub fn run(options: &Options) -> Result<Report> {
+pub fn run(options: &Options) -> Result<Outcome> {
     if options.kind == Kind::Plain {
         bail!("a plain system has no image to hand over; choose another --kind");
     }
@@ -86,11 +86,11 @@ pub fn run(options: &Options) -> Result<Report> {
     }
     let images = images(options)?;
     let out = options.out.clone().unwrap_or_else(|| cargo::results_folder().join("handover"));
-    let mut bench = Bench::prepare(Extra::Images, options.yes, &out, None)?;
+    let mut testbed = Testbed::prepare(Extra::Images, options.yes, &out, None)?;
     let mut found = Vec::new();
     for (size, path) in &images {
         for way in &options.ways {
-            let search = search_one(options, &mut bench, *way, *size, path)?;
+            let search = search_one(options, &mut testbed, *way, *size, path)?;
             found.push(Found { way: *way, size: *size, search });
         }
     }
@@ -122,7 +122,7 @@ fn images(options: &Options) -> Result<Vec<(u32, PathBuf)>> {
 /// The smallest PC for this image and this way.
 fn search_one(
     options: &Options,
-    bench: &mut Bench,
+    testbed: &mut Testbed,
     way: Way,
     size: u32,
     image: &Path,
@@ -132,20 +132,20 @@ fn search_one(
         Some(_) => Proof::Words(options.says.clone()),
         None => Proof::Sha256(medium::sha256(image)?),
     };
-    let medium = Medium::prepare(bench, way, image, &name, proof, options.firmware)?;
+    let medium = Medium::prepare(testbed, way, image, &name, proof, options.firmware)?;
     let (low, high) = way.guess(size);
     let mut search = match options.memory {
         Some(memory) => Search::new(memory.saturating_sub(1), memory, 1),
         None => Search::new(low, high, options.step),
     };
     while let Some(memory) = search.next() {
-        let outcome = match way {
-            Way::KexecTools => peer::boot(bench, &medium, &name, memory),
-            Way::Pmem | Way::Initrd => medium.boot(bench, memory, options.firmware),
+        let attempt = match way {
+            Way::KexecTools => peer::boot(testbed, &medium, &name, memory),
+            Way::Pmem | Way::Initrd => medium.boot(testbed, memory, options.firmware),
         };
-        let outcome = outcome?;
-        println!("  {name} MiB in a PC of {memory} MiB: {}", words(&outcome));
-        search.learn(memory, outcome);
+        let attempt = attempt?;
+        println!("  {name} MiB in a PC of {memory} MiB: {}", words(&attempt));
+        search.learn(memory, attempt);
         if options.memory.is_some() {
             break;
         }
@@ -153,12 +153,12 @@ fn search_one(
     Ok(search)
 }
 
-/// The outcome in one line.
-pub fn words(outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::Started => "started".into(),
-        Outcome::Refused(why) => format!("refused: {why}"),
-        Outcome::Broken(why) => format!("BROKEN: {why}"),
+/// The attempt in one line.
+pub fn words(attempt: &Attempt) -> String {
+    match attempt {
+        Attempt::Started => "started".into(),
+        Attempt::Refused(why) => format!("refused: {why}"),
+        Attempt::Broken(why) => format!("BROKEN: {why}"),
     }
 }
 
@@ -175,14 +175,14 @@ fn plot_of(found: &[Found]) -> String {
     plot::svg("The smallest PC that starts a live system", "image, MiB", "memory, MiB", &lines)
 }
 
-fn report(found: &[Found]) -> Report {
+fn report(found: &[Found]) -> Outcome {
     let figures: Vec<Value> = found
         .iter()
         .map(|Found { way, size, search }| {
             let tried: serde_json::Map<String, Value> = search
                 .seen
                 .iter()
-                .map(|(memory, outcome)| (memory.to_string(), json!(words(outcome))))
+                .map(|(memory, attempt)| (memory.to_string(), json!(words(attempt))))
                 .collect();
             json!({"way": way.name(), "image_mib": size, "smallest_mib": search.smallest(), "tried": tried})
         })
@@ -196,5 +196,5 @@ fn report(found: &[Found]) -> Report {
         ok &= search.smallest().is_some()
             && (*way == Way::KexecTools || search.broken().next().is_none());
     }
-    Report::new(ok, format!("smallest PCs: {}", parts.join(", "))).with("found", json!(figures))
+    Outcome::new(ok, format!("smallest PCs: {}", parts.join(", "))).with("found", json!(figures))
 }

@@ -14,13 +14,13 @@ use bt_initramfs::manifest::ModuleGroup;
 use bt_initramfs::modules::ModuleSet;
 
 use super::medium::{LIMIT, Medium, judge};
-use super::search::Outcome;
+use super::search::Attempt;
 use crate::host::clock;
 use crate::host::packages;
 use crate::host::process::{Running, command, run};
 use crate::room::qemu::{Firmware, Machine, serial_file};
 use crate::room::sample::GUEST_WORDS;
-use crate::room::testbed::Bench;
+use crate::room::testbed::Testbed;
 
 /// The guest's first process. The initrd's length is a word of its command line.
 const INIT: &str = "#!/bin/sh
@@ -40,8 +40,13 @@ sleep 1000
 const MODULES: [&str; 2] = ["virtio_pci", "virtio_blk"];
 
 /// Boots a PC with so much memory into the system, by kexec-tools.
-pub(super) fn boot(bench: &mut Bench, medium: &Medium, name: &str, memory: u32) -> Result<Outcome> {
-    let folder = bench.scratch(&format!("peer-{name}"))?;
+pub(super) fn boot(
+    testbed: &mut Testbed,
+    medium: &Medium,
+    name: &str,
+    memory: u32,
+) -> Result<Attempt> {
+    let folder = testbed.scratch(&format!("peer-{name}"))?;
     let disk = folder.join("disk");
     let initramfs = folder.join("initramfs");
     let length = write_initrd(medium, &disk)?;
@@ -51,10 +56,10 @@ pub(super) fn boot(bench: &mut Bench, medium: &Medium, name: &str, memory: u32) 
     let firmware = Firmware::Direct { kernel, initramfs, cmdline };
     let machine = Machine { memory_mib: memory, ..Machine::new(firmware, 2) };
     let run_folder = tempfile::Builder::new().prefix("bt-pc").tempdir()?;
-    let mut qemu = machine.command(&bench.lan.tap()?, run_folder.path())?;
+    let mut qemu = machine.command(&testbed.lan.tap()?, run_folder.path())?;
     qemu.arg("-drive").arg(format!("file={},if=virtio,format=raw,snapshot=on", disk.display()));
     let name = format!("{name}-in-{memory}");
-    let mut qemu = Running::start("QEMU", qemu, &bench.out.join(format!("{name}-qemu.log")))?;
+    let mut qemu = Running::start("QEMU", qemu, &testbed.out.join(format!("{name}-qemu.log")))?;
     let serial = serial_file(run_folder.path());
     let console = || String::from_utf8_lossy(&fs::read(&serial).unwrap_or_default()).into_owned();
     let end = clock::wait_for("the end of a boot", LIMIT, || {
@@ -62,8 +67,8 @@ pub(super) fn boot(bench: &mut Bench, medium: &Medium, name: &str, memory: u32) 
         Ok(judge(&console(), &medium.proof))
     });
     clock::check_interrupted()?;
-    fs::write(bench.out.join(format!("{name}-serial.log")), console())?;
-    Ok(end.unwrap_or_else(|error| Outcome::Broken(format!("{error:#}"))))
+    fs::write(testbed.out.join(format!("{name}-serial.log")), console())?;
+    Ok(end.unwrap_or_else(|error| Attempt::Broken(format!("{error:#}"))))
 }
 
 /// The system's own words, those that find the image in the initrd, and the loader's.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 /// How one boot with so much memory went.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Attempt {
     /// The system runs and sees the medium that the catalog names.
     Started,
     /// The node said in words that it does not fit, before anything was fetched.
@@ -20,7 +20,7 @@ pub struct Search {
     low: u32,
     high: u32,
     /// What was tried.
-    pub seen: BTreeMap<u32, Outcome>,
+    pub seen: BTreeMap<u32, Attempt>,
 }
 
 impl Search {
@@ -41,9 +41,9 @@ impl Search {
     }
 
     /// Learns how `size` went.
-    pub fn learn(&mut self, size: u32, outcome: Outcome) {
-        let works = outcome == Outcome::Started;
-        self.seen.insert(size, outcome);
+    pub fn learn(&mut self, size: u32, attempt: Attempt) {
+        let works = attempt == Attempt::Started;
+        self.seen.insert(size, attempt);
         match works {
             true => self.high = self.high.min(size),
             false if size == self.high => {
@@ -58,14 +58,14 @@ impl Search {
     /// The smallest size that started.
     pub fn smallest(&self) -> Option<u32> {
         let started =
-            |(size, outcome): (&u32, &Outcome)| (*outcome == Outcome::Started).then_some(*size);
+            |(size, attempt): (&u32, &Attempt)| (*attempt == Attempt::Started).then_some(*size);
         self.seen.iter().find_map(started)
     }
 
     /// Sizes at which neither the system ran nor the node refused: each is a fault.
     pub fn broken(&self) -> impl Iterator<Item = (u32, &str)> {
-        self.seen.iter().filter_map(|(size, outcome)| match outcome {
-            Outcome::Broken(why) => Some((*size, why.as_str())),
+        self.seen.iter().filter_map(|(size, attempt)| match attempt {
+            Attempt::Broken(why) => Some((*size, why.as_str())),
             _ => None,
         })
     }
@@ -79,8 +79,8 @@ mod tests {
         let mut search = Search::new(low, high, 32);
         while let Some(size) = search.next() {
             assert!(search.seen.len() < 30, "it does not end: {search:?}");
-            let refused = Outcome::Refused(String::new());
-            search.learn(size, if size >= limit { Outcome::Started } else { refused });
+            let refused = Attempt::Refused(String::new());
+            search.learn(size, if size >= limit { Attempt::Started } else { refused });
         }
         search
     }
@@ -101,8 +101,8 @@ mod tests {
     #[test]
     fn what_is_neither_started_nor_refused_is_told() {
         let mut search = Search::new(0, 64, 32);
-        search.learn(64, Outcome::Started);
-        search.learn(32, Outcome::Broken("panic".into()));
+        search.learn(64, Attempt::Started);
+        search.learn(32, Attempt::Broken("panic".into()));
         assert_eq!(search.broken().collect::<Vec<_>>(), [(32, "panic")]);
         assert_eq!((search.smallest(), search.next()), (Some(64), None));
     }

@@ -20,7 +20,7 @@ use bt_initramfs::sample::write_noise;
 use clap::{Args, ValueEnum};
 
 use crate::host::cargo;
-use crate::host::outcome::Report;
+use crate::host::outcome::Outcome;
 use crate::host::packages::{self, Extra};
 use crate::host::process::{command, run};
 use report::LABEL;
@@ -82,12 +82,12 @@ impl Kind {
 }
 
 /// Runs the command.
-pub fn run_command(options: &Options) -> Result<Report> {
+pub fn run_command(options: &Options) -> Result<Outcome> {
     packages::ensure_packages(Extra::Images, options.yes)?;
     let path = options.out.clone().unwrap_or_else(|| usual_place(options.kind, options.size));
     let bytes = make(options.kind, options.size, &path)?;
     let line = format!("{} ({} MiB): {}", options.kind.name(), bytes >> 20, path.display());
-    Ok(Report::new(true, line).with("path", path.display().to_string()).with("bytes", bytes))
+    Ok(Outcome::new(true, line).with("path", path.display().to_string()).with("bytes", bytes))
 }
 
 /// Where the command puts a system.

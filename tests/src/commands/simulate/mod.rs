@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use crate::host::clock;
-use crate::host::outcome::Report;
+use crate::host::outcome;
 
 /// Simulated time ends at so many times the wire time, plus the outages.
 const LIMIT: f64 = 60.0;
@@ -121,7 +121,7 @@ struct Seen {
 }
 
 /// Runs the command.
-pub fn run(options: &Options) -> Result<Report> {
+pub fn run(options: &Options) -> Result<outcome::Outcome> {
     ensure!(options.nodes > 0 && options.runs > 0, "--nodes and --runs must be at least 1");
     ensure!(options.mbit > 0.0 && options.mib > 0, "--mbit and --mib must be more than 0");
     ensure!(options.labs > 0 && options.labs < 200, "--labs must be 1 to 199");
@@ -151,7 +151,7 @@ pub fn run(options: &Options) -> Result<Report> {
     Ok(report(options, &all).with("runs", figures))
 }
 
-fn report(options: &Options, all: &[Seen]) -> Report {
+fn report(options: &Options, all: &[Seen]) -> outcome::Outcome {
     let worst = |of: fn(&Seen) -> f64| all.iter().map(of).fold(0.0, f64::max);
     let (last, copies) = (worst(|seen| seen.last), worst(|seen| seen.copies));
     let unfinished: usize = all.iter().map(|seen| seen.unfinished).sum();
@@ -162,7 +162,7 @@ fn report(options: &Options, all: &[Seen]) -> Report {
         options.nodes,
         all.len(),
     );
-    Report::new(is_fast && unfinished == 0, line)
+    outcome::Outcome::new(is_fast && unfinished == 0, line)
 }
 
 fn one(options: &Options, scenario: &Scenario) -> (Outcome, Seen) {

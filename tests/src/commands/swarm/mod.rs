@@ -23,7 +23,7 @@ use self::figures::{Seen, Summary, heads};
 use self::payload::Payload;
 use self::room::{MAX_NODES, Room, Wiring};
 use crate::host::cargo;
-use crate::host::outcome::Report;
+use crate::host::outcome::Outcome;
 use crate::host::packages::{self, Extra};
 use crate::room::net;
 
@@ -141,7 +141,7 @@ impl Options {
 }
 
 /// Runs the command.
-pub fn run(options: &Options) -> Result<Report> {
+pub fn run(options: &Options) -> Result<Outcome> {
     options.check()?;
     packages::ensure_packages(Extra::Room, options.yes)?;
     if options.engines.contains(&Engine::Transmission) {
@@ -203,7 +203,7 @@ fn write_plot(options: &Options, runs: &[Seen], file: &Path) -> Result<()> {
     Ok(())
 }
 
-fn report(options: &Options, runs: &[Seen]) -> Report {
+fn report(options: &Options, runs: &[Seen]) -> Outcome {
     let summaries: Vec<Summary> =
         options.engines.iter().filter_map(|engine| Summary::of(*engine, runs)).collect();
     let words: Vec<String> = summaries
@@ -219,7 +219,7 @@ fn report(options: &Options, runs: &[Seen]) -> Report {
         options.mib,
         words.join(", ")
     );
-    Report::new(true, line)
+    Outcome::new(true, line)
         .with("mbit", options.mbit)
         .with("server_mbit", options.wiring().server_mbit)
         .with("mib", options.mib)

@@ -10,11 +10,11 @@ use serde_json::json;
 
 use crate::host::cargo::{self, cargo};
 use crate::host::clock;
-use crate::host::outcome::Report;
+use crate::host::outcome::Outcome;
 use crate::host::packages::{self, Extra};
 use crate::host::process::{run_visibly, shown};
 use crate::room::net::Lan;
-use crate::room::testbed::Bench;
+use crate::room::testbed::Testbed;
 use crate::scenario::{self, Scenario};
 
 /// Fast enough for a test, slow enough for a download to be seen and shared.
@@ -72,7 +72,7 @@ impl Count {
 }
 
 /// Runs the command.
-pub fn run(options: &Options) -> Result<Report> {
+pub fn run(options: &Options) -> Result<Outcome> {
     if options.list {
         return Ok(list());
     }
@@ -106,12 +106,12 @@ pub fn run(options: &Options) -> Result<Report> {
             cargo::librqbit_peer()?;
         }
         let out = options.out.clone().unwrap_or_else(|| cargo::results_folder().join("test"));
-        let mut bench = Bench::prepare(Extra::Testing, options.yes, &out, Some(MBIT))?;
-        bench.long = options.long;
-        bench.accept_screens = options.accept_screens;
+        let mut testbed = Testbed::prepare(Extra::Testing, options.yes, &out, Some(MBIT))?;
+        testbed.long = options.long;
+        testbed.accept_screens = options.accept_screens;
         Lan::advertise_router()?;
         for scenario in scenarios {
-            let is_good = one_scenario(scenario, &mut bench)?;
+            let is_good = one_scenario(scenario, &mut testbed)?;
             count.add(Count::one(is_good));
             if !is_good {
                 failures.push(scenario.name);
@@ -125,24 +125,24 @@ pub fn run(options: &Options) -> Result<Report> {
     let Count { passed, failed } = count;
     // A filter that fits nothing has shown nothing.
     let is_good = failed == 0 && passed > 0;
-    Ok(Report::new(is_good, format!("{passed} passed, {failed} failed"))
+    Ok(Outcome::new(is_good, format!("{passed} passed, {failed} failed"))
         .with("passed", passed)
         .with("failed", failed)
         .with("failures", json!(failures)))
 }
 
-fn list() -> Report {
+fn list() -> Outcome {
     for scenario in scenario::ALL {
         println!("{:22} {}", scenario.name, scenario.what);
     }
-    Report::new(true, format!("{} scenarios", scenario::ALL.len()))
+    Outcome::new(true, format!("{} scenarios", scenario::ALL.len()))
 }
 
 /// Runs one scenario; only an interruption is an error, everything else is a failed test.
-fn one_scenario(scenario: &Scenario, bench: &mut Bench) -> Result<bool> {
+fn one_scenario(scenario: &Scenario, testbed: &mut Testbed) -> Result<bool> {
     let start = clock::now();
     println!("\nscenario {}: {} ...", scenario.name, scenario.what);
-    let outcome = (scenario.run)(bench);
+    let outcome = (scenario.run)(testbed);
     clock::check_interrupted()?;
     let secs = (clock::now() - start).as_secs_f64();
     match &outcome {

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::host::cargo;
 use crate::host::clock;
-use crate::host::outcome::{self, Report};
+use crate::host::outcome::{self, Outcome};
 use crate::host::packages::Extra;
 use crate::host::process::{command, cpu, load, output, run as run_command};
 use crate::room::addresses::SERVER;
@@ -27,7 +27,7 @@ use crate::room::dnsmasq::Dnsmasq;
 use crate::room::namespace::Place;
 use crate::room::namespace::command_in;
 use crate::room::server::Server;
-use crate::room::testbed::Bench;
+use crate::room::testbed::Testbed;
 use client::Wish;
 
 /// A loader of a usual size.
@@ -62,10 +62,10 @@ pub struct Options {
 }
 
 /// Runs the command.
-pub fn run(options: &Options) -> Result<Report> {
+pub fn run(options: &Options) -> Result<Outcome> {
     let out = options.out.clone().unwrap_or_else(|| cargo::results_folder().join("tftp-load"));
-    let mut bench = Bench::prepare(Extra::Load, options.yes, &out, None)?;
-    let (crowd, server, dnsmasq) = prepare(&mut bench, "tftp-load")?;
+    let mut testbed = Testbed::prepare(Extra::Load, options.yes, &out, None)?;
+    let (crowd, server, dnsmasq) = prepare(&mut testbed, "tftp-load")?;
     let mut rounds = Vec::new();
     for run in 1..=options.runs {
         for kind in [AS_IPXE, AS_UEFI] {
@@ -95,9 +95,9 @@ pub fn run(options: &Options) -> Result<Report> {
 }
 
 /// For the tests: on a network that loses 5 % each way, every client gets the file.
-pub fn survive_loss(bench: &mut Bench) -> Result<String> {
+pub fn survive_loss(testbed: &mut Testbed) -> Result<String> {
     let permille = LOSSES[1];
-    let (crowd, server, _dnsmasq) = prepare(bench, "tftp-loss")?;
+    let (crowd, server, _dnsmasq) = prepare(testbed, "tftp-loss")?;
     let fetched = server.explain(crowd.fetch_with_loss(None, SERVER, server.pid(), permille))?;
     server.explain(match fetched.is_all() {
         true => Ok(()),
@@ -110,14 +110,14 @@ pub fn survive_loss(bench: &mut Bench) -> Result<String> {
 }
 
 /// The clients and both servers, all with the same file.
-fn prepare(bench: &mut Bench, name: &str) -> Result<(Crowd, Server, Dnsmasq)> {
-    let crowd = Crowd::prepare(bench)?;
-    let lab = bench.sample_lab(name)?;
+fn prepare(testbed: &mut Testbed, name: &str) -> Result<(Crowd, Server, Dnsmasq)> {
+    let crowd = Crowd::prepare(testbed)?;
+    let lab = testbed.sample_lab(name)?;
     let loaders = lab.folder().join("ipxe");
     std::fs::create_dir_all(&loaders).context("cannot make the folder for loaders")?;
     std::fs::write(loaders.join(FILE), &crowd.file).context("cannot write the file")?;
-    let server = bench.serve(&lab, name)?;
-    let mut dnsmasq = Dnsmasq::serve_tftp(bench.lan.place()?, &loaders, &bench.out)?;
+    let server = testbed.serve(&lab, name)?;
+    let mut dnsmasq = Dnsmasq::serve_tftp(testbed.lan.place()?, &loaders, &testbed.out)?;
     clock::pause(Duration::from_secs(1))?;
     dnsmasq.check_running()?;
     Ok((crowd, server, dnsmasq))
@@ -201,7 +201,7 @@ impl Medians {
     }
 }
 
-fn report(rounds: &[Round], lossy: &[Lossy]) -> Report {
+fn report(rounds: &[Round], lossy: &[Lossy]) -> Outcome {
     let medians = [AS_IPXE, AS_UEFI].map(|kind| Medians::of(rounds, kind));
     let all_arrived = rounds.iter().all(|round| round.ours.is_all());
     let all_survived = lossy.iter().all(|one| one.ours.is_all());
@@ -241,7 +241,7 @@ fn report(rounds: &[Round], lossy: &[Lossy]) -> Report {
                    "dnsmasq": one.theirs.to_json()})
         })
         .collect();
-    Report::new(all_arrived && all_survived && no_slower, line)
+    Outcome::new(all_arrived && all_survived && no_slower, line)
         .with("medians", medians.iter().map(Medians::to_json).collect::<Vec<_>>())
         .with("rounds", rounds)
         .with("lossy", lossy)
@@ -255,13 +255,13 @@ struct Crowd {
 }
 
 impl Crowd {
-    fn prepare(bench: &mut Bench) -> Result<Self> {
-        let place = bench.lan.place()?;
+    fn prepare(testbed: &mut Testbed) -> Result<Self> {
+        let place = testbed.lan.place()?;
         for number in 0..CLIENTS {
             place.add_address(address(number))?;
         }
         let file = (0..FILE_BYTES).map(|at| (at * 31 % 251) as u8).collect();
-        Ok(Self { place, folder: bench.scratch("tftp-load-files")?, file })
+        Ok(Self { place, folder: testbed.scratch("tftp-load-files")?, file })
     }
 
     /// Lets `clients` fetch the file from `server` at once.
