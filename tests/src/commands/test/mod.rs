@@ -1,21 +1,24 @@
 //! Shell: `cargo lab test`: formatting, lints, unit tests, then whole boots in the virtual lab.
 
-use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
-use std::process::Stdio;
+mod checks;
+mod choice;
+mod count;
 
-use anyhow::{Context, Result};
+use std::path::PathBuf;
+
+use anyhow::{Result, anyhow};
 use clap::Args;
 use serde_json::json;
 
-use crate::host::cargo::{self, cargo};
+use crate::host::cargo;
 use crate::host::clock;
 use crate::host::outcome::Outcome;
 use crate::host::packages::{self, Extra};
-use crate::host::process::{run_visibly, shown};
 use crate::room::net::Lan;
 use crate::room::testbed::Testbed;
 use crate::scenario::{self, Scenario};
+use choice::{Choice, Step};
+use count::Count;
 
 /// Fast enough for a test, slow enough for a download to be seen and shared.
 const MBIT: u32 = 200;
@@ -25,9 +28,18 @@ const MBIT: u32 = 200;
 /// Installs the Debian packages it needs (it asks first), builds everything, and works for a while:
 /// count on half an hour, the first time more. The last line is `N passed, N failed`.
 #[derive(Args)]
+#[command(after_help = "\
+Examples:
+  cargo lab test --only unit
+  cargo lab test --only lints,boot-uefi
+  cargo lab test dhcp-clients")]
 pub struct Options {
-    /// Only what has this in its name: `format`, `lints`, `unit`, or a part of a scenario's name
-    filter: Option<String>,
+    /// The same as --only
+    #[arg(value_name = "NAME", value_delimiter = ',')]
+    names: Vec<String>,
+    /// Only these: `format`, `lints`, `unit`, or scenarios with this in their names
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    only: Vec<String>,
     /// Spend more time on the tests that attack the server (a minute instead of ten seconds)
     #[arg(long)]
     long: bool,
@@ -37,7 +49,7 @@ pub struct Options {
     /// Take the screens as they are now for the reference pictures in tests/screens
     #[arg(long)]
     accept_screens: bool,
-    /// Only show the names of the scenarios
+    /// Only show the names of the steps and the scenarios
     #[arg(long)]
     list: bool,
     /// Leave pictures and logs in this folder
@@ -45,85 +57,35 @@ pub struct Options {
     out: Option<PathBuf>,
 }
 
-/// Counts of tests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Count {
-    passed: u32,
-    failed: u32,
-}
-
-impl Count {
-    fn one(is_good: bool) -> Self {
-        Self { passed: u32::from(is_good), failed: u32::from(!is_good) }
-    }
-
-    fn add(&mut self, other: Self) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-    }
-
-    /// Reads cargo's `test result: ok. 12 passed; 0 failed; …`.
-    fn parse(line: &str) -> Option<Self> {
-        let (_, counts) = line.trim().strip_prefix("test result: ")?.split_once(". ")?;
-        let mut numbers = counts.split(';').map(|part| part.trim().split(' ').next());
-        let mut next = || numbers.next()??.parse().ok();
-        Some(Self { passed: next()?, failed: next()? })
-    }
-}
-
 /// Runs the command.
 pub fn run(options: &Options) -> Result<Outcome> {
+    let names: Vec<&str> = scenario::ALL.iter().map(|scenario| scenario.name).collect();
+    let words = [&options.names[..], &options.only].concat();
+    let choice = Choice::of(&words, &names).map_err(|text| anyhow!(text))?;
+    let chosen = scenario::ALL.iter().filter(|it| choice.scenarios.contains(&it.name));
+    let scenarios: Vec<&Scenario> = chosen.collect();
     if options.list {
-        return Ok(list());
+        return Ok(list(&choice.steps, &scenarios));
     }
-    let wanted = |name: &str| options.filter.as_ref().is_none_or(|filter| name.contains(filter));
     packages::ensure_packages(Extra::Testing, options.yes)?;
     let mut count = Count::default();
-    if wanted("format") {
-        count.add(cargo_check(&["fmt", "--all", "--check"])?);
+    for step in choice.steps {
+        count.add(checks::run(step)?);
     }
-    if wanted("lints") {
-        count.add(cargo_check(&[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ])?);
-    }
-    if wanted("unit") {
-        count.add(unit_tests()?);
-    }
-    let scenarios: Vec<&Scenario> = scenario::ALL.iter().filter(|it| wanted(it.name)).collect();
     let mut failures = Vec::new();
     if !scenarios.is_empty() {
-        if scenarios.iter().any(|it| it.name == scenario::TRANSMISSION) {
-            // Later there is no way to the world.
-            packages::ensure_transmission()?;
-        }
-        if scenarios.iter().any(|it| it.name == scenario::LIBRQBIT) {
-            cargo::librqbit_peer()?;
-        }
-        let out = options.out.clone().unwrap_or_else(|| cargo::results_folder().join("test"));
-        let mut testbed = Testbed::prepare(Extra::Testing, options.yes, &out, Some(MBIT))?;
-        testbed.long = options.long;
-        testbed.accept_screens = options.accept_screens;
-        Lan::advertise_router()?;
-        for scenario in scenarios {
-            let is_good = one_scenario(scenario, &mut testbed)?;
+        run_scenarios(options, &scenarios, |name, is_good| {
             count.add(Count::one(is_good));
             if !is_good {
-                failures.push(scenario.name);
+                failures.push(name);
             }
-        }
-        println!("\nPictures and logs: {}", out.display());
+        })?;
     }
     if !failures.is_empty() {
         println!("Failed: {}", failures.join(", "));
     }
     let Count { passed, failed } = count;
-    // A filter that fits nothing has shown nothing.
+    // What has shown nothing is no success.
     let is_good = failed == 0 && passed > 0;
     Ok(Outcome::new(is_good, format!("{passed} passed, {failed} failed"))
         .with("passed", passed)
@@ -131,11 +93,28 @@ pub fn run(options: &Options) -> Result<Outcome> {
         .with("failures", json!(failures)))
 }
 
-fn list() -> Outcome {
-    for scenario in scenario::ALL {
-        println!("{:22} {}", scenario.name, scenario.what);
+fn run_scenarios(
+    options: &Options,
+    scenarios: &[&Scenario],
+    mut ended: impl FnMut(&'static str, bool),
+) -> Result<()> {
+    if scenarios.iter().any(|it| it.name == scenario::TRANSMISSION) {
+        // Later there is no way to the world.
+        packages::ensure_transmission()?;
     }
-    Outcome::new(true, format!("{} scenarios", scenario::ALL.len()))
+    if scenarios.iter().any(|it| it.name == scenario::LIBRQBIT) {
+        cargo::librqbit_peer()?;
+    }
+    let out = options.out.clone().unwrap_or_else(|| cargo::results_folder().join("test"));
+    let mut testbed = Testbed::prepare(Extra::Testing, options.yes, &out, Some(MBIT))?;
+    testbed.long = options.long;
+    testbed.accept_screens = options.accept_screens;
+    Lan::advertise_router()?;
+    for scenario in scenarios {
+        ended(scenario.name, one_scenario(scenario, &mut testbed)?);
+    }
+    println!("\nPictures and logs: {}", out.display());
+    Ok(())
 }
 
 /// Runs one scenario; only an interruption is an error, everything else is a failed test.
@@ -152,43 +131,16 @@ fn one_scenario(scenario: &Scenario, testbed: &mut Testbed) -> Result<bool> {
     Ok(outcome.is_ok())
 }
 
-/// A cargo command that counts as one test.
-fn cargo_check(words: &[&str]) -> Result<Count> {
-    println!("\ncargo {} ...", words.join(" "));
-    let mut cargo = cargo();
-    cargo.args(words);
-    let outcome = run_visibly(cargo);
-    clock::check_interrupted()?;
-    if let Err(error) = &outcome {
-        println!("{error:#}");
+fn list(steps: &[Step], scenarios: &[&Scenario]) -> Outcome {
+    println!("Steps:");
+    for step in steps {
+        println!("  {:22} {}", step.name(), step.what());
     }
-    Ok(Count::one(outcome.is_ok()))
-}
-
-/// Runs `cargo test` over everything and adds up what it counts.
-fn unit_tests() -> Result<Count> {
-    println!("\ncargo test --workspace ...");
-    let mut cargo = cargo();
-    cargo.args(["test", "--workspace", "--no-fail-fast"]).stdout(Stdio::piped());
-    let mut child = cargo.spawn().with_context(|| format!("cannot run {}", shown(&cargo)))?;
-    let printed = child.stdout.take().expect("its output is a pipe");
-    let mut count = Count::default();
-    for line in BufReader::new(printed).lines() {
-        let line = line?;
-        // A passed test is silent: hundreds of lines would hide the one that matters.
-        let is_passed = line.starts_with("test ") && line.ends_with(" ... ok");
-        if !is_passed && !line.is_empty() {
-            println!("{line}");
-        }
-        count.add(Count::parse(&line).unwrap_or_default());
+    println!("Scenarios:");
+    for Scenario { name, what, .. } in scenarios {
+        println!("  {name:22} {what}");
     }
-    let is_good = child.wait()?.success();
-    clock::check_interrupted()?;
-    if !is_good && count.failed == 0 {
-        // It did not even compile, or a test program died.
-        count.failed = 1;
-    }
-    Ok(count)
+    Outcome::new(true, format!("{} steps, {} scenarios", steps.len(), scenarios.len()))
 }
 
 #[cfg(test)]
@@ -196,18 +148,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cargos_counts_are_read() {
-        let line =
-            "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out";
-        assert_eq!(Count::parse(line), Some(Count { passed: 12, failed: 3 }));
-        assert_eq!(Count::parse("running 3 tests"), None);
-    }
-
-    #[test]
     fn every_scenario_has_a_name_of_its_own() {
         let mut names: Vec<&str> = scenario::ALL.iter().map(|scenario| scenario.name).collect();
+        names.extend(Step::ALL.map(Step::name));
+        let all = names.len();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), scenario::ALL.len());
+        assert_eq!(names.len(), all);
     }
 }
