@@ -41,6 +41,8 @@ enum Action {
     Demo(demo::Options),
     Build(build::Options),
     Test(test::Options),
+    #[command(hide = true)]
+    Scenario(test::one::Options),
     Boot(boot::Options),
     Image(image::Options),
     Handover(handover::Options),
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Action::Demo(options) => demo::run(options),
         Action::Build(options) => build::run(options),
         Action::Test(options) => test::run(options),
+        Action::Scenario(options) => test::one::run(options),
         Action::Boot(options) => boot::run(options),
         Action::Image(options) => image::run_command(options),
         Action::Handover(options) => handover::run(options),

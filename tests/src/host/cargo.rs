@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 
 use crate::host::process::{command, shown};
 
@@ -16,7 +17,7 @@ const STATIC: &str =
     r#"target.x86_64-unknown-linux-gnu.rustflags=["-C","target-feature=+crt-static"]"#;
 
 /// The programs under test, as files.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Programs {
     /// `bt-server`.
     pub server: PathBuf,
@@ -64,11 +65,13 @@ pub fn build() -> Result<Programs> {
     })
 }
 
+/// What [`librqbit_peer`] found.
+static LIBRQBIT_PEER: OnceLock<PathBuf> = OnceLock::new();
+
 /// The program of the peer that stands on librqbit, built where it has to be; once for each run of
 /// the lab, and before the lab leaves the world's network: cargo may have to fetch its crates.
 pub fn librqbit_peer() -> Result<PathBuf> {
-    static FOUND: OnceLock<PathBuf> = OnceLock::new();
-    if let Some(found) = FOUND.get() {
+    if let Some(found) = LIBRQBIT_PEER.get() {
         return Ok(found.clone());
     }
     let name = "bt-librqbit-peer";
@@ -85,7 +88,13 @@ pub fn librqbit_peer() -> Result<PathBuf> {
             find(&built, name)?
         }
     };
-    Ok(FOUND.get_or_init(|| program).clone())
+    Ok(LIBRQBIT_PEER.get_or_init(|| program).clone())
+}
+
+/// Takes the program that another process of this run has found by [`librqbit_peer`].
+pub fn use_librqbit_peer(program: PathBuf) {
+    // Whoever was first is right too: it is the same program.
+    LIBRQBIT_PEER.get_or_init(|| program);
 }
 
 /// Runs `cargo build` and returns the programs it made.

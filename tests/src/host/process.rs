@@ -139,6 +139,11 @@ impl Running {
         Ok(status.success())
     }
 
+    /// Whether it was content, once it has ended.
+    pub fn end(&mut self) -> Result<Option<bool>> {
+        Ok(self.child.try_wait()?.map(|status| status.success()))
+    }
+
     /// Whether it has ended.
     pub fn has_ended(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_some())

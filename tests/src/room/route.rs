@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
 use crate::room::dnsmasq::Dnsmasq;
@@ -96,7 +96,11 @@ impl Route {
         match self.addresses {
             Addresses::Ours => Ok(None),
             Addresses::Others => {
-                Dnsmasq::give_addresses(testbed.lan.place()?, &testbed.out.clone()).map(Some)
+                // Its lease file and its log have one name each, and other routes run beside it.
+                let folder = testbed.out.join(format!("{}-dnsmasq", self.name()));
+                std::fs::create_dir_all(&folder)
+                    .with_context(|| format!("cannot make {}", folder.display()))?;
+                Dnsmasq::give_addresses(testbed.lan.place()?, &folder).map(Some)
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Shell: a live ISO that `bt-server add` made a system of, on a PC that is large enough and on one that is not.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::commands::handover::medium::{self, Medium, Proof};
@@ -43,9 +45,15 @@ pub fn too_large(testbed: &mut Testbed) -> Result<String> {
     }
 }
 
-fn boot(testbed: &mut Testbed, name: &str, memory: u32, words: &str) -> Result<Attempt> {
+/// Makes the ISO, unless it is there already.
+pub fn make_image() -> Result<PathBuf> {
     let iso = image::usual_place(Kind::AlpineLike, Some(IMAGE));
     image::make(Kind::AlpineLike, Some(IMAGE), &iso)?;
+    Ok(iso)
+}
+
+fn boot(testbed: &mut Testbed, name: &str, memory: u32, words: &str) -> Result<Attempt> {
+    let iso = make_image()?;
     let proof = Proof::Sha256(medium::sha256(&iso)?);
     let mut medium = Medium::prepare(testbed, Way::Pmem, &iso, name, proof, None)?;
     medium.words = words.into();

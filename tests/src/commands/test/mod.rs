@@ -3,7 +3,11 @@
 mod checks;
 mod choice;
 mod count;
+mod jobs;
+pub mod one;
+mod queue;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
@@ -14,11 +18,11 @@ use crate::host::cargo;
 use crate::host::clock;
 use crate::host::outcome::Outcome;
 use crate::host::packages::{self, Extra};
-use crate::room::net::Lan;
 use crate::room::testbed::Testbed;
 use crate::scenario::{self, Scenario};
 use choice::{Choice, Step};
 use count::Count;
+use queue::{available_mib, usual_jobs};
 
 /// Fast enough for a test, slow enough for a download to be seen and shared.
 const MBIT: u32 = 200;
@@ -31,7 +35,7 @@ const MBIT: u32 = 200;
 #[command(after_help = "\
 Examples:
   cargo lab test --only unit
-  cargo lab test --only lints,boot-uefi
+  cargo lab test --only lints,boot-uefi --jobs 1
   cargo lab test dhcp-clients")]
 pub struct Options {
     /// The same as --only
@@ -40,6 +44,10 @@ pub struct Options {
     /// Only these: `format`, `lints`, `unit`, or scenarios with this in their names
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
+    /// So many scenarios side by side, each in a network of its own [default: one for each core and
+    /// each 4 GiB of free memory]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    jobs: Option<u8>,
     /// Spend more time on the tests that attack the server (a minute instead of ten seconds)
     #[arg(long)]
     long: bool,
@@ -63,7 +71,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let words = [&options.names[..], &options.only].concat();
     let choice = Choice::of(&words, &names).map_err(|text| anyhow!(text))?;
     let chosen = scenario::ALL.iter().filter(|it| choice.scenarios.contains(&it.name));
-    let scenarios: Vec<&Scenario> = chosen.collect();
+    let scenarios: Vec<Scenario> = chosen.copied().collect();
     if options.list {
         return Ok(list(&choice.steps, &scenarios));
     }
@@ -95,50 +103,51 @@ pub fn run(options: &Options) -> Result<Outcome> {
 
 fn run_scenarios(
     options: &Options,
-    scenarios: &[&Scenario],
-    mut ended: impl FnMut(&'static str, bool),
+    scenarios: &[Scenario],
+    ended: impl FnMut(&'static str, bool),
 ) -> Result<()> {
-    if scenarios.iter().any(|it| it.name == scenario::TRANSMISSION) {
-        // Later there is no way to the world.
-        packages::ensure_transmission()?;
-    }
-    if scenarios.iter().any(|it| it.name == scenario::LIBRQBIT) {
-        cargo::librqbit_peer()?;
+    // Later there is no way to the world, and several may want the same.
+    let needs: BTreeSet<_> = scenarios.iter().filter_map(|scenario| scenario.need).collect();
+    for need in needs {
+        if let Err(error) = need.provide() {
+            clock::check_interrupted()?;
+            // Those that need it will fail; the others say something all the same.
+            eprintln!("cargo lab: {error:#}");
+        }
     }
     let out = options.out.clone().unwrap_or_else(|| cargo::results_folder().join("test"));
     let mut testbed = Testbed::prepare(Extra::Testing, options.yes, &out, Some(MBIT))?;
     testbed.long = options.long;
     testbed.accept_screens = options.accept_screens;
-    Lan::advertise_router()?;
-    for scenario in scenarios {
-        ended(scenario.name, one_scenario(scenario, &mut testbed)?);
-    }
+    println!("Making the lab that each scenario gets a copy of ...");
+    testbed.template()?;
+    jobs::run(&testbed, scenarios, jobs(options), ended)?;
     println!("\nPictures and logs: {}", out.display());
     Ok(())
 }
 
-/// Runs one scenario; only an interruption is an error, everything else is a failed test.
-fn one_scenario(scenario: &Scenario, testbed: &mut Testbed) -> Result<bool> {
-    let start = clock::now();
-    println!("\nscenario {}: {} ...", scenario.name, scenario.what);
-    let outcome = (scenario.run)(testbed);
-    clock::check_interrupted()?;
-    let secs = (clock::now() - start).as_secs_f64();
-    match &outcome {
-        Ok(seen) => println!("scenario {} ... ok, {secs:.0} s: {seen}", scenario.name),
-        Err(error) => println!("scenario {} ... FAILED, {secs:.0} s: {error:#}", scenario.name),
+/// How many scenarios run side by side.
+fn jobs(options: &Options) -> usize {
+    if options.accept_screens {
+        // Several boots write the same picture.
+        return 1;
     }
-    Ok(outcome.is_ok())
+    let usual = || {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        usual_jobs(cores, available_mib(&meminfo).unwrap_or_default())
+    };
+    options.jobs.map_or_else(usual, usize::from)
 }
 
-fn list(steps: &[Step], scenarios: &[&Scenario]) -> Outcome {
+fn list(steps: &[Step], scenarios: &[Scenario]) -> Outcome {
     println!("Steps:");
     for step in steps {
         println!("  {:22} {}", step.name(), step.what());
     }
-    println!("Scenarios:");
-    for Scenario { name, what, .. } in scenarios {
-        println!("  {name:22} {what}");
+    println!("Scenarios (* by itself, the others side by side):");
+    for Scenario { name, what, is_alone, .. } in scenarios {
+        println!("{} {name:22} {what}", if *is_alone { "*" } else { " " });
     }
     Outcome::new(true, format!("{} steps, {} scenarios", steps.len(), scenarios.len()))
 }
