@@ -7,7 +7,7 @@ use std::fmt::Write;
 pub enum Step {
     /// Formatting.
     Format,
-    /// Lints.
+    /// Lints, documentation, licences.
     Lints,
     /// Unit tests and tests of one package.
     Unit,
@@ -30,7 +30,9 @@ impl Step {
     pub fn what(self) -> &'static str {
         match self {
             Self::Format => "the code is formatted by rustfmt",
-            Self::Lints => "clippy warns of nothing",
+            Self::Lints => {
+                "clippy and rustdoc warn of nothing; every dependency's licence is allowed"
+            }
             Self::Unit => "the tests of all packages pass",
         }
     }

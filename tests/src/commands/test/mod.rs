@@ -4,6 +4,7 @@ mod checks;
 mod choice;
 mod count;
 mod jobs;
+mod licences;
 pub mod one;
 mod queue;
 
