@@ -7,8 +7,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::host::process::Running;
-use crate::room::namespace::Place;
-use crate::room::namespace::command_in;
+use crate::room::namespace::{Place, command_in};
 
 /// A running dnsmasq; it ends with this value.
 pub struct Dnsmasq {

@@ -37,13 +37,7 @@ pub struct Wire {
 impl Wire {
     /// Starts to watch all cables of this network namespace.
     pub fn watch() -> Result<Self> {
-        let socket = socket(
-            AddressFamily::Packet,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::EthAll,
-        )
-        .context("cannot watch the virtual LAN")?;
+        let socket = every_packet()?;
         let wire = Self { seen: Arc::default() };
         let seen = Arc::clone(&wire.seen);
         std::thread::spawn(move || listen(&socket, &seen));
@@ -55,6 +49,13 @@ impl Wire {
         let seen = self.seen.lock().expect("the listening thread does not panic");
         seen.iter().find(|(at, sighting)| *at >= start && is_it(sighting)).map(|(at, _)| *at)
     }
+}
+
+/// A socket that hears every frame of this network namespace.
+pub fn every_packet() -> Result<OwnedFd> {
+    let (kind, flags) = (SockType::Raw, SockFlag::SOCK_CLOEXEC);
+    socket(AddressFamily::Packet, kind, flags, SockProtocol::EthAll)
+        .context("cannot watch the virtual LAN")
 }
 
 fn listen(socket: &OwnedFd, seen: &Mutex<Vec<(Instant, Sighting)>>) {

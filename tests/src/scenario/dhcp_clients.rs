@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, socket};
+use nix::sys::socket::{MsgFlags, recv};
 
 use crate::host::clock;
 use crate::host::process::{Running, command, run as run_command};
 use crate::room::addresses::SERVER;
 use crate::room::dnsmasq::Dnsmasq;
-use crate::room::namespace::Place;
-use crate::room::namespace::command_in;
+use crate::room::namespace::{Place, command_in};
+use crate::room::packets::every_packet;
 use crate::room::sample::{Addresses, SampleLab, usual_words};
 use crate::room::server::Server;
 use crate::room::testbed::Testbed;
@@ -317,13 +317,7 @@ struct Replies(Arc<Mutex<Vec<Ipv4Addr>>>);
 
 impl Replies {
     fn watch() -> Result<Self> {
-        let socket = socket(
-            AddressFamily::Packet,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::EthAll,
-        )
-        .context("cannot watch the virtual LAN")?;
+        let socket = every_packet()?;
         let seen = Arc::new(Mutex::new(Vec::new()));
         let noted = Arc::clone(&seen);
         std::thread::spawn(move || listen(&socket, &noted));

@@ -13,8 +13,7 @@ use nix::sched::{CloneFlags, setns};
 use crate::host::clock;
 use crate::host::process::output;
 use crate::room::addresses::SERVER;
-use crate::room::namespace::Place;
-use crate::room::namespace::command_in;
+use crate::room::namespace::{Place, command_in};
 use crate::room::testbed::Testbed;
 
 /// Where Debian has what the server reads.

@@ -9,8 +9,7 @@ use serde_json::{Value, json};
 use super::servers::Rival;
 use crate::host::process::{command, cpu, output, run};
 use crate::room::addresses::BRIDGE;
-use crate::room::namespace::Place;
-use crate::room::namespace::command_in;
+use crate::room::namespace::{Place, command_in};
 
 /// Room for a hundred thousand nodes.
 pub const SERVER_NETWORK: &str = "10.123.0.1/16";

@@ -10,11 +10,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use bt_initramfs::cpio::{Entry, Writer};
 use bt_initramfs::kernel;
-use bt_initramfs::manifest::ModuleGroup;
-use bt_initramfs::modules::ModuleSet;
 
 use super::medium::{LIMIT, Medium, judge};
 use super::search::Attempt;
+use crate::commands::image::initramfs::pack;
 use crate::host::clock;
 use crate::host::packages;
 use crate::host::process::{Running, command, run};
@@ -129,20 +128,7 @@ fn own_initramfs(next: &Path, next_cmdline: &str) -> Result<Vec<u8>> {
         entries.push(Entry::file(format!("{folder}/{name}"), 0o755, read(&library)?));
     }
     let kernel = kernel::find(&packages::ensure_kernel()?, None)?;
-    let available = kernel.available()?;
-    let names = MODULES.map(str::to_owned).to_vec();
-    let group = ModuleGroup { group: "disk".into(), names, ..ModuleGroup::default() };
-    let set = ModuleSet::close(&available, &[&group], |file| Ok(kernel.module_with_info(file)?.0))?;
-    ensure!(set.absent.is_empty(), "this kernel lacks {}", set.absent.join(", "));
-    for (number, name) in set.load_order(&MODULES).iter().enumerate() {
-        let (_, bytes) = kernel.module_with_info(&set.modules[name].file)?;
-        entries.push(Entry::file(format!("/modules/{number:02}-{name}.ko"), 0o644, bytes));
-    }
-    let mut writer = Writer::new(Vec::new());
-    for entry in &entries {
-        writer.add(entry)?;
-    }
-    Ok(writer.finish()?)
+    pack(entries, &kernel, &MODULES)
 }
 
 /// The libraries that a program of this machine's architecture is linked with.

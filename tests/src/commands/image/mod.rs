@@ -8,6 +8,7 @@
 //! `tests/files/image/report`.
 
 mod debian;
+pub mod initramfs;
 mod report;
 mod small;
 

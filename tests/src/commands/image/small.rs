@@ -4,13 +4,12 @@ use std::fs;
 use std::io::{self, BufWriter};
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use bt_initramfs::cpio::{Entry, Writer};
 use bt_initramfs::kernel::{self, KernelFiles};
-use bt_initramfs::manifest::ModuleGroup;
-use bt_initramfs::modules::ModuleSet;
 use bt_initramfs::sample::write_noise;
 
+use super::initramfs::pack;
 use super::report::REPORT;
 use crate::host::packages;
 use crate::host::process::{command, run};
@@ -81,20 +80,7 @@ fn initrd(kernel: &KernelFiles, modules: &[&str]) -> Result<Vec<u8>> {
     entries.push(Entry::device("/dev/console", 0o600, 5, 1));
     entries.push(Entry::file("/init", 0o755, INIT));
     entries.push(Entry::file("/usr/local/sbin/bt-report", 0o755, REPORT));
-    let available = kernel.available()?;
-    let names = modules.iter().map(|name| (*name).to_owned()).collect();
-    let group = ModuleGroup { group: "medium".into(), names, ..ModuleGroup::default() };
-    let set = ModuleSet::close(&available, &[&group], |file| Ok(kernel.module_with_info(file)?.0))?;
-    ensure!(set.absent.is_empty(), "this kernel lacks {}", set.absent.join(", "));
-    for (number, name) in set.load_order(modules).iter().enumerate() {
-        let (_, bytes) = kernel.module_with_info(&set.modules[name].file)?;
-        entries.push(Entry::file(format!("/modules/{number:02}-{name}.ko"), 0o644, bytes));
-    }
-    let mut writer = Writer::new(Vec::new());
-    for entry in &entries {
-        writer.add(entry)?;
-    }
-    Ok(writer.finish()?)
+    pack(entries, kernel, modules)
 }
 
 fn modloop(kernel: &KernelFiles, squashfs: &Path) -> Result<()> {

@@ -17,8 +17,7 @@ use serde_json::Value;
 use super::flow::{Flow, Sent, TCP_HEADERS};
 use crate::host::process::{command, run};
 use crate::room::addresses::{BRIDGE, SERVER};
-use crate::room::namespace::command_in;
-use crate::room::namespace::{self, Place};
+use crate::room::namespace::{self, Place, command_in};
 
 /// The most nodes that fit the addresses.
 pub const MAX_NODES: usize = 250;

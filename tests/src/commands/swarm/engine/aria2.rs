@@ -7,8 +7,7 @@ use anyhow::Result;
 use super::{Source, Stage};
 use crate::commands::swarm::tracker::ANNOUNCE;
 use crate::commands::swarm::worker::{FINISHED, Mark, Worker};
-use crate::room::namespace::Place;
-use crate::room::namespace::command_in;
+use crate::room::namespace::{Place, command_in};
 
 /// Every connection is welcome, nothing is asked of the world, and nobody stops sharing by itself.
 const SETTINGS: &[&str] = &[

@@ -9,8 +9,7 @@ use super::{Source, Stage};
 use crate::commands::swarm::tracker::ANNOUNCE;
 use crate::commands::swarm::worker::{FINISHED, Mark, Worker};
 use crate::host::cargo;
-use crate::room::namespace::Place;
-use crate::room::namespace::command_in;
+use crate::room::namespace::{Place, command_in};
 
 /// A peer with everything that `torrent` names in `folder`, or that fetches it there, by `role`.
 pub fn peer(place: &Place, role: &str, torrent: &Path, folder: &Path) -> Result<Command> {

@@ -10,8 +10,7 @@ use anyhow::{Context, Result};
 use super::{Source, Stage};
 use crate::commands::swarm::tracker::ANNOUNCE;
 use crate::commands::swarm::worker::{FINISHED, Mark, Worker};
-use crate::room::namespace::Place;
-use crate::room::namespace::command_in;
+use crate::room::namespace::{Place, command_in};
 
 /// `python3 client.py seed|node TORRENT FOLDER`; a node waits for a line on its standard input.
 pub const SCRIPT: &str = include_str!("libtorrent.py");

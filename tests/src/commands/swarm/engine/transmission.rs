@@ -13,8 +13,7 @@ use super::{Source, Stage};
 use crate::commands::swarm::tracker::ANNOUNCE;
 use crate::commands::swarm::worker::{FINISHED, Mark, Worker};
 use crate::host::packages;
-use crate::room::namespace::Place;
-use crate::room::namespace::command_in;
+use crate::room::namespace::{Place, command_in};
 
 /// A client that takes up `torrent`, shares with everybody at once and asks nobody outside; it
 /// runs `hook` when it has everything. Its settings lie in `home`.
