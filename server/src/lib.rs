@@ -11,39 +11,16 @@
 //! ```
 //! Nothing on the network can change the lab: only its files and the control socket can.
 
-pub mod add;
-pub mod arch;
-pub mod bind;
-pub mod check;
-pub mod cli;
-pub mod config;
-pub mod control;
-pub mod daemon;
-pub mod descriptors;
-pub mod dhcp;
-pub mod doctor;
-pub mod follow;
+pub mod boot;
+pub mod commands;
 pub mod fuzz;
-pub mod http;
-pub mod init;
-pub mod instance;
-pub mod interfaces;
-pub mod keyring;
+pub mod humanize;
 pub mod lab;
-pub mod lease;
-pub mod lease_log;
-pub mod live;
-pub mod notify;
-pub mod publish;
-pub mod report;
-pub mod rights;
+pub mod os;
+pub mod process;
+pub mod publication;
 pub mod roles;
-pub mod seed;
 pub mod status;
-pub mod tftp;
-pub mod torrents;
-pub mod watch;
-pub mod words;
 
 use std::fmt;
 use std::io;
@@ -56,23 +33,25 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::bind::BindError;
-use crate::config::DhcpMode;
-use crate::control::Control;
-use crate::dhcp::DhcpError;
-use crate::follow::Follower;
-use crate::http::Invitation;
-use crate::instance::{Instance, RoleSet, ServerRole};
-use crate::interfaces::InterfaceError;
+use crate::boot::loaders::LoadersError;
+use crate::boot::scripts::base_url;
+use crate::commands::check;
 use crate::lab::Finding;
-use crate::live::{BeginError, Live};
-use crate::publish::{Current, PublishError, Publisher};
+use crate::lab::config::DhcpMode;
+use crate::lab::instance::{Instance, RoleSet, ServerRole};
+use crate::lab::watcher::Watch;
+use crate::os::interfaces::{self, InterfaceError};
+use crate::os::sockets::BindError;
+use crate::process::control::Control;
+use crate::publication::publisher::{self, Current, PublishError, Publisher};
+use crate::publication::torrents::Progress;
+use crate::roles::dhcp::DhcpError;
+use crate::roles::http::Invitation;
+use crate::roles::seed::follow::Follower;
+use crate::roles::seed::publish::{BeginError, Live};
+use crate::roles::seed::{LabSeed, SeedError};
 use crate::roles::{Bound, Site};
-use crate::seed::{LabSeed, SeedError};
 use crate::status::{SharedStatus, StatusBook, StatusEvent};
-use crate::tftp::LoadersError;
-use crate::torrents::Progress;
-use crate::watch::Watch;
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +66,7 @@ pub enum RunError {
     #[error(transparent)]
     Dhcp(DhcpError),
     /// A port.
-    #[error("{}{}", words::chain(.0), remedy(.0))]
+    #[error("{}{}", humanize::chain(.0), remedy(.0))]
     Bind(BindError),
     /// iPXE.
     #[error(transparent)]
@@ -247,13 +226,13 @@ async fn serve(
                 BeginError::Publish(error) => RunError::Publish(error),
             })?,
         }
-        let catalog = publish::summary(&current.read());
+        let catalog = publisher::summary(&current.read());
         let follow = live.run(watch, shutdown.clone());
         (site.start(bound, Some(follow), shutdown), Some(catalog))
     } else if let Some(seed) = seed {
         let status = Arc::clone(&site.status);
         let mut follower = Follower::new(&site.instance.lab, site.announce_url(), seed, status);
-        let catalog = publish::summary(follower.begin().await);
+        let catalog = publisher::summary(follower.begin().await);
         let follow = follower.run(shutdown.clone());
         (site.start(bound, Some(follow), shutdown), Some(catalog))
     } else {
@@ -280,7 +259,7 @@ fn welcome(site: &Site, catalog: Option<&str>, notes: &[String]) -> String {
     let mut lines = vec![format!("{what} is ready on {}", cards.join(", "))];
     lines.extend(catalog.map(|catalog| format!("  {catalog}")));
     if site.plays(ServerRole::Http) {
-        lines.push(format!("  supervisor's page: {}/", http::base_url(site.http_address())));
+        lines.push(format!("  supervisor's page: {}/", base_url(site.http_address())));
     }
     lines.extend(notes.iter().map(|note| format!("  note: {note}")));
     lines.join("\n")

@@ -3,7 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
-use bt_server::cli::{Cli, tell};
+use bt_server::commands::{Cli, tell};
 use clap::Parser;
 
 fn main() -> ExitCode {

@@ -5,11 +5,13 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use bt_server::config::Config;
-use bt_server::dhcp::{Answer, Destination, Network, Reply, ReplyKind, Request, Silence, respond};
-use bt_server::interfaces::Card;
-use bt_server::lease::{LeaseBook, Mac, Range};
-use bt_server::lease_log::{Change, Kept, LeaseLog, Ledger};
+use bt_server::lab::config::Config;
+use bt_server::os::interfaces::Card;
+use bt_server::roles::dhcp::lease::{LeaseBook, Mac, Range};
+use bt_server::roles::dhcp::lease_log::{Change, Kept, LeaseLog, Ledger};
+use bt_server::roles::dhcp::{
+    Answer, Destination, Network, Reply, ReplyKind, Request, Silence, respond,
+};
 use dhcproto::v4::{Decodable, Decoder, DhcpOption, Message, OptionCode};
 
 const LAB: &str = "interface = [\"eth0\", \"eth1\"]\n[dhcp]\nmode = \"full\"\n\
@@ -208,12 +210,12 @@ fn a_fixed_address_that_is_leased_to_another_is_waited_for_across_a_restart() {
     {
         // Before the supervisor wrote the host down.
         let (mut log, _) = LeaseLog::open(&folder.path().join("leases")).expect("opens");
-        let lease = bt_server::lease::Lease {
+        let lease = bt_server::roles::dhcp::lease::Lease {
             mac: Mac([2, 0, 0, 0, 0, 1]),
             ip: [10, 79, 0, 55].into(),
             until: at(1800),
         };
-        log.append(&[bt_server::lease::Record::Leased(lease)]).expect("written");
+        log.append(&[bt_server::roles::dhcp::lease::Record::Leased(lease)]).expect("written");
     }
     let mut server = Server::start(folder.path(), at(0));
     let (host, other) = (Pc::behind(9, [10, 79, 0, 2]), Pc::behind(1, [10, 79, 0, 2]));

@@ -3,13 +3,13 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, SystemTime};
 
-use bt_server::config::Config;
-use bt_server::dhcp::{
+use bt_server::lab::config::Config;
+use bt_server::os::interfaces::Card;
+use bt_server::roles::dhcp::lease::{LeaseBook, Range};
+use bt_server::roles::dhcp::{
     Answer, Destination, Door, Kind, Network, ProxySettings, Reply, ReplyKind, Request, respond,
     respond_proxy,
 };
-use bt_server::interfaces::Card;
-use bt_server::lease::{LeaseBook, Range};
 use dhcproto::v4::{Decodable, Decoder, DhcpOption, Message, OptionCode};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);

@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use bt_server::lease::{Claim, ClaimKind, LeaseBook, Mac, Range};
-use bt_server::lease_log::{Change, Kept, LeaseLog, Ledger, LogError};
+use bt_server::roles::dhcp::lease::{Claim, ClaimKind, LeaseBook, Mac, Range};
+use bt_server::roles::dhcp::lease_log::{Change, Kept, LeaseLog, Ledger, LogError};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 

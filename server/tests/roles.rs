@@ -6,11 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bt_server::config::{Nodes, Overrides};
-use bt_server::http::{self, Http, Scripts};
-use bt_server::publish::{Document, Published, PublishedSystem};
+use bt_server::boot::loaders::Loaders;
+use bt_server::boot::scripts::Scripts;
+use bt_server::lab::config::{Nodes, Overrides};
+use bt_server::publication::publisher::{Document, Published, PublishedSystem};
+use bt_server::roles::http::{self, Http};
+use bt_server::roles::tftp::{self, Tftp};
 use bt_server::status::{SharedStatus, StatusBook};
-use bt_server::tftp::{self, Loaders, Tftp};
 use bt_swarm::Infohash;
 use parking_lot::{Mutex, RwLock};
 use rand::{RngCore, SeedableRng, rngs::StdRng};

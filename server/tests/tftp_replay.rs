@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use bt_server::tftp::packet::{Packet, ReadRequest};
-use bt_server::tftp::shelf::Wanted;
-use bt_server::tftp::transfer::{Ending, Step, Transfer};
+use bt_server::boot::names::Wanted;
+use bt_server::roles::tftp::packet::{Packet, ReadRequest};
+use bt_server::roles::tftp::transfer::{Ending, Step, Transfer};
 
 /// A UDP packet of a capture.
 struct Datagram {

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::io::{Error, ErrorKind, Result};
 use std::rc::Rc;
 
-use bt_server::lease_log::{Disk, Which};
+use bt_server::roles::dhcp::lease_log::{Disk, Which};
 
 /// What disks write at once.
 const SECTOR: usize = 512;
