@@ -24,7 +24,8 @@ mod keys;
 
 pub use catalog::{Catalog, Icon, MAX_BYTES, MAX_SYSTEMS, System, SystemFile};
 pub use entry::{
-    ByteSize, Digest, Entry, EntryIcon, Firmware, Infohash, LabId, Role, SystemId, position,
+    ByteSize, Digest, Entry, EntryIcon, Firmware, Infohash, LabId, Role, SystemId, line_of_text,
+    position,
 };
 pub use error::{CatalogError, EntryError};
 pub use families::{Family, HANDOVER_IMAGE, HANDOVER_INIT, MAX_RANGES, Medium, Way, command_line};
