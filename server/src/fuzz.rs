@@ -13,15 +13,17 @@ use axum::http::Uri;
 use crate::boot::names::Wanted;
 use crate::boot::scripts::Scripts;
 use crate::lab::config::Config;
-use crate::os::interfaces::Card;
+use crate::mac::Mac;
+use crate::os::card::Card;
 use crate::roles::dhcp::client::{Client, Firmware};
-use crate::roles::dhcp::lease::{LeaseBook, Mac, Range};
+use crate::roles::dhcp::lease::{LeaseBook, Range};
 use crate::roles::dhcp::relay_agent::Agent;
 use crate::roles::dhcp::{Answer, Door, Network, ProxySettings, Request, respond, respond_proxy};
 use crate::roles::http::connections::single_slashes;
 use crate::roles::http::tracker::{Announce, Tracker};
 use crate::roles::tftp::packet::{Packet, options_ack};
-use crate::status::{NodeReport, StatusBook, StatusEvent};
+use crate::status::report::NodeReport;
+use crate::status::{StatusBook, StatusEvent};
 
 /// IP and UDP headers, which count for the longest message (RFC 2132 §9.10).
 const HEADERS: usize = 28;

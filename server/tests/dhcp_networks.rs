@@ -6,8 +6,9 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use bt_server::lab::config::Config;
-use bt_server::os::interfaces::Card;
-use bt_server::roles::dhcp::lease::{LeaseBook, Mac, Range};
+use bt_server::mac::Mac;
+use bt_server::os::card::Card;
+use bt_server::roles::dhcp::lease::{LeaseBook, Range};
 use bt_server::roles::dhcp::lease_log::{Change, Kept, LeaseLog, Ledger};
 use bt_server::roles::dhcp::{
     Answer, Destination, Network, Reply, ReplyKind, Request, Silence, respond,

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, SystemTime};
 
 use bt_server::lab::config::Config;
-use bt_server::os::interfaces::Card;
+use bt_server::os::card::Card;
 use bt_server::roles::dhcp::lease::{LeaseBook, Range};
 use bt_server::roles::dhcp::{
     Answer, Destination, Door, Kind, Network, ProxySettings, Reply, ReplyKind, Request, respond,

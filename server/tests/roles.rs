@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use bt_server::boot::loaders::Loaders;
 use bt_server::boot::scripts::Scripts;
 use bt_server::lab::config::{Nodes, Overrides};
-use bt_server::publication::publisher::{Document, Published, PublishedSystem};
+use bt_server::publication::published::{Document, Published, PublishedSystem};
 use bt_server::roles::http::{self, Http};
 use bt_server::roles::tftp::{self, Tftp};
 use bt_server::status::{SharedStatus, StatusBook};

@@ -5,12 +5,13 @@
 //! and 94), the IANA list of processor architectures, and iPXE's own option 175. No request says
 //! whether Secure Boot is on: the supervisor does, by `uefi_loader` of `server.toml`.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, SystemTime};
 
 use crate::lab::config::Loader;
-use crate::roles::dhcp::lease::Mac;
+use crate::mac::Mac;
 
 /// First hop for a vendor's BIOS ROM: iPXE that keeps using the ROM's own network driver.
 pub const BIOS_LOADER: &str = "undionly.kpxe";

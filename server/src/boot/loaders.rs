@@ -11,19 +11,24 @@ use bytes::Bytes;
 use tracing::{info, warn};
 
 use crate::boot::arch::LOADERS;
+use crate::boot::names::{GRUB, SHIM};
+use crate::lab::Lab;
+use crate::lab::files::Finding;
 
 /// Where the Debian package `ipxe` puts the loaders.
 pub const DEBIAN_IPXE: &str = "/usr/lib/ipxe";
-/// First hop under Secure Boot: signed by Microsoft, which firmware trusts.
-pub const SHIM: &str = "shimx64.efi";
-/// What shim starts, asked for by this name: GRUB, signed by Debian, which this shim trusts.
-pub const GRUB: &str = "grubx64.efi";
 /// Where the Debian packages `shim-signed` and `grub-efi-amd64-signed` put them. Only the build
 /// `grubnetx64` looks for its menu on the network.
 const DEBIAN_SIGNED: [(&str, &str); 2] = [
     (SHIM, "/usr/lib/shim/shimx64.efi.signed"),
     (GRUB, "/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed"),
 ];
+
+/// The command that builds the boot files.
+pub const BUILD_BOOT_FILES: &str = "bt-initramfs build --lab . --node BT_NODE";
+
+/// The place of a finding about the small Linux that PCs boot.
+pub const BOOT_FILES: &str = "boot files";
 
 /// A loader is at most this long: anything longer is a mistake in the operator's folder.
 const MAX_LOADER: u64 = 16 << 20;
@@ -97,6 +102,21 @@ impl Loaders {
     pub fn has_secure_boot(&self) -> bool {
         DEBIAN_SIGNED.iter().all(|(name, _)| self.files.contains_key(*name))
     }
+}
+
+/// Where iPXE's loaders are looked for: the supervisor's own come first.
+pub fn loader_folders(lab: &Lab) -> [PathBuf; 2] {
+    [lab.root().join("ipxe"), Path::new(DEBIAN_IPXE).to_owned()]
+}
+
+/// Without the nodes' small Linux the rest still works: `bt-node fetch` and stock clients.
+pub fn boot_files(lab: &Lab) -> Option<Finding> {
+    let missing = lab.boot_files().into_iter().find(|file| !file.is_file())?;
+    let what = format!(
+        "{} is missing, so no PC can boot yet; build it with `{BUILD_BOOT_FILES}`",
+        lab.name_of(&missing)
+    );
+    Some(Finding::advice(BOOT_FILES, what))
 }
 
 /// All regular files of the operator's folder; there need not be one.

@@ -3,9 +3,12 @@
 //! What can be fetched: the loaders in memory, the boot script under the name that newer iPXE
 //! builds look for, GRUB's menus, and for GRUB the two files of the small Linux.
 
-use super::loaders::GRUB;
 use crate::boot::scripts::GRUB_FOLDER;
 
+/// First hop under Secure Boot: signed by Microsoft, which firmware trusts.
+pub const SHIM: &str = "shimx64.efi";
+/// What shim starts, asked for by this name: GRUB, signed by Debian, which this shim trusts.
+pub const GRUB: &str = "grubx64.efi";
 /// The name under which newer iPXE builds look for a script beside themselves.
 pub const AUTOEXEC: &str = "autoexec.ipxe";
 /// The small Linux, for GRUB, which fetches it by TFTP.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::boot::arch::SCRIPT_PATH;
 use crate::lab::config::{Identity, Nodes, Uuid};
-use crate::roles::dhcp::lease::Mac;
+use crate::mac::Mac;
 
 /// Words that every node's kernel gets: quiet on the way to the picker, and no random placement,
 /// which would get in the way of the memory that the started system takes over.

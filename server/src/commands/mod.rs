@@ -6,8 +6,7 @@ pub mod doctor;
 pub mod init;
 pub mod status_table;
 
-use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -23,13 +22,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
+use crate::humanize;
 use crate::lab::Lab;
-use crate::lab::instance::{Instance, RoleSet};
+use crate::lab::instance::Instance;
 use crate::process::daemon::{self, Claim, DaemonError, Stopped};
 use crate::process::sd_notify::Manager;
 use crate::process::{control, privileges};
-use crate::publication::torrents::Progress;
-use crate::{humanize, prepare, run};
+use crate::role::RoleSet;
+use crate::server::{prepare, run};
+use crate::terminal::Progress;
+use crate::terminal::{say, tell};
 
 /// `status` when no server runs, as init scripts expect it (LSB: program is not running).
 const NOT_RUNNING: u8 = 3;
@@ -380,15 +382,4 @@ fn check_lab(lab: &Lab) -> Result<ExitCode> {
     let result = if findings.is_empty() { "all good" } else { "no errors" };
     say(format_args!("{result}: the server can start"))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// One line for the supervisor. Unlike `println!`, it does not panic when the reader has gone.
-fn say(line: impl Display) -> io::Result<()> {
-    writeln!(io::stdout(), "{line}")
-}
-
-/// One line on standard error. Unlike `eprintln!`, it does not panic when the terminal is closed or
-/// the disk behind it is full: a server goes on without it.
-pub fn tell(line: impl Display) {
-    let _ = writeln!(io::stderr(), "{line}");
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::humanize;
-use crate::lab::instance::{RoleSet, ServerRole};
+use crate::role::{RoleSet, ServerRole};
 use crate::status::{NodeStatus, Snapshot};
 
 /// When fewer days are left, nodes may soon refuse the catalog: something hinders the daily signing.
@@ -179,7 +179,8 @@ mod tests {
     use std::time::{SystemTime, UNIX_EPOCH};
 
     use super::*;
-    use crate::status::{CatalogStatus, NodeReport, StatusBook, StatusEvent, SystemStatus};
+    use crate::status::report::NodeReport;
+    use crate::status::{CatalogStatus, StatusBook, StatusEvent, SystemStatus};
 
     fn at(secs: u64) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(secs)

@@ -17,7 +17,8 @@ use bt_catalog::{CatalogError, KeyList, LabId, PublicKey, SecretKey, Signed, Tru
 use jiff::Timestamp;
 use rand::TryRngCore;
 
-use crate::lab::{Finding, Lab, write_durably};
+use crate::lab::Lab;
+use crate::lab::files::{Finding, write_durably};
 
 /// Why the keys cannot be used.
 #[derive(Debug, thiserror::Error)]

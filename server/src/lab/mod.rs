@@ -11,22 +11,20 @@
 //! stands against it, so that a supervisor corrects all mistakes at once.
 
 pub mod config;
+pub mod files;
 pub mod instance;
 pub mod keyring;
+pub mod network_check;
 pub mod watcher;
 
-use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bt_catalog::{
-    Entry, EntryIcon, KERNEL_HEADER_BYTES, KernelHeader, MAX_SYSTEMS, Role, SystemId,
-};
+use bt_catalog::{Entry, EntryIcon, KERNEL_HEADER_BYTES, KernelHeader, MAX_SYSTEMS, SystemId};
 
 use crate::lab::config::{Config, ConfigError, NamedSystem, Place};
+use crate::lab::files::{Finding, SourceFile, read_bounded, stamp_of_file};
 
 /// Larger configuration files are refused unread: no supervisor writes a megabyte.
 const MAX_TEXT_BYTES: u64 = 1 << 20;
@@ -317,17 +315,6 @@ pub struct OfferedSystem {
     pub kernel: Option<KernelHeader>,
 }
 
-/// One file of a system as it was when the lab was read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourceFile {
-    /// What it is for.
-    pub role: Role,
-    /// Where it is.
-    pub path: PathBuf,
-    /// What tells whether it has changed.
-    pub stamp: Stamp,
-}
-
 /// An icon that nodes can draw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IconFile {
@@ -335,88 +322,6 @@ pub struct IconFile {
     pub bytes: Vec<u8>,
     /// For the `Content-Type` header.
     pub content_type: &'static str,
-}
-
-/// What tells whether a file has changed, without reading it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Stamp {
-    /// Length in bytes.
-    pub size: u64,
-    /// Time of the last change, in nanoseconds since 1970.
-    pub mtime_ns: i64,
-    /// The file's number in its file system: another one is another file.
-    pub inode: u64,
-}
-
-impl Stamp {
-    /// The file's stamp now, through symbolic links.
-    ///
-    /// # Errors
-    /// What stat(2) says.
-    pub fn of(path: &Path) -> io::Result<Self> {
-        Ok(Self::of_metadata(&fs::metadata(path)?))
-    }
-
-    fn of_metadata(metadata: &fs::Metadata) -> Self {
-        let mtime_ns =
-            metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
-        Self { size: metadata.len(), mtime_ns, inode: metadata.ino() }
-    }
-
-    /// How long ago the file was changed; zero for a time in the future.
-    pub fn age(&self, now: SystemTime) -> Duration {
-        let mtime = u64::try_from(self.mtime_ns).unwrap_or(0);
-        now.duration_since(UNIX_EPOCH + Duration::from_nanos(mtime)).unwrap_or(Duration::ZERO)
-    }
-}
-
-/// Something about the lab that its supervisor should know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// A file with line and column where there are any, or a part of the system.
-    pub place: String,
-    /// What is wrong, and what would be right.
-    pub what: String,
-    /// Whether the server cannot start, or a running one keeps what it has.
-    pub is_blocking: bool,
-}
-
-impl Finding {
-    /// One that prevents a start.
-    pub fn blocking(place: String, what: String) -> Self {
-        Self { place, what, is_blocking: true }
-    }
-
-    /// One that is only worth knowing.
-    pub fn advice(place: &str, what: String) -> Self {
-        Self { place: place.to_owned(), what, is_blocking: false }
-    }
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.what)
-    }
-}
-
-/// The stamp of a file that can be offered, or why it cannot, as the end of a sentence.
-fn stamp_of_file(path: &Path) -> Result<Stamp, String> {
-    // Opened and not only looked at: a file that cannot be read must be found now. O_NONBLOCK: a
-    // FIFO would wait for its writer.
-    let opened = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    let metadata = opened.and_then(|file| file.metadata()).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => {
-            "does not exist; put the file there, or correct the path".to_owned()
-        }
-        _ => format!("cannot be opened: {e}"),
-    })?;
-    if !metadata.is_file() {
-        return Err("is no file".to_owned());
-    }
-    if metadata.len() == 0 {
-        return Err("is empty; copy the file again".to_owned());
-    }
-    Ok(Stamp::of_metadata(&metadata))
 }
 
 /// What a kernel file says about itself.
@@ -438,30 +343,6 @@ fn read_icon(path: &Path) -> Result<IconFile, String> {
         Some("svg") if is_svg => Ok(IconFile { bytes, content_type: "image/svg+xml" }),
         _ => Err("does not hold what its name says (PNG or SVG)".to_owned()),
     }
-}
-
-fn read_bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most {
-        return Err(io::Error::other(format!("it has more than {} KiB", most >> 10)));
-    }
-    Ok(bytes)
-}
-
-/// Replaces a file so that after a power cut there is either the old one or the new one, whole.
-///
-/// # Errors
-/// What the file system says; the old file is then still there.
-pub fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let folder = path.parent().ok_or_else(|| io::Error::other("a file has a folder"))?;
-    let permissions = fs::Permissions::from_mode(mode);
-    let mut file =
-        tempfile::Builder::new().prefix(".new-").permissions(permissions).tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
@@ -573,17 +454,5 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let text = Lab::open(folder.path()).expect_err("no lab").to_string();
         assert!(text.contains("bt-server init"), "{text}");
-    }
-
-    #[test]
-    fn a_durable_write_replaces_the_file_and_leaves_nothing_else() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().join("x");
-        for text in ["one", "two"] {
-            write_durably(&path, text.as_bytes(), 0o600).expect("written");
-        }
-        assert_eq!(fs::read_to_string(&path).expect("readable"), "two");
-        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(folder.path()).expect("listed").count(), 1);
     }
 }

@@ -6,6 +6,8 @@ use std::net::Ipv4Addr;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
+use crate::os::card::Card;
+
 /// One network interface of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
@@ -43,24 +45,6 @@ pub fn interfaces() -> io::Result<Vec<Interface>> {
         }
     }
     Ok(found)
-}
-
-/// A network card of `server.toml`, as the PCs reach it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Card {
-    /// Such as `eth0`.
-    pub name: String,
-    /// Its IPv4 address.
-    pub ip: Ipv4Addr,
-    /// Its netmask.
-    pub netmask: Ipv4Addr,
-}
-
-impl Card {
-    /// Whether `ip` belongs to its network.
-    pub fn contains(&self, ip: Ipv4Addr) -> bool {
-        (ip.to_bits() ^ self.ip.to_bits()) & self.netmask.to_bits() == 0
-    }
 }
 
 /// The cards of these names, in their order.

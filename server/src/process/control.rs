@@ -157,7 +157,7 @@ mod tests {
 
     use super::*;
     use crate::lab::Lab;
-    use crate::lab::instance::RoleSet;
+    use crate::role::RoleSet;
     use crate::status::StatusBook;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

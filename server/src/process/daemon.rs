@@ -11,7 +11,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
@@ -21,8 +21,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
 use crate::lab::Lab;
-use crate::lab::instance::{Instance, RoleSet};
+use crate::lab::files::private_folder;
+use crate::lab::instance::Instance;
 use crate::process::control;
+use crate::role::RoleSet;
 
 /// A log that is larger at the start of the server is put aside as `log.1`.
 const LOG_LIMIT: u64 = 10 << 20;
@@ -297,14 +299,6 @@ pub fn rotate_log(instance: &Instance) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
-}
-
-/// Makes a folder that only its owner can enter; one that exists stays as it is.
-///
-/// # Errors
-/// Where it cannot be made.
-pub fn private_folder(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 fn read_pid(file: &mut File) -> u32 {

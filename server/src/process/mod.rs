@@ -1,4 +1,4 @@
-//! One running server: its start and end, its control socket, its privileges, its service manager.
+//! Shell: one running server: its start and end, its control socket, its privileges, its service manager.
 
 pub mod control;
 pub mod daemon;

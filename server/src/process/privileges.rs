@@ -21,17 +21,12 @@ use nix::unistd::{
     AccessFlags, Gid, Uid, User, access, fchownat, geteuid, setgid, setgroups, setuid,
 };
 
-use crate::lab::instance::{Instance, ServerRole};
+use crate::lab::instance::Instance;
+use crate::os::capability::Capability;
+use crate::role::ServerRole;
 
 /// `_LINUX_CAPABILITY_VERSION_3` of linux/capability.h.
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
-
-/// A right that can be kept (capabilities(7)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Capability {
-    /// Ports below 1024.
-    NetBindService = 10,
-}
 
 /// All that any role keeps, as the bits of proc(5)'s `CapEff`.
 pub const NEEDED: u64 = 1 << Capability::NetBindService as u64;

@@ -16,17 +16,20 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bt_catalog::{ByteSize, Catalog, CatalogError, EntryIcon, Icon, System, SystemFile, SystemId};
-use bt_swarm::{Infohash, magnet};
+use bt_swarm::magnet;
 use bytes::Bytes;
 use jiff::Timestamp;
 use tracing::info;
 
-use crate::humanize;
 use crate::lab::config::Config;
+use crate::lab::files::sha256;
+use crate::lab::files::{Finding, SourceFile, write_durably};
 use crate::lab::keyring::{Keyring, KeyringError};
-use crate::lab::{Finding, Lab, Offer, OfferedSystem, SourceFile, write_durably};
-use crate::publication::torrents::{Progress, Torrent, TorrentError, Torrents, sha256};
+use crate::lab::{Lab, Offer, OfferedSystem};
+use crate::publication::published::{Document, Published, PublishedSystem, SeedSource};
+use crate::publication::torrents::{Torrent, TorrentError, Torrents};
 use crate::status::CatalogStatus;
+use crate::terminal::Progress;
 
 /// How long nodes accept a catalog: a server may be off over the holidays.
 pub const VALID: Duration = Duration::from_hours(30 * 24);
@@ -34,42 +37,6 @@ pub const VALID: Duration = Duration::from_hours(30 * 24);
 pub const RESIGN: Duration = Duration::from_hours(24);
 /// A file whose last change is younger may still be being written.
 pub const SETTLE: Duration = Duration::from_secs(2);
-
-/// What is offered now; replaced as a whole, so that a reader never sees half an edit.
-pub type Current = Arc<parking_lot::RwLock<Arc<Published>>>;
-
-/// One file that HTTP serves from memory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Document {
-    /// The exact bytes: signatures are over them.
-    pub bytes: Bytes,
-    /// For the `Content-Type` header.
-    pub content_type: &'static str,
-}
-
-/// One system on offer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PublishedSystem {
-    /// The stem of its catalog file.
-    pub id: String,
-    /// The name students see.
-    pub name: String,
-    /// Its torrent.
-    pub infohash: Infohash,
-    /// All its bytes.
-    pub total: u64,
-}
-
-/// Everything that one version of the catalog consists of.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Published {
-    /// The catalog's growing number.
-    pub version: u64,
-    /// By URL path with its leading slash: `/catalog.toml`, `/torrents/x.torrent`, `/icons/<hex>`.
-    pub documents: BTreeMap<String, Document>,
-    /// In the menu's order.
-    pub systems: Vec<PublishedSystem>,
-}
 
 /// Why nothing could be published, other than mistakes in the lab's files.
 #[derive(Debug, thiserror::Error)]
@@ -129,19 +96,6 @@ pub struct Publication {
     pub seeds: Vec<SeedSource>,
     /// For the table.
     pub status: CatalogStatus,
-}
-
-/// What the seed needs of one system.
-#[derive(Debug, Clone)]
-pub struct SeedSource {
-    /// Which system.
-    pub id: String,
-    /// Its torrent.
-    pub torrent: Vec<u8>,
-    /// Its swarm.
-    pub infohash: Infohash,
-    /// Its files.
-    pub files: Vec<SourceFile>,
 }
 
 /// One system of the live catalog.
@@ -455,20 +409,6 @@ fn last_version(lab: &Lab) -> u64 {
 
 fn seconds(time: Timestamp) -> u64 {
     u64::try_from(time.as_second()).unwrap_or(0)
-}
-
-/// `catalog version 17: 3 systems, 4.2 GiB`.
-pub fn summary(published: &Published) -> String {
-    let total = published.systems.iter().map(|system| system.total).sum();
-    match published.systems.len() {
-        0 => format!("catalog version {}: no system yet", published.version),
-        1 => format!("catalog version {}: 1 system, {}", published.version, humanize::size(total)),
-        count => format!(
-            "catalog version {}: {count} systems, {}",
-            published.version,
-            humanize::size(total)
-        ),
-    }
 }
 
 #[cfg(test)]

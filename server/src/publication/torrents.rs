@@ -13,14 +13,13 @@ use std::thread;
 
 use bt_catalog::{Digest, Role, SystemId};
 use bt_swarm::{CreateError, FileSpec, Infohash, Metainfo, create};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
-use sha2::Digest as _;
-use tracing::{info, warn};
+use tracing::warn;
 
-use crate::commands::tell;
-use crate::humanize;
-use crate::lab::{Lab, SourceFile, Stamp, write_durably};
+use crate::lab::Lab;
+use crate::lab::files::sha256;
+use crate::lab::files::{SourceFile, Stamp, write_durably};
+use crate::terminal::{Progress, bar};
 
 /// One system's torrent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,15 +48,6 @@ pub enum TorrentError {
     /// The result could not be kept.
     #[error("cannot write to state/published; check that the disk has space and is writable")]
     Keep(#[from] io::Error),
-}
-
-/// How progress is shown while files are hashed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// To somebody who waits for `start`: a bar on a terminal, else a line for each system.
-    Shown,
-    /// Only in the log.
-    Logged,
 }
 
 /// What was hashed, on disk.
@@ -253,11 +243,6 @@ pub fn specs(files: &[SourceFile]) -> Vec<FileSpec> {
     files.iter().map(spec).collect()
 }
 
-/// SHA-256 of bytes in memory.
-pub fn sha256(bytes: &[u8]) -> Digest {
-    Digest(sha2::Sha256::digest(bytes).into())
-}
-
 /// The same torrent with another tracker (BEP 3): its infohash stays.
 fn with_announce(metainfo: &Metainfo, announce: &str) -> Vec<u8> {
     let mut bytes = format!("d8:announce{}:{announce}4:info", announce.len()).into_bytes();
@@ -268,24 +253,6 @@ fn with_announce(metainfo: &Metainfo, announce: &str) -> Vec<u8> {
     bytes.extend_from_slice(&hashes);
     bytes.push(b'e');
     bytes
-}
-
-fn bar(id: &SystemId, total: u64, progress: Progress) -> ProgressBar {
-    info!(system = %id, bytes = total, "hashing");
-    if progress == Progress::Logged {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-    if bar.is_hidden() {
-        tell(format_args!("hashing {id}, {}", humanize::size(total)));
-    }
-    let style =
-        "hashing {prefix}  [{wide_bar}] {bytes}/{total_bytes}, {binary_bytes_per_sec}, {eta} left";
-    bar.set_style(
-        ProgressStyle::with_template(style).expect("a valid template").progress_chars("=> "),
-    );
-    bar.set_prefix(id.to_string());
-    bar
 }
 
 #[cfg(test)]

@@ -17,19 +17,21 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::RunError;
+use crate::boot::loaders;
 use crate::boot::loaders::{Loaders, LoadersError};
 use crate::boot::scripts::{Scripts, base_url};
-use crate::commands::check;
+use crate::error::RunError;
 use crate::humanize;
 use crate::lab::config::{Config, DhcpMode};
-use crate::lab::instance::{Instance, ServerRole};
-use crate::os::interfaces::Card;
-use crate::process::privileges::Capability;
-use crate::publication::publisher::Current;
+use crate::lab::instance::Instance;
+use crate::os::capability::Capability;
+use crate::os::card::Card;
+use crate::publication::published::Current;
+use crate::publication::published::Invitation;
+use crate::role::ServerRole;
 use crate::roles::dhcp::rogue::Part;
 use crate::roles::dhcp::{Dhcp, Network, Proxy, ProxySettings, rogue_watch};
-use crate::roles::http::{Http, Invitation};
+use crate::roles::http::Http;
 use crate::roles::tftp::Tftp;
 use crate::status::{SharedStatus, StatusEvent};
 
@@ -247,7 +249,7 @@ impl Site {
 
     /// Without loaders nothing boots from our own DHCP; where another one names other files, it can.
     fn loaders(&self) -> Result<Loaders, LoadersError> {
-        let folders = check::loader_folders(&self.instance.lab);
+        let folders = loaders::loader_folders(&self.instance.lab);
         match Loaders::read(&folders.each_ref().map(PathBuf::as_path)) {
             Err(LoadersError::None(_)) if self.config.dhcp == DhcpMode::Off => {
                 Ok(Loaders::default())

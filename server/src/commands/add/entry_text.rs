@@ -2,7 +2,7 @@
 
 use bt_catalog::{Family, Way};
 
-use super::{HANDOVER, IMAGE, INITRD, KERNEL};
+use super::files::{HANDOVER, IMAGE, INITRD, KERNEL};
 
 /// What an entry says.
 #[derive(Debug, Clone, PartialEq, Eq)]

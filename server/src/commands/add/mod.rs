@@ -10,6 +10,7 @@
 //! running server keeps the old files open, so nodes that began with them finish with them.
 
 mod entry_text;
+mod files;
 mod initrd;
 mod input;
 mod iso;
@@ -32,17 +33,14 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use self::entry_text::{EntryText, id_of, os_release};
+use self::files::{HANDOVER, IMAGE, INITRD, KERNEL};
 use self::input::{Input, copy_whole};
 use self::layout::{Layout, recognise};
 use self::modules::Sources;
 use crate::humanize;
-use crate::lab::{Lab, kernel_header, write_durably};
+use crate::lab::files::write_durably;
+use crate::lab::{Lab, kernel_header};
 
-/// Names of a system's files in its folder.
-const KERNEL: &str = "vmlinuz";
-const INITRD: &str = "initrd.img";
-const IMAGE: &str = "live.iso";
-const HANDOVER: &str = "handover.cpio";
 /// How the name of a folder begins that is being filled.
 const ADDING: &str = ".adding-";
 /// dracut's word for an overlay of the kernel's overlay file system.

@@ -12,14 +12,17 @@ use super::Diagnosis;
 use super::clients;
 use super::dhcp::{Asker, Told};
 use super::script::{Plan, grub_plan, plan};
+use super::trouble::Trouble;
 use crate::boot::arch::{BIOS_LOADER, SCRIPT_PATH, SHIM_LOADER, UEFI_LOADER};
-use crate::boot::loaders::{GRUB, Loaders};
+use crate::boot::loaders;
+use crate::boot::loaders::BUILD_BOOT_FILES;
+use crate::boot::loaders::Loaders;
+use crate::boot::names::GRUB;
 use crate::boot::scripts::{GRUB_FOLDER, base_url};
-use crate::commands::check::{self, BUILD_BOOT_FILES};
 use crate::humanize;
 use crate::lab::Lab;
 use crate::lab::config::{Config, Loader, Nodes};
-use crate::lab::instance::ServerRole;
+use crate::role::ServerRole;
 use crate::roles::dhcp::client::Firmware;
 
 /// Scripts that send to scripts; more go round in a circle.
@@ -29,13 +32,6 @@ const MAC: &str = "02:00:00:00:00:01";
 const NO_TFTP: &str =
     "look into `bt-server status`; a firewall that closes UDP port 69 does this too";
 const NO_HTTP: &str = "look into `bt-server status` and the log in state/";
-
-/// Why a PC does not get further, and what helps.
-#[derive(Debug)]
-pub(super) struct Trouble {
-    what: String,
-    remedy: String,
-}
 
 impl Trouble {
     pub(super) fn new(what: String, remedy: &str) -> Self {
@@ -84,7 +80,7 @@ impl<'a> Walk<'a> {
             let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
             disk.extend(fs::read(&file).ok().map(|bytes| (name, bytes)));
         }
-        let folders = check::loader_folders(lab);
+        let folders = loaders::loader_folders(lab);
         let loaders = Loaders::read(&folders.each_ref().map(PathBuf::as_path)).unwrap_or_default();
         for name in [BIOS_LOADER, UEFI_LOADER, SHIM_LOADER, GRUB] {
             let found = loaders.find(name).map(|(name, bytes)| (name.to_owned(), bytes.to_vec()));

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::boot_chain::Trouble;
 use super::firewall::let_in;
+use super::trouble::Trouble;
 use super::{Diagnosis, capture};
 use crate::lab::config::{Config, DhcpMode};
-use crate::os::interfaces::Card;
+use crate::os::card::Card;
 use crate::roles::dhcp::client::{Client, Firmware, Heard};
 
 /// dnsmasq pings an address for three seconds before it offers it.

@@ -13,14 +13,16 @@ use nix::net::if_::InterfaceFlags;
 use nix::sys::statvfs::statvfs;
 
 use super::Diagnosis;
-use crate::commands::check::BUILD_BOOT_FILES;
+use crate::boot::loaders::BUILD_BOOT_FILES;
 use crate::humanize;
 use crate::lab::Lab;
 use crate::lab::config::{Config, DhcpMode};
-use crate::lab::instance::{Instance, ServerRole};
-use crate::os::interfaces::{Card, interfaces};
+use crate::lab::instance::Instance;
+use crate::os::card::Card;
+use crate::os::interfaces::interfaces;
 use crate::os::sockets;
 use crate::process::privileges;
+use crate::role::ServerRole;
 
 /// With less, leases and catalogs cannot be written.
 const DISK_FULL: u64 = 16 << 20;

@@ -15,6 +15,7 @@ mod firewall;
 mod machine;
 mod script;
 mod systems;
+mod trouble;
 
 use jiff::Timestamp;
 
@@ -22,14 +23,17 @@ use self::boot_chain::Walk;
 use self::dhcp::Asker;
 pub use self::diagnosis::{Diagnosis, Observation, Verdict};
 use self::firewall::Firewall;
+use crate::boot::loaders;
 use crate::commands::check;
 use crate::humanize;
 use crate::lab::Lab;
 use crate::lab::config::{Config, DhcpMode};
-use crate::lab::instance::{Instance, ServerRole};
-use crate::os::interfaces::{self, Card};
+use crate::lab::instance::Instance;
+use crate::os::card::Card;
+use crate::os::interfaces;
 use crate::os::sockets::{self, Transport};
 use crate::process::daemon;
+use crate::role::ServerRole;
 
 /// Where firmware asks a proxy for its boot file (PXE 2.1 §2.2.3).
 const PXE_PORT: u16 = 4011;
@@ -166,13 +170,13 @@ fn files(lab: &Lab, now: Timestamp, found: &mut Diagnosis) {
     if !has("catalog/") && !has("server.toml") {
         found.good("systems", "every entry is right, and its files are there".to_owned());
     }
-    if !has(check::BOOT_FILES) {
+    if !has(loaders::BOOT_FILES) {
         machine::boot_files(lab, found);
     }
     for finding in findings {
         let remedy = "correct it as it says; `bt-server check` looks again";
         // The server starts without them, but no PC boots.
-        if finding.is_blocking || finding.place == check::BOOT_FILES {
+        if finding.is_blocking || finding.place == loaders::BOOT_FILES {
             found.fail("lab", finding.to_string(), remedy);
         } else {
             found.warn("lab", finding.to_string(), remedy);

@@ -12,8 +12,8 @@ use crate::boot::scripts::base_url;
 use crate::humanize;
 use crate::lab::Lab;
 use crate::lab::config::Config;
-use crate::lab::instance::ServerRole;
-use crate::publication::torrents::sha256;
+use crate::lab::files::sha256;
+use crate::role::ServerRole;
 
 const SEE_STATUS: &str = "look into `bt-server status` and the log in state/";
 

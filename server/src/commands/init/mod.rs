@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use bt_catalog::LabId;
 
-use crate::commands::check::BUILD_BOOT_FILES;
-use crate::commands::tell;
+use crate::boot::loaders::BUILD_BOOT_FILES;
 use crate::lab::Lab;
+use crate::lab::files::private_folder;
 use crate::lab::keyring::Keyring;
 use crate::os::interfaces::{self, Interface};
-use crate::process::daemon::private_folder;
 use crate::roles::dhcp::{rogue, rogue_watch};
+use crate::terminal::tell;
 
 const SERVER_TOML: &str = include_str!("server.toml");
 const CATALOG_README: &str = include_str!("catalog-README");

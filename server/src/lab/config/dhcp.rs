@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use bt_catalog::line_of_text;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::values::{At, address, duration, line_of_text, network, range};
+use super::values::{At, address, duration, network, range};
 use crate::lab::config::dhcp_options::{self, ExtraOption};
 
 const LEASE: Duration = Duration::from_hours(1);

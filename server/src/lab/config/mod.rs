@@ -12,7 +12,7 @@ mod values;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bt_catalog::{SystemId, position};
+use bt_catalog::{line_of_text, position};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -20,7 +20,9 @@ use dhcp::RawDhcp;
 pub use dhcp::{DhcpMode, NetworkOf, Pool, Subnet};
 pub use nodes::{Host, Identity, Loader, NodeSettings, Nodes, Overrides, Preset, Room, Uuid};
 use nodes::{RawHost, RawNode, RawRoom};
-use values::{At, RawPort, duration, line_of_text, port};
+use values::{At, RawPort, duration, port};
+use values::{LONGEST_TIMEOUT, SHORTEST_TIMEOUT};
+pub use values::{NamedSystem, Place};
 
 /// The default port of HTTP: boot files, catalog, tracker.
 pub const HTTP_PORT: u16 = 6969;
@@ -31,8 +33,6 @@ const LONGEST_CARD: usize = 15;
 /// More cards than a server has.
 const MOST_CARDS: usize = 16;
 const TIMEOUT: Duration = Duration::from_secs(30);
-const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
-const LONGEST_TIMEOUT: Duration = Duration::from_hours(1);
 
 /// A checked `server.toml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,15 +68,6 @@ pub struct MenuConfig {
     pub timeout: Duration,
 }
 
-/// A system that `server.toml` names. Whether it exists is known only with the catalog in hand.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NamedSystem {
-    /// Its id.
-    pub id: SystemId,
-    /// Where it stands in `server.toml`, for the message.
-    pub place: Place,
-}
-
 impl NamedSystem {
     fn read(raw: &Spanned<String>, text: &str) -> At<Self> {
         let at = raw.span().start;
@@ -84,15 +75,6 @@ impl NamedSystem {
         let (line, column) = position(text, at);
         Ok(Self { id, place: Place { line, column } })
     }
-}
-
-/// A place in a file, both from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// The line.
-    pub line: usize,
-    /// The column, in characters.
-    pub column: usize,
 }
 
 /// Why `server.toml` was refused.

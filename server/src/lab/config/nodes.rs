@@ -7,15 +7,16 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use bt_catalog::{SystemId, position};
+use bt_catalog::{SystemId, line_of_text, position};
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::dhcp::{NetworkOf, is_in};
-use super::values::{At, address, addresses, cmdline, duration, line_of_text};
+use super::values::{At, address, addresses, cmdline, duration};
+use super::values::{LONGEST_TIMEOUT, SHORTEST_TIMEOUT};
 use super::values::{mac, mac_bytes};
-use super::{LONGEST_TIMEOUT, NamedSystem, Place, SHORTEST_TIMEOUT};
-use crate::roles::dhcp::lease::Mac;
+use super::{NamedSystem, Place};
+use crate::mac::Mac;
 
 /// More would not fit in a lab's network, and each is looked at for every packet.
 const MOST_HOSTS: usize = 4096;

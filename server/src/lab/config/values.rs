@@ -6,10 +6,33 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use bt_catalog::SystemId;
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::roles::dhcp::lease::Mac;
+use crate::mac::Mac;
+
+pub(super) const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
+
+pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_hours(1);
+
+/// A system that `server.toml` names. Whether it exists is known only with the catalog in hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedSystem {
+    /// Its id.
+    pub id: SystemId,
+    /// Where it stands in `server.toml`, for the message.
+    pub place: Place,
+}
+
+/// A place in a file, both from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The line.
+    pub line: usize,
+    /// The column, in characters.
+    pub column: usize,
+}
 
 /// The kernel takes 2048 (x86's COMMAND_LINE_SIZE); boot.ipxe puts in words of its own.
 const LONGEST_CMDLINE: usize = 1000;
@@ -91,18 +114,6 @@ pub(super) fn duration(
         return wrong(format!("`{key}` is {trimmed}; {least} to {most} seconds are possible"));
     }
     Ok(total)
-}
-
-pub(super) fn line_of_text(value: &Spanned<String>, key: &str, most: usize) -> At<String> {
-    let text = value.as_ref().trim();
-    let cause = if text.chars().any(char::is_control) {
-        format!("`{key}` holds a line break or another control character")
-    } else if text.chars().count() > most {
-        format!("`{key}` has {} characters, {most} are the most", text.chars().count())
-    } else {
-        return Ok(text.to_owned());
-    };
-    Err((value.span().start, cause))
 }
 
 pub(super) fn cmdline(value: Spanned<String>) -> At<String> {

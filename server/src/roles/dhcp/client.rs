@@ -9,15 +9,13 @@ use dhcproto::v4::{
     UnknownOption,
 };
 
-use crate::roles::dhcp::lease::Mac;
+use crate::mac::DOCTOR;
+use crate::mac::Mac;
 
 /// iPXE's own option 175: it can do HTTP, start Linux, and is an EFI build.
 const IPXE_FEATURES: [u8; 9] = [19, 1, 1, 24, 1, 1, 36, 1, 1];
 /// BOOTP's shortest message (RFC 951 §3): some relays drop what is shorter.
 const SHORTEST: usize = 300;
-/// The doctor's PCs, the same at every look, so that neither leases nor rows pile up. Locally
-/// administered; the last byte says which firmware.
-const DOCTOR: [u8; 5] = [0x02, 0x42, 0x54, 0, 0];
 /// Boot names are shown to the supervisor.
 const LONGEST_NAME: usize = 128;
 
@@ -162,11 +160,6 @@ impl Client {
     }
 }
 
-/// Whether a hardware address is that of a PC of the doctor: none that anybody waits for.
-pub fn is_doctor(mac: [u8; 6]) -> bool {
-    mac.starts_with(&DOCTOR) && (1..=4).contains(&mac[5])
-}
-
 fn bytes(message: &Message) -> Vec<u8> {
     let mut bytes = message.to_vec().expect("a message in memory has room for every option");
     bytes.resize(bytes.len().max(SHORTEST), 0);
@@ -187,6 +180,7 @@ mod tests {
 
     use super::*;
     use crate::boot::arch::Arch;
+    use crate::mac::is_doctor;
     use crate::roles::dhcp::{Kind, Request};
 
     const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);

@@ -11,8 +11,8 @@ use super::Request;
 use crate::boot::arch::http_address;
 use crate::lab::config::dhcp_options::ExtraOption;
 use crate::lab::config::{Config, DhcpMode, Identity, NodeSettings, Nodes, Pool, Subnet, Uuid};
-use crate::os::interfaces::Card;
-use crate::roles::dhcp::lease::Mac;
+use crate::mac::Mac;
+use crate::os::card::Card;
 
 /// Sub-option of option 82 that names the PC's network (RFC 3527 §3).
 const LINK_SELECTION: u8 = 5;

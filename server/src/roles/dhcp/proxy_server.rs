@@ -7,13 +7,13 @@ use std::time::{Duration, SystemTime};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::client::is_doctor;
 use super::proxy::loads_first_hop;
 use super::relay_agent::Agent;
 use super::{Door, ProxySettings, Reply, Request, respond_proxy};
 use crate::boot::arch::{self, LoopGuard};
+use crate::mac::Mac;
+use crate::mac::is_doctor;
 use crate::os::sockets::{self, BindError};
-use crate::roles::dhcp::lease::Mac;
 use crate::status::rate_limit::Told;
 use crate::status::{SharedStatus, StatusEvent};
 

@@ -418,8 +418,9 @@ mod tests {
     use super::*;
     use crate::boot::arch::{Arch, BootClient};
     use crate::lab::config::Config;
-    use crate::os::interfaces::Card;
-    use crate::roles::dhcp::lease::{Mac, Range};
+    use crate::mac::Mac;
+    use crate::os::card::Card;
+    use crate::roles::dhcp::lease::Range;
 
     const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
     const NONE: Ipv4Addr = Ipv4Addr::UNSPECIFIED;

@@ -23,7 +23,6 @@ use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use bt_swarm::Infohash;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -31,17 +30,19 @@ use tracing::{debug, info};
 
 pub use self::connections::Connection;
 use self::connections::Seats;
-pub use self::range::BootFiles;
 use self::rate_limit::RateLimit;
 use self::tracker::{Announce, Refused, Tracker};
 use crate::boot::arch::SCRIPT_PATH;
+use crate::boot::files::BootFiles;
 use crate::boot::loaders::Loaders;
 use crate::boot::names::AUTOEXEC;
 use crate::boot::scripts::Scripts;
 use crate::os::open_files;
 use crate::os::sockets::{self, BindError};
-use crate::publication::publisher::Current;
-use crate::status::{MAX_REPORT, NodeReport, SharedStatus, StatusEvent};
+use crate::publication::published::Current;
+use crate::publication::published::Invitation;
+use crate::status::report::{MAX_REPORT, NodeReport};
+use crate::status::{SharedStatus, StatusEvent};
 
 /// A report's body must be here by then, else the connection is only kept busy.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,15 +65,6 @@ pub struct Settings {
     pub loaders: Loaders,
     /// Where the seed hears of stock clients that it should call back.
     pub invitations: mpsc::Sender<Invitation>,
-}
-
-/// A stock BitTorrent client that announced itself and lacks something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Invitation {
-    /// What it wants.
-    pub infohash: Infohash,
-    /// Where it listens.
-    pub address: SocketAddr,
 }
 
 /// The HTTP role, ready to run.

@@ -14,8 +14,9 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::lab::{Lab, Stamp};
-use crate::publication::publisher::{Published, PublishedSystem, SeedSource};
+use crate::lab::Lab;
+use crate::lab::files::Stamp;
+use crate::publication::published::{Published, PublishedSystem, SeedSource};
 use crate::publication::torrents::Torrents;
 use crate::roles::seed::LabSeed;
 use crate::status::{CatalogStatus, SharedStatus, StatusEvent};

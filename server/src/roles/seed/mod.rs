@@ -15,11 +15,11 @@ use std::time::{Duration, SystemTime};
 use bt_swarm::{Infohash, Metainfo, ReadOnlyFiles, Seed, SeedOptions, SeedStats};
 use tracing::{info, warn};
 
-use crate::lab::{SourceFile, Stamp};
+use crate::lab::files::{SourceFile, Stamp};
 use crate::os::sockets::{self, BindError};
-use crate::publication::publisher::{Published, PublishedSystem, SeedSource};
+use crate::publication::published::Invitation;
+use crate::publication::published::{Published, PublishedSystem, SeedSource};
 use crate::publication::torrents::specs;
-use crate::roles::http::Invitation;
 use crate::status::SystemStatus;
 
 /// How long a replaced system is still shared: the longest download of a room, with room to spare.

@@ -13,16 +13,17 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::humanize;
-use crate::lab::Finding;
 use crate::lab::config::Config;
+use crate::lab::files::Finding;
 use crate::lab::watcher::Watch;
+use crate::publication::published::Current;
+use crate::publication::published::Invitation;
 use crate::publication::publisher::{
-    Current, Outcome, Publication, PublishError, Publisher, Refresh, SETTLE,
+    Outcome, Publication, PublishError, Publisher, Refresh, SETTLE,
 };
-use crate::publication::torrents::Progress;
-use crate::roles::http::Invitation;
 use crate::roles::seed::{self, LabSeed};
 use crate::status::{SharedStatus, StatusEvent};
+use crate::terminal::Progress;
 
 /// How often the table gets the seed's figures.
 const FIGURES: Duration = Duration::from_secs(1);

@@ -27,13 +27,13 @@ use tracing::{debug, info, warn};
 use self::packet::{ErrorCode, Packet, ReadRequest, printable};
 use self::session::Sent;
 use self::sessions::{Refusal, Seat, Sessions};
+use crate::boot::files::BootFiles;
 use crate::boot::loaders::Loaders;
 use crate::boot::names::AUTOEXEC;
 use crate::boot::names::Wanted;
 use crate::boot::scripts::Scripts;
 use crate::os::open_files;
 use crate::os::sockets::{self, BindError};
-use crate::roles::http::BootFiles;
 use crate::status::{SharedStatus, StatusEvent};
 
 /// After an error of the port itself (the interface is down): errors come one per call.

@@ -10,28 +10,18 @@
 mod newcomers;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
 
 pub use self::newcomers::FIRST_LEASE;
 use self::newcomers::Newcomers;
 
+use crate::mac::Mac;
+
 /// How long an offered address waits for its REQUEST. Firmware takes up to 5 s to choose.
 pub const OFFER_HOLD: Duration = Duration::from_secs(10);
 /// How long an address that a node found in use is left alone.
 pub const DECLINE_HOLD: Duration = Duration::from_mins(10);
-
-/// Hardware address of a node's network interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Mac(pub [u8; 6]);
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
 
 /// Addresses from `first` to `last`, both included; never empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,8 +17,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{Disk, LeaseLog, LogError};
-use crate::roles::dhcp::lease::{Lease, LeaseBook, Mac, Record};
+use crate::mac::Mac;
+use crate::roles::dhcp::lease::{Lease, LeaseBook, Record};
 
 /// How long a renewal lasts while the disk refuses: long enough not to flood the server with
 /// renewals at half of it.
@@ -65,9 +65,9 @@ pub enum Kept {
 #[derive(Debug)]
 pub struct Work {
     /// To be appended and synced.
-    records: Vec<Record>,
+    pub(super) records: Vec<Record>,
     /// The books as they are once that is done: what the log shall be then, if it got too long.
-    compacted: Option<Vec<Record>>,
+    pub(super) compacted: Option<Vec<Record>>,
 }
 
 /// See the module.
@@ -168,7 +168,7 @@ impl Ledger {
 
     /// Takes the disk's answer to what was begun. Returns what became of the oldest changes, in
     /// their order: of those that were begun, and after a failure of all that came since as well.
-    pub fn settle(&mut self, outcome: &Result<usize, LogError>, now: SystemTime) -> Vec<Kept> {
+    pub fn settle<E>(&mut self, outcome: &Result<usize, E>, now: SystemTime) -> Vec<Kept> {
         let mut changes = std::mem::take(&mut self.begun);
         match outcome {
             Ok(lines) => {
@@ -230,27 +230,6 @@ fn in_log(record: Record, clocks: (SystemTime, SystemTime)) -> Record {
     }
 }
 
-impl Work {
-    /// Appends the records, and waits until they are durable. Returns the lines that the log has once
-    /// all is done, for [`Ledger::settle`].
-    ///
-    /// # Errors
-    /// When they are not durable for certain; none of them counts then.
-    pub fn append_to<D: Disk>(&self, log: &mut LeaseLog<D>) -> Result<usize, LogError> {
-        log.append(&self.records)?;
-        Ok(self.compacted.as_ref().map_or(log.lines(), Vec::len))
-    }
-
-    /// Writes the log anew if it got too long; after [`Self::append_to`] had success, and no nodes
-    /// have to wait for it.
-    ///
-    /// # Errors
-    /// When that was not possible; nothing is lost then.
-    pub fn compact<D: Disk>(&self, log: &mut LeaseLog<D>) -> Result<(), LogError> {
-        self.compacted.as_ref().map_or(Ok(()), |records| log.compact(records))
-    }
-}
-
 impl Change {
     fn record(&self) -> Record {
         match *self {
@@ -267,6 +246,7 @@ mod tests {
 
     use super::*;
     use crate::roles::dhcp::lease::{Claim, ClaimKind, Range};
+    use crate::roles::dhcp::lease_log::LogError;
 
     const A: Mac = Mac([2, 0, 0, 0, 0, 1]);
     const B: Mac = Mac([2, 0, 0, 0, 0, 2]);
@@ -349,7 +329,7 @@ mod tests {
         const YEAR: Duration = Duration::from_hours(365 * 24);
         let ends = |ledger: &mut Ledger| {
             let work = ledger.begin().expect("there is a change");
-            let outcome = Ok(work.records.len());
+            let outcome = Ok::<_, LogError>(work.records.len());
             assert_eq!(ledger.settle(&outcome, at(0)), [Kept::Durable]);
             let all = work.records.iter().chain(work.compacted.iter().flatten());
             let end = |record: &Record| match record {

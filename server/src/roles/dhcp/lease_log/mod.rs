@@ -23,8 +23,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 
-use crate::roles::dhcp::lease::{Lease, Mac, Record};
-use crate::status::{parse_mac, unix};
+use crate::mac::Mac;
+use crate::mac::parse_mac;
+use crate::roles::dhcp::lease::{Lease, Record};
+use crate::status::unix;
 
 pub use disk::{Disk, RealDisk, Which};
 pub use ledger::{Change, Kept, Ledger, Work};
@@ -204,6 +206,27 @@ impl<D: Disk> LeaseLog<D> {
 
     fn io_error(&self, source: io::Error) -> LogError {
         LogError::Io { path: self.path.clone(), source }
+    }
+}
+
+impl Work {
+    /// Appends the records, and waits until they are durable. Returns the lines that the log has once
+    /// all is done, for [`Ledger::settle`].
+    ///
+    /// # Errors
+    /// When they are not durable for certain; none of them counts then.
+    pub fn append_to<D: Disk>(&self, log: &mut LeaseLog<D>) -> Result<usize, LogError> {
+        log.append(&self.records)?;
+        Ok(self.compacted.as_ref().map_or(log.lines(), Vec::len))
+    }
+
+    /// Writes the log anew if it got too long; after [`Self::append_to`] had success, and no nodes
+    /// have to wait for it.
+    ///
+    /// # Errors
+    /// When that was not possible; nothing is lost then.
+    pub fn compact<D: Disk>(&self, log: &mut LeaseLog<D>) -> Result<(), LogError> {
+        self.compacted.as_ref().map_or(Ok(()), |records| log.compact(records))
     }
 }
 

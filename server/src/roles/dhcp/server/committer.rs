@@ -3,7 +3,7 @@
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
-use super::Event;
+use super::event::Event;
 use crate::roles::dhcp::lease_log::{LeaseLog, Work};
 
 /// From one sync to the next: a sync costs the processor as much as some requests do, and under

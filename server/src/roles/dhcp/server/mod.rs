@@ -10,6 +10,7 @@
 //! they changed is then synced together. `lease_log/ledger.rs` says what may be told when.
 
 mod committer;
+mod event;
 mod mmsg;
 
 use std::collections::VecDeque;
@@ -24,15 +25,17 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use self::event::Event;
 use self::mmsg::Inbox;
-use super::client::is_doctor;
 use super::network::link_of;
 use super::{Answer, Kind, Network, Reply, ReplyKind, Request, Silence, respond};
 use crate::boot::arch::{self, LoopGuard};
 use crate::lab::config::Pool;
-use crate::os::interfaces::Card;
+use crate::mac::Mac;
+use crate::mac::is_doctor;
+use crate::os::card::Card;
 use crate::os::sockets::{self, BindError};
-use crate::roles::dhcp::lease::{Blocked, LeaseBook, Mac, Range};
+use crate::roles::dhcp::lease::{Blocked, LeaseBook, Range};
 use crate::roles::dhcp::lease_log::{Change, Kept, LeaseLog, Ledger, LogError, Work};
 use crate::status::rate_limit::Told;
 use crate::status::{SharedStatus, StatusEvent};
@@ -115,19 +118,6 @@ enum Topic {
     Full(usize),
     Blocked(Mac),
     Disk,
-}
-
-/// What the answering thread waits for.
-#[derive(Debug)]
-enum Event {
-    /// A packet, and the index of the card that it came in by.
-    Packet(usize, Vec<u8>),
-    /// The disk's answer; the log's lines.
-    Kept(Result<usize, LogError>),
-    /// The log could not be written anew; nothing is lost.
-    NotCompacted(LogError),
-    /// The server ends.
-    End,
 }
 
 impl Dhcp {
