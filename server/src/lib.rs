@@ -14,7 +14,6 @@
 pub mod boot;
 pub mod commands;
 pub mod error;
-pub mod fuzz;
 pub mod humanize;
 pub mod lab;
 pub mod mac;

@@ -15,11 +15,12 @@
 //! needs to be forged. Follows RFC 2131, 2132, 3046 and 4578; the facts about firmware that are
 //! not in any RFC have their captures in `tests/golden`.
 //!
-//! `request.rs` reads packets and `respond.rs` answers them, both without IO; `serve.rs` is the
+//! `request.rs` reads packets and `respond.rs` answers them, both without IO; `server/` is the
 //! socket. `proxy.rs` answers the same [`Request`]s beside another server, without leases;
-//! `agent.rs` is its way round a loader that heeds no such answer;
-//! `network.rs` says where a request comes from, `options.rs` what the supervisor may add to the
-//! answers, `told.rs` keeps messages from repeating. `probe.rs` and its shell `foreign.rs` look for other servers; `client.rs` speaks as a PC.
+//! `relay_agent.rs` is its way round a loader that heeds no such answer;
+//! `network.rs` says where a request comes from, `lease/` who holds
+//! which address, and `lease_log/` keeps that on disk. `rogue.rs` and its shell `rogue_watch.rs` look
+//! for other servers; `client.rs` speaks as a PC.
 
 pub mod client;
 pub mod lease;
@@ -27,7 +28,7 @@ pub mod lease_log;
 mod network;
 mod proxy;
 mod proxy_server;
-pub(crate) mod relay_agent;
+pub mod relay_agent;
 mod request;
 mod respond;
 pub mod rogue;

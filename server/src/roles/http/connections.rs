@@ -13,8 +13,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::uri::PathAndQuery;
-use axum::http::{Request, Response, Uri};
+use axum::http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -26,6 +25,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, warn};
+
+use super::slashes::single_slashes;
 
 /// A request's head must be here by then; also how long an idle connection is kept. UEFI asks
 /// HEAD and then GET on one connection, within a second.
@@ -139,26 +140,6 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// The URI with `//` made `/`: shim asks for `//grubx64.efi`. `None`: it has none.
-pub(crate) fn single_slashes(uri: &Uri) -> Option<Uri> {
-    let path = uri.path();
-    if !path.contains("//") {
-        return None;
-    }
-    let mut tidy = String::with_capacity(path.len());
-    for c in path.chars() {
-        if c != '/' || !tidy.ends_with('/') {
-            tidy.push(c);
-        }
-    }
-    if let Some(query) = uri.query() {
-        tidy = format!("{tidy}?{query}");
-    }
-    let mut parts = uri.clone().into_parts();
-    parts.path_and_query = Some(PathAndQuery::try_from(tidy).ok()?);
-    Uri::from_parts(parts).ok()
-}
-
 /// Counts open connections, per address and in all.
 #[derive(Debug, Clone)]
 pub(super) struct Seats {
@@ -206,17 +187,6 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn slashes_are_made_single_and_the_query_is_left_alone() {
-        let check = |from: &str, to: Option<&str>| {
-            let uri: Uri = from.parse().expect("a good URI");
-            assert_eq!(single_slashes(&uri).map(|uri| uri.to_string()).as_deref(), to, "{from}");
-        };
-        check("//snponly.efi", Some("/snponly.efi"));
-        check("/a//b///c?x=//y", Some("/a/b/c?x=//y"));
-        check("/a/b?x=//", None);
-    }
 
     #[test]
     fn connections_are_limited_per_address_and_in_all() {

@@ -5,11 +5,12 @@
 //! and what is absent looks the same as what is forbidden. Nothing here changes the lab: a report
 //! and an announce change tables in memory, which have limits.
 
-pub(crate) mod connections;
+mod connections;
 mod page;
 mod range;
 mod rate_limit;
-pub(crate) mod tracker;
+pub mod slashes;
+pub mod tracker;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};

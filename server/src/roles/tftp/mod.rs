@@ -1,11 +1,11 @@
 //! Shell: files over TFTP, for firmware and for GRUB (RFC 1350, 2347-2349, 7440). Read-only.
 //!
 //! ```text
-//! port 69 --request--> shelf: which file? --> one transfer, on a socket of its own
+//! port 69 --request--> names: which file? --> one transfer, on a socket of its own
 //! ```
-//! `packet.rs` reads and writes packets, `transfer.rs` is one transfer with the time as input,
-//! `shelf.rs` says what a name means, `loaders.rs` reads the loaders, `session.rs` runs a transfer
-//! and `sessions.rs` counts them. Only hosts of the lab's own networks are answered, so that nobody
+//! `packet.rs` reads and writes packets, `transfer/` is one transfer with the time as input,
+//! `session.rs` runs a transfer and `sessions.rs` counts them; what a name means and what the loaders
+//! are is said in `boot/`. Only hosts of the lab's own networks are answered, so that nobody
 //! else can be flooded through this server. Why not a crate: `docs/decisions/0003-own-tftp.md`.
 
 pub mod packet;

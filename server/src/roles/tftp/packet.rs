@@ -43,7 +43,7 @@ pub enum Packet {
 /// A read request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadRequest {
-    /// The name as it came; see [`normalise`](super::shelf::normalise).
+    /// The name as it came; see [`normalise`](crate::boot::names::normalise).
     pub name: Vec<u8>,
     /// Whether the bytes are wanted as they are (`octet`).
     pub is_octet: bool,

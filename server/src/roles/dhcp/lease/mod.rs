@@ -4,7 +4,7 @@
 //! (firmware, iPXE, the small Linux), some with a client identifier and some without, and must keep
 //! its address all the way. A node gets its old address back as long as nobody else needed it.
 //! A fixed address is its host's alone; `newcomers.rs` says what keeps invented nodes from taking
-//! all the others. Nothing here is on disk; `lease_log.rs` keeps the [`Record`]s that this module
+//! all the others. Nothing here is on disk; `lease_log/` keeps the [`Record`]s that this module
 //! hands out.
 
 mod newcomers;

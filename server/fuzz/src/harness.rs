@@ -10,20 +10,22 @@ use std::time::{Duration, SystemTime};
 
 use axum::http::Uri;
 
-use crate::boot::names::Wanted;
-use crate::boot::scripts::Scripts;
-use crate::lab::config::Config;
-use crate::mac::Mac;
-use crate::os::card::Card;
-use crate::roles::dhcp::client::{Client, Firmware};
-use crate::roles::dhcp::lease::{LeaseBook, Range};
-use crate::roles::dhcp::relay_agent::Agent;
-use crate::roles::dhcp::{Answer, Door, Network, ProxySettings, Request, respond, respond_proxy};
-use crate::roles::http::connections::single_slashes;
-use crate::roles::http::tracker::{Announce, Tracker};
-use crate::roles::tftp::packet::{Packet, options_ack};
-use crate::status::report::NodeReport;
-use crate::status::{StatusBook, StatusEvent};
+use bt_server::boot::names::Wanted;
+use bt_server::boot::scripts::Scripts;
+use bt_server::lab::config::Config;
+use bt_server::mac::Mac;
+use bt_server::os::card::Card;
+use bt_server::roles::dhcp::client::{Client, Firmware};
+use bt_server::roles::dhcp::lease::{LeaseBook, Range};
+use bt_server::roles::dhcp::relay_agent::Agent;
+use bt_server::roles::dhcp::{
+    Answer, Door, Network, ProxySettings, Request, respond, respond_proxy,
+};
+use bt_server::roles::http::slashes::single_slashes;
+use bt_server::roles::http::tracker::{Announce, Tracker};
+use bt_server::roles::tftp::packet::{Packet, options_ack};
+use bt_server::status::report::NodeReport;
+use bt_server::status::{StatusBook, StatusEvent};
 
 /// IP and UDP headers, which count for the longest message (RFC 2132 §9.10).
 const HEADERS: usize = 28;
@@ -166,7 +168,7 @@ impl Victim {
         let Ok(report) = NodeReport::parse(body) else { return false };
         assert!(report.done <= report.total);
         self.status.apply(StatusEvent::Report { ip: IpAddr::V4(NODE), report }, self.now);
-        self.status.snapshot(self.now).nodes.len() < crate::status::MAX_NODES + 1
+        self.status.snapshot(self.now).nodes.len() < bt_server::status::MAX_NODES + 1
     }
 
     fn script(&self, query: &str) -> bool {
@@ -191,22 +193,5 @@ fn tftp(packet: &[u8]) -> bool {
         }
         Ok(_) => true,
         Err(_) => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_target_understands_a_good_input() {
-        let mut victim = Victim::default();
-        let announce = format!("info_hash={0}&peer_id={0}&port=1&left=1", "a".repeat(20));
-        let report = br#"{"mac":"52:54:00:00:00:01","stage":"menu"}"#;
-        assert!(victim.take(Target::Announce, announce.as_bytes()));
-        assert!(victim.take(Target::Report, report));
-        assert!(victim.take(Target::Tftp, b"\0\x01a\0octet\0blksize\x001468\0"));
-        assert!(victim.take(Target::Script, b"grub.cfg"));
-        assert!(!victim.take(Target::Dhcp, b"garbage"));
     }
 }

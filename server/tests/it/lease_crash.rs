@@ -3,8 +3,6 @@
 //!
 //! The oracle is what the nodes were told. Each history has a seed, so that a failure replays.
 
-mod simulated_disk;
-
 use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
@@ -17,7 +15,7 @@ use bt_server::roles::dhcp::lease_log::{Change, Kept, LeaseLog, Ledger};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use simulated_disk::{Failing, SimulatedDisk};
+use crate::simulated_disk::{Failing, SimulatedDisk};
 
 /// Fewer addresses than nodes, so that addresses change hands.
 const POOL: u8 = 8;

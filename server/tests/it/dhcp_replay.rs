@@ -113,23 +113,23 @@ fn check(pcap: &[u8], expected: &[Option<&str>]) {
 
 #[test]
 fn an_ipxe_rom_gets_the_script_at_once() {
-    check(include_bytes!("golden/bios-ipxe-rom-dhcp.pcap"), &[Some(SCRIPT)]);
+    check(include_bytes!("../golden/bios-ipxe-rom-dhcp.pcap"), &[Some(SCRIPT)]);
 }
 
 #[test]
 fn undionly_gets_the_script_too() {
-    check(include_bytes!("golden/bios-ipxe-chain-undionly-dhcp-rrq.pcap"), &[Some(SCRIPT)]);
+    check(include_bytes!("../golden/bios-ipxe-chain-undionly-dhcp-rrq.pcap"), &[Some(SCRIPT)]);
 }
 
 #[test]
 fn uefi_gets_snponly_and_its_ipxe_the_script() {
-    let pcap = include_bytes!("golden/uefi-pxe-then-ipxe-dhcp-rrq.pcap");
+    let pcap = include_bytes!("../golden/uefi-pxe-then-ipxe-dhcp-rrq.pcap");
     check(pcap, &[Some("snponly.efi"), Some(SCRIPT)]);
 }
 
 #[test]
 fn http_boot_gets_a_url_and_the_small_linux_an_address_only() {
-    let pcap = include_bytes!("golden/uefi-http-boot-dhcp.pcap");
+    let pcap = include_bytes!("../golden/uefi-http-boot-dhcp.pcap");
     check(pcap, &[Some("http://10.77.0.1:6969/snponly.efi"), None]);
     for (request, reply) in replay(pcap) {
         let message = decoded(&reply);
@@ -193,7 +193,7 @@ fn the_proxy_answers_every_captured_client_as_it_should() {
         ($name:literal, $file:expr, $asks_4011:expr) => {
             check_proxy(
                 $name,
-                include_bytes!(concat!("golden/", $name, ".pcap")),
+                include_bytes!(concat!("../golden/", $name, ".pcap")),
                 $file,
                 $asks_4011,
             )
@@ -212,8 +212,8 @@ fn the_proxy_answers_every_captured_client_as_it_should() {
 
 #[test]
 fn the_address_requests_of_proxied_clients_are_answered_in_full_mode_too() {
-    check(include_bytes!("golden/proxydhcp-bios-ipxe.pcap"), &[Some(SCRIPT)]);
+    check(include_bytes!("../golden/proxydhcp-bios-ipxe.pcap"), &[Some(SCRIPT)]);
     let http = Some("http://10.77.0.1:6969/snponly.efi");
-    check(include_bytes!("golden/proxydhcp-uefi-http.pcap"), &[http]);
-    check(include_bytes!("golden/proxydhcp-uefi-pxe-dnsmasq.pcap"), &[Some("snponly.efi")]);
+    check(include_bytes!("../golden/proxydhcp-uefi-http.pcap"), &[http]);
+    check(include_bytes!("../golden/proxydhcp-uefi-pxe-dnsmasq.pcap"), &[Some("snponly.efi")]);
 }

@@ -5,70 +5,47 @@
 //! of a virtual cable. As anybody but root, user namespaces must be allowed.
 
 use std::fs;
+use std::ops::Deref;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::time::{Duration, SystemTime};
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
 
 use serde_json::Value;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_bt-server");
+use crate::bench::{ENTRY, Lab, text};
+
 const SERVER: &str = "name = \"A1\"\ninterface = \"bt0\"\n[dhcp]\nmode = \"full\"\nrange = \"10.77.0.50-10.77.0.99\"\n";
-const ENTRY: &str = "name = \"System A\"\nkernel = \"images/a/vmlinuz\"\n";
 /// Debian's `nobody`.
 const NOBODY: u32 = 65_534;
 
-struct Bench {
-    folder: tempfile::TempDir,
+/// A lab whose server has a card that is plugged in.
+struct Bench(Lab);
+
+impl Deref for Bench {
+    type Target = Lab;
+
+    fn deref(&self) -> &Lab {
+        &self.0
+    }
 }
 
 impl Bench {
     /// A lab with one system, and boot files that trust it.
     fn new() -> Self {
-        let bench = Self { folder: tempfile::tempdir().expect("a temporary folder") };
-        let made = bench.run(&["init", "--interface", "lo", "--kernel", "/nowhere"]);
-        assert!(made.status.success(), "{made:?}");
-        bench.write("server.toml", SERVER.as_bytes());
-        fs::create_dir_all(bench.path("images/a")).expect("made");
+        let bench = Self(Lab::new(SERVER));
         fs::create_dir_all(bench.path("state/boot")).expect("made");
-        bench.write("images/a/vmlinuz", b"a kernel");
-        bench.write("catalog/a.toml", ENTRY.as_bytes());
-        bench.write("state/boot/vmlinuz", b"the small Linux");
+        bench.write("state/boot/vmlinuz", "the small Linux");
         let key = fs::read(bench.path("keys/root.pub")).expect("made by init");
-        bench.write("state/boot/initrd.img", &zstd::encode_all(&key[..], 1).expect("in memory"));
+        bench.write("state/boot/initrd.img", zstd::encode_all(&key[..], 1).expect("in memory"));
         bench
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Writes a file as if it had been there for an hour.
-    fn write(&self, name: &str, bytes: &[u8]) {
-        fs::write(self.path(name), bytes).expect("written");
-        let file = fs::File::options().write(true).open(self.path(name));
-        let earlier = SystemTime::now() - Duration::from_hours(1);
-        file.and_then(|file| file.set_modified(earlier)).expect("there");
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(PROGRAM);
-        command.arg("--lab").arg(self.folder.path()).args(arguments);
-        command.output().expect("the program runs")
-    }
-
-    /// Runs shell commands in a network of their own. `$BT` is the program on this lab.
     fn in_own_network(&self, script: &str) -> Output {
-        let mut command = Command::new("unshare");
-        if !nix::unistd::geteuid().is_root() {
-            command.arg("--map-root-user");
-        }
         let network = "ip link set lo up && ip link add bt0 type veth peer name bt1 && \
             ip addr add 10.77.0.1/24 dev bt0 && ip link set bt0 up && ip link set bt1 up";
-        command.args(["--net", "sh", "-ec"]).arg(format!("{network}\n{script}"));
-        command.env("BT", format!("{PROGRAM} --lab {}", self.folder.path().display()));
-        command.output().expect("unshare runs")
+        self.in_network("-ec", &format!("{network}\n{script}"))
     }
 
     /// Gives everything to `uid`, as a supervisor who is not root has it.
@@ -81,21 +58,8 @@ impl Bench {
                 }
             }
         }
-        give(self.folder.path(), uid);
+        give(self.folder(), uid);
     }
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        let stopped = self.run(&["stop"]);
-        if !stopped.status.success() {
-            eprintln!("not stopped: {stopped:?}");
-        }
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).trim().to_owned()
 }
 
 /// The observations about `part`, with their verdicts.

@@ -5,8 +5,9 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use bt_server::fuzz::{Target, Victim};
 use tracing_subscriber::filter::LevelFilter;
+
+use crate::harness::{Target, Victim};
 
 /// Every byte would take a debug build a minute; this meets every part of every option.
 const STEP: usize = 3;
@@ -71,4 +72,16 @@ fn good_inputs_cut_short_or_with_a_byte_changed_do_not_break_the_server() {
             }
         }
     }
+}
+
+#[test]
+fn each_target_understands_a_good_input() {
+    let mut victim = Victim::default();
+    let announce = format!("info_hash={0}&peer_id={0}&port=1&left=1", "a".repeat(20));
+    let report = br#"{"mac":"52:54:00:00:00:01","stage":"menu"}"#;
+    assert!(victim.take(Target::Announce, announce.as_bytes()));
+    assert!(victim.take(Target::Report, report));
+    assert!(victim.take(Target::Tftp, b"\0\x01a\0octet\0blksize\x001468\0"));
+    assert!(victim.take(Target::Script, b"grub.cfg"));
+    assert!(!victim.take(Target::Dhcp, b"garbage"));
 }

@@ -22,11 +22,11 @@ fn every_capture_is_replayed_and_described() {
     assert!(!captures.is_empty());
     let readme = fs::read_to_string(golden.join("README.md")).expect("there is one");
     let sources: String = ["dhcp_replay.rs", "tftp_replay.rs"]
-        .map(|name| fs::read_to_string(tests().join(name)).expect("there"))
+        .map(|name| fs::read_to_string(tests().join("it").join(name)).expect("there"))
         .concat();
     for name in &captures {
         // By its whole name, or by that in a macro which puts the folder and the ending around it.
-        let is_replayed = [format!("\"golden/{name}.pcap\""), format!("\"{name}\"")]
+        let is_replayed = [format!("\"../golden/{name}.pcap\""), format!("\"{name}\"")]
             .iter()
             .any(|words| sources.contains(words));
         assert!(is_replayed, "no test replays {name}.pcap");

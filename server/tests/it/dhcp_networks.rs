@@ -1,4 +1,4 @@
-//! Packets of PCs on several networks, through the parser, the books and the log, as `serve.rs`
+//! Packets of PCs on several networks, through the parser, the books and the log, as `dhcp/server/`
 //! does it: relays, a second network card, fixed addresses, RFC 2131's DECLINE, RELEASE, INFORM.
 
 use std::net::Ipv4Addr;
@@ -26,7 +26,7 @@ const LAB: &str = "interface = [\"eth0\", \"eth1\"]\n[dhcp]\nmode = \"full\"\n\
 const CARDS: [[u8; 4]; 2] = [[10, 77, 0, 1], [10, 78, 0, 1]];
 const NONE: [u8; 4] = [0; 4];
 
-/// What `serve.rs` keeps, without its sockets.
+/// What `dhcp/server/` keeps, without its sockets.
 struct Server {
     ledger: Ledger,
     log: LeaseLog,

@@ -106,7 +106,7 @@ fn play(pcap: &[u8], size: usize) -> Vec<Outcome> {
 
 #[test]
 fn ovmf_probes_for_the_size_then_fetches_in_windows_of_four() {
-    let pcap = include_bytes!("golden/tftp-uefi-windowsize4.pcap");
+    let pcap = include_bytes!("../golden/tftp-uefi-windowsize4.pcap");
     let [probe, real] = &requests(pcap)[..] else { panic!("two requests") };
     assert!(probe.options.wants_size && !real.options.wants_size);
     let options = (real.options.block_size, real.options.window);
@@ -121,7 +121,7 @@ fn ovmf_probes_for_the_size_then_fetches_in_windows_of_four() {
 
 #[test]
 fn ipxe_fetches_block_by_block() {
-    let pcap = include_bytes!("golden/tftp-ipxe-lockstep.pcap");
+    let pcap = include_bytes!("../golden/tftp-ipxe-lockstep.pcap");
     let outcomes = play(pcap, size_told(pcap));
     let [outcome] = &outcomes[..] else { panic!("one transfer: {outcomes:?}") };
     assert_eq!(outcome.sent, 8, "an OACK and seven blocks; the capture ends there");
@@ -140,7 +140,7 @@ fn size_told(pcap: &[u8]) -> usize {
 
 #[test]
 fn shim_and_grub_ask_for_what_the_shelf_knows() {
-    let asked = asked(include_bytes!("golden/uefi-pxe-shim-grub-rrq.pcap"));
+    let asked = asked(include_bytes!("../golden/uefi-pxe-shim-grub-rrq.pcap"));
     let names: Vec<&str> = asked.iter().map(|(name, _, _)| name.as_str()).collect();
     assert!(names.contains(&"shimx64.efi"), "{names:?}");
     for (name, block_size, window) in &asked {
@@ -165,8 +165,8 @@ fn shim_and_grub_ask_for_what_the_shelf_knows() {
 #[test]
 fn pxelinux_asks_for_many_files_that_do_not_exist() {
     for pcap in [
-        &include_bytes!("golden/bios-pxelinux-rrq.pcap")[..],
-        include_bytes!("golden/bios-lpxelinux-rrq.pcap"),
+        &include_bytes!("../golden/bios-pxelinux-rrq.pcap")[..],
+        include_bytes!("../golden/bios-lpxelinux-rrq.pcap"),
     ] {
         let asked = asked(pcap);
         assert!(asked.iter().any(|(name, _, _)| name.contains("pxelinux.cfg/01-")), "{asked:?}");
@@ -177,8 +177,8 @@ fn pxelinux_asks_for_many_files_that_do_not_exist() {
 #[test]
 fn every_first_hop_of_the_dhcp_captures_is_a_loader() {
     for (pcap, loader) in [
-        (&include_bytes!("golden/bios-ipxe-chain-undionly-dhcp-rrq.pcap")[..], "undionly.kpxe"),
-        (include_bytes!("golden/uefi-pxe-then-ipxe-dhcp-rrq.pcap"), "snponly.efi"),
+        (&include_bytes!("../golden/bios-ipxe-chain-undionly-dhcp-rrq.pcap")[..], "undionly.kpxe"),
+        (include_bytes!("../golden/uefi-pxe-then-ipxe-dhcp-rrq.pcap"), "snponly.efi"),
     ] {
         let requests = requests(pcap);
         assert!(!requests.is_empty());

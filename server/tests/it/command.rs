@@ -4,64 +4,38 @@
 //! every port; as root, or as anybody where user namespaces are allowed.
 
 use std::fs;
-use std::path::PathBuf;
+use std::ops::Deref;
 use std::process::{Command, Output};
 use std::thread::sleep;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bt_server::status::Snapshot;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_bt-server");
+use crate::bench::{ENTRY, Lab, PROGRAM, text};
+
 const SERVER: &str = "name = \"A1\"\ninterface = \"lo\"\n[dhcp]\nmode = \"off\"\n";
-const ENTRY: &str = "name = \"System A\"\nkernel = \"images/a/vmlinuz\"\n";
 /// An edit is live within seconds; a busy machine may need more.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A lab in a temporary folder; its server is stopped when this is dropped.
-struct Bench {
-    folder: tempfile::TempDir,
+/// A lab whose server has the loopback interface only.
+struct Bench(Lab);
+
+impl Deref for Bench {
+    type Target = Lab;
+
+    fn deref(&self) -> &Lab {
+        &self.0
+    }
 }
 
 impl Bench {
     /// A lab with one system.
     fn new() -> Self {
-        let bench = Self { folder: tempfile::tempdir().expect("a temporary folder") };
-        let made = bench.run(&["init", "--interface", "lo", "--kernel", "/nowhere"]);
-        assert!(made.status.success(), "{made:?}");
-        bench.write("server.toml", SERVER);
-        fs::create_dir(bench.path("images/a")).expect("made");
-        bench.write("images/a/vmlinuz", "a kernel");
-        bench.write("catalog/a.toml", ENTRY);
-        bench
+        Self(Lab::new(SERVER))
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Writes a file as if it had been there for an hour.
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).expect("written");
-        let file = fs::File::options().write(true).open(self.path(name));
-        let earlier = SystemTime::now() - Duration::from_hours(1);
-        file.and_then(|file| file.set_modified(earlier)).expect("there");
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(PROGRAM);
-        command.arg("--lab").arg(self.folder.path()).args(arguments);
-        command.output().expect("the program runs")
-    }
-
-    /// Runs shell commands in a network of their own. `$BT` is the program on this lab.
     fn in_own_network(&self, script: &str) -> Output {
-        let mut command = Command::new("unshare");
-        if !nix::unistd::geteuid().is_root() {
-            command.arg("--map-root-user");
-        }
-        command.args(["--net", "sh", "-c"]).arg(format!("ip link set lo up && {script}"));
-        command.env("BT", format!("{PROGRAM} --lab {}", self.folder.path().display()));
-        command.output().expect("unshare runs")
+        self.in_network("-c", &format!("ip link set lo up && {script}"))
     }
 
     fn start(&self) {
@@ -91,22 +65,9 @@ impl Bench {
     }
 }
 
-impl Drop for Bench {
-    fn drop(&mut self) {
-        let stopped = self.run(&["stop"]);
-        if !stopped.status.success() {
-            eprintln!("not stopped: {stopped:?}");
-        }
-    }
-}
-
 #[expect(clippy::disallowed_methods, reason = "a test that waits for a process")]
 fn now() -> Instant {
     Instant::now()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).trim().to_owned()
 }
 
 #[test]
@@ -173,7 +134,7 @@ fn a_log_that_cannot_be_written_stops_nothing() {
 #[test]
 fn a_taken_port_is_told_with_its_holder() {
     let (first, second) = (Bench::new(), Bench::new());
-    let script = format!("$BT start && {PROGRAM} --lab {} start", second.folder.path().display());
+    let script = format!("$BT start && {PROGRAM} --lab {} start", second.folder().display());
     let output = first.in_own_network(&script);
     assert_eq!(output.status.code(), Some(1));
     let (words, pid) = (text(&output.stderr), first.snapshot().pid);
@@ -191,7 +152,7 @@ fn each_reason_not_to_start_is_told_in_words() {
         assert!(words.contains(part), "{words}");
         assert_eq!(bench.run(&["check"]).status.code(), Some(1), "{words}");
     };
-    bench.write("catalog/a.toml", &format!("{ENTRY}min_rma = \"1 GiB\"\n"));
+    bench.write("catalog/a.toml", format!("{ENTRY}min_rma = \"1 GiB\"\n"));
     refused("catalog/a.toml, line 3, column 1: unknown field `min_rma`");
     bench.write("catalog/a.toml", "name = \"A\"\nkernel = \"images/a/bzImage\"\n");
     refused("catalog/a.toml: its kernel images/a/bzImage does not exist");
