@@ -1,8 +1,8 @@
 //! BootTorrent's server: everything a lab of PCs needs to boot from the network, in one process or
 //! in one for each role.
 //!
-//! [`prepare`](server::prepare) opens the sockets, which may need root's rights; [`run`](server::run) needs none any more: it
-//! starts the roles, says when all of them work, and ends them:
+//! [`server::prepare`] opens the sockets, which may need root's rights; [`server::run`] needs none any
+//! more: it starts the roles, says when all of them work, and ends them:
 //! ```text
 //! dhcp    addresses, and for each firmware its boot file       port 67/udp
 //! tftp    iPXE for that firmware                               port 69/udp

@@ -4,14 +4,12 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-use crate::boot::loaders::Loaders;
-use crate::boot::loaders::{boot_files, loader_folders};
+use crate::boot::loaders::{Loaders, boot_files, loader_folders};
 use crate::humanize;
 use crate::lab::config::{DhcpMode, Nodes, Room};
 use crate::lab::files::Finding;
-use crate::lab::keyring;
 use crate::lab::network_check::network;
-use crate::lab::{Lab, Offer};
+use crate::lab::{Lab, Offer, keyring};
 
 /// All findings, those that prevent a start first.
 pub fn findings(lab: &Lab, now: Timestamp) -> Vec<Finding> {

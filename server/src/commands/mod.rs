@@ -30,8 +30,7 @@ use crate::process::sd_notify::Manager;
 use crate::process::{control, privileges};
 use crate::role::RoleSet;
 use crate::server::{prepare, run};
-use crate::terminal::Progress;
-use crate::terminal::{say, tell};
+use crate::terminal::{Progress, say, tell};
 
 /// `status` when no server runs, as init scripts expect it (LSB: program is not running).
 const NOT_RUNNING: u8 = 3;

@@ -22,8 +22,7 @@ use jiff::Timestamp;
 use tracing::info;
 
 use crate::lab::config::Config;
-use crate::lab::files::sha256;
-use crate::lab::files::{Finding, SourceFile, write_durably};
+use crate::lab::files::{Finding, SourceFile, sha256, write_durably};
 use crate::lab::keyring::{Keyring, KeyringError};
 use crate::lab::{Lab, Offer, OfferedSystem};
 use crate::publication::published::{Document, Published, PublishedSystem, SeedSource};

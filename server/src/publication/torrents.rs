@@ -17,8 +17,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::lab::Lab;
-use crate::lab::files::sha256;
-use crate::lab::files::{SourceFile, Stamp, write_durably};
+use crate::lab::files::{SourceFile, Stamp, sha256, write_durably};
 use crate::terminal::{Progress, bar};
 
 /// One system's torrent.

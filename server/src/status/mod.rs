@@ -16,8 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use self::report::{NodeReport, Stage, printable};
-use crate::mac::format_mac;
-use crate::mac::is_doctor;
+use crate::mac::{format_mac, is_doctor};
 use crate::role::ServerRole;
 
 /// Nodes remembered: far more than a lab has, little enough to list. The longest silent goes first.

@@ -8,15 +8,12 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use super::Diagnosis;
-use super::clients;
 use super::dhcp::{Asker, Told};
 use super::script::{Plan, grub_plan, plan};
 use super::trouble::Trouble;
+use super::{Diagnosis, clients};
 use crate::boot::arch::{BIOS_LOADER, SCRIPT_PATH, SHIM_LOADER, UEFI_LOADER};
-use crate::boot::loaders;
-use crate::boot::loaders::BUILD_BOOT_FILES;
-use crate::boot::loaders::Loaders;
+use crate::boot::loaders::{self, BUILD_BOOT_FILES, Loaders};
 use crate::boot::names::GRUB;
 use crate::boot::scripts::{GRUB_FOLDER, base_url};
 use crate::humanize;

@@ -20,8 +20,7 @@ use dhcp::RawDhcp;
 pub use dhcp::{DhcpMode, NetworkOf, Pool, Subnet};
 pub use nodes::{Host, Identity, Loader, NodeSettings, Nodes, Overrides, Preset, Room, Uuid};
 use nodes::{RawHost, RawNode, RawRoom};
-use values::{At, RawPort, duration, port};
-use values::{LONGEST_TIMEOUT, SHORTEST_TIMEOUT};
+use values::{At, LONGEST_TIMEOUT, RawPort, SHORTEST_TIMEOUT, duration, port};
 pub use values::{NamedSystem, Place};
 
 /// The default port of HTTP: boot files, catalog, tracker.

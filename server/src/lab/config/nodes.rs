@@ -12,9 +12,9 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::dhcp::{NetworkOf, is_in};
-use super::values::{At, address, addresses, cmdline, duration};
-use super::values::{LONGEST_TIMEOUT, SHORTEST_TIMEOUT};
-use super::values::{mac, mac_bytes};
+use super::values::{
+    At, LONGEST_TIMEOUT, SHORTEST_TIMEOUT, address, addresses, cmdline, duration, mac, mac_bytes,
+};
 use super::{NamedSystem, Place};
 use crate::mac::Mac;
 

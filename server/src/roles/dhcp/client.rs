@@ -9,8 +9,7 @@ use dhcproto::v4::{
     UnknownOption,
 };
 
-use crate::mac::DOCTOR;
-use crate::mac::Mac;
+use crate::mac::{DOCTOR, Mac};
 
 /// iPXE's own option 175: it can do HTTP, start Linux, and is an EFI build.
 const IPXE_FEATURES: [u8; 9] = [19, 1, 1, 24, 1, 1, 36, 1, 1];

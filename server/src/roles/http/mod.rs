@@ -40,8 +40,7 @@ use crate::boot::names::AUTOEXEC;
 use crate::boot::scripts::Scripts;
 use crate::os::open_files;
 use crate::os::sockets::{self, BindError};
-use crate::publication::published::Current;
-use crate::publication::published::Invitation;
+use crate::publication::published::{Current, Invitation};
 use crate::status::report::{MAX_REPORT, NodeReport};
 use crate::status::{SharedStatus, StatusEvent};
 

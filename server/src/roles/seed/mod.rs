@@ -17,8 +17,7 @@ use tracing::{info, warn};
 
 use crate::lab::files::{SourceFile, Stamp};
 use crate::os::sockets::{self, BindError};
-use crate::publication::published::Invitation;
-use crate::publication::published::{Published, PublishedSystem, SeedSource};
+use crate::publication::published::{Invitation, Published, PublishedSystem, SeedSource};
 use crate::publication::torrents::specs;
 use crate::status::SystemStatus;
 

@@ -16,8 +16,7 @@ use crate::humanize;
 use crate::lab::config::Config;
 use crate::lab::files::Finding;
 use crate::lab::watcher::Watch;
-use crate::publication::published::Current;
-use crate::publication::published::Invitation;
+use crate::publication::published::{Current, Invitation};
 use crate::publication::publisher::{
     Outcome, Publication, PublishError, Publisher, Refresh, SETTLE,
 };

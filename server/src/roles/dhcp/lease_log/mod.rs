@@ -23,8 +23,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 
-use crate::mac::Mac;
-use crate::mac::parse_mac;
+use crate::mac::{Mac, parse_mac};
 use crate::roles::dhcp::lease::{Lease, Record};
 use crate::status::unix;
 
