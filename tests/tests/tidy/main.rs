@@ -1,7 +1,17 @@
 //! Shell: the style guide's rules that a machine can check, over every tracked file.
 
+mod layout;
+mod planted_faults;
+mod source_tree;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
+
+use source_tree::SourceTree;
+
+/// This workspace, read once.
+static TREE: LazyLock<SourceTree> = LazyLock::new(|| SourceTree::read(&workspace()));
 
 /// The workspace's folder.
 fn workspace() -> PathBuf {
@@ -25,75 +35,71 @@ fn sources(extension: &str) -> Vec<(String, String)> {
     sources
 }
 
-/// The part of a file before its unit tests.
-fn without_tests(text: &str) -> &str {
-    text.split("#[cfg(test)]").next().unwrap_or(text)
-}
-
 /// Fails with every place that breaks a rule, one per line.
 fn assert_none(rule: &str, broken: Vec<String>) {
     assert!(broken.is_empty(), "{rule}:\n{}", broken.join("\n"));
 }
 
-/// Files of `src` folders, with the line numbers and lines before the unit tests that `breaks`.
-fn lines_that(breaks: impl Fn(&str) -> bool) -> Vec<String> {
-    let mut broken = Vec::new();
-    for (name, text) in sources("rs").into_iter().filter(|(name, _)| name.contains("src/")) {
-        for (number, line) in (1..).zip(without_tests(&text).lines()) {
-            let code = line.split("//").next().unwrap_or(line);
-            if breaks(code) {
-                broken.push(format!("{name}:{number}: {}", line.trim()));
-            }
-        }
-    }
-    broken
+#[test]
+fn every_module_says_whether_it_is_core_or_shell() {
+    let rule = "begin each file with `//! Core:` or `//! Shell:`, and divide what is both";
+    assert_none(rule, layout::unmarked(&TREE));
 }
 
 #[test]
-fn every_module_says_whether_it_is_core_or_shell() {
-    let broken = sources("rs")
-        .into_iter()
-        .filter(|(name, _)| name.contains("src/"))
-        .filter(|(name, _)| !name.ends_with("lib.rs") && !name.ends_with("/tests.rs"))
-        .filter(|(_, text)| !text.starts_with("//! Core:") && !text.starts_with("//! Shell:"))
-        .map(|(name, _)| name)
-        .collect();
-    assert_none("begin these files with `//! Core:` or `//! Shell:`", broken);
+fn every_source_file_belongs_to_a_module() {
+    assert_none("no `mod` leads to these files", layout::orphans(&TREE));
 }
 
 #[test]
 fn cores_do_no_input_or_output() {
-    const FORBIDDEN: &[&str] = &[
-        "std::fs::",
-        "std::net::TcpStream",
-        "std::net::UdpSocket",
-        "Instant::now",
-        "SystemTime::now",
-        "tokio::spawn",
-        "thread::spawn",
-        "thread::sleep",
-        "rand::rng",
-        "println!",
-        "tracing::",
-    ];
-    let mut broken = Vec::new();
-    for (name, text) in sources("rs") {
-        if !text.starts_with("//! Core:") {
-            continue;
-        }
-        for (number, line) in (1..).zip(without_tests(&text).lines()) {
-            let code = line.split("//").next().unwrap_or(line);
-            if FORBIDDEN.iter().any(|word| code.contains(word)) {
-                broken.push(format!("{name}:{number}: {}", line.trim()));
-            }
-        }
-    }
-    assert_none("a core has no clock, files, network, threads or log", broken);
+    let rule = "a core has no clock, files, network, threads or log";
+    assert_none(rule, layout::cores_with_input_or_output(&TREE));
+}
+
+#[test]
+fn cores_stand_on_cores() {
+    let rule = "a core imports no shell: move what it needs into a core of its own";
+    assert_none(rule, layout::cores_on_shells(&TREE));
+}
+
+#[test]
+fn no_files_of_a_package_import_each_other_in_a_circle() {
+    let rule = "open each circle: move what both need into a file below them";
+    assert_none(rule, layout::circles(&TREE));
+}
+
+#[test]
+fn no_file_is_longer_than_one_idea() {
+    let rule = format!("more than {} lines of code without tests", layout::MAX_CODE_LINES);
+    assert_none(&rule, layout::long_files(&TREE));
+}
+
+#[test]
+fn tests_stand_at_the_end_of_a_file() {
+    assert_none("move `#[cfg(test)]` to the end", layout::early_tests(&TREE));
+}
+
+#[test]
+fn modules_with_children_are_called_mod_rs() {
+    let rule = "move the file into its folder as `mod.rs`";
+    assert_none(rule, layout::modules_beside_their_folder(&TREE));
+}
+
+#[test]
+fn an_import_names_one_module() {
+    let rule = "write one module's path a line; braces list names only";
+    assert_none(rule, layout::nested_imports(&TREE));
 }
 
 #[test]
 fn nothing_is_unwrapped_outside_tests() {
-    let broken = lines_that(|code| code.contains(".unwrap()"));
+    let mut broken = Vec::new();
+    for file in &TREE.files {
+        for (line, _) in file.methods.iter().filter(|(_, method)| method == "unwrap") {
+            broken.push(format!("{}:{line}", file.path.display()));
+        }
+    }
     assert_none("say with `expect` why it cannot fail, or handle it", broken);
 }
 
