@@ -10,10 +10,10 @@ use std::time::{Duration, SystemTime};
 
 use axum::http::Uri;
 
+use bt_catalog::Mac;
 use bt_server::boot::names::Wanted;
 use bt_server::boot::scripts::Scripts;
 use bt_server::lab::config::Config;
-use bt_server::mac::Mac;
 use bt_server::os::card::Card;
 use bt_server::roles::dhcp::client::{Client, Firmware};
 use bt_server::roles::dhcp::lease::{LeaseBook, Range};

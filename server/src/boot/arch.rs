@@ -11,7 +11,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, SystemTime};
 
 use crate::lab::config::Loader;
-use crate::mac::Mac;
+use bt_catalog::Mac;
+use bt_catalog::paths::SCRIPT;
 
 /// First hop for a vendor's BIOS ROM: iPXE that keeps using the ROM's own network driver.
 pub const BIOS_LOADER: &str = "undionly.kpxe";
@@ -25,9 +26,6 @@ pub const UEFI_FULL_LOADER: &str = "ipxe.efi";
 pub const SHIM_LOADER: &str = "shimx64.efi";
 /// Every iPXE that may be served, over TFTP and HTTP.
 pub const LOADERS: [&str; 4] = [BIOS_LOADER, BIOS_FULL_LOADER, UEFI_LOADER, UEFI_FULL_LOADER];
-
-/// The path of the boot script on our HTTP server.
-pub const SCRIPT_PATH: &str = "/boot.ipxe";
 
 /// Client architecture, option 93 (RFC 4578 §2.1 and IANA's "Processor Architecture Types").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,7 +150,7 @@ impl BootClient {
         match (self.ipxe, self.arch) {
             (_, Arch::Unsupported(_)) => None,
             (Some(ipxe), _) if ipxe.can_run_the_script() => {
-                Some(BootFile::Script(format!("http://{http}{SCRIPT_PATH}")))
+                Some(BootFile::Script(format!("http://{http}{SCRIPT}")))
             }
             // A cut-down iPXE ROM (old VirtualBox). undionly over such a ROM is slow and may lose
             // the network, so it gets the build with its own drivers.

@@ -8,12 +8,13 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use bt_catalog::paths;
 use bytes::Bytes;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 
 /// What there is below `/boot/`.
-const NAMES: [&str; 2] = ["vmlinuz", "initrd.img"];
+const NAMES: [&str; 2] = [paths::KERNEL, paths::INITRAMFS];
 
 /// Both together are 30 MB; far more is no file of ours.
 const MAX_FILE: u64 = 256 << 20;

@@ -4,6 +4,7 @@
 //! builds look for, GRUB's menus, and for GRUB the two files of the small Linux.
 
 use crate::boot::scripts::GRUB_FOLDER;
+use bt_catalog::paths;
 
 /// First hop under Secure Boot: signed by Microsoft, which firmware trusts.
 pub const SHIM: &str = "shimx64.efi";
@@ -12,7 +13,7 @@ pub const GRUB: &str = "grubx64.efi";
 /// The name under which newer iPXE builds look for a script beside themselves.
 pub const AUTOEXEC: &str = "autoexec.ipxe";
 /// The small Linux, for GRUB, which fetches it by TFTP.
-const BOOT_FILES: [&str; 2] = ["vmlinuz", "initrd.img"];
+const BOOT_FILES: [&str; 2] = [paths::KERNEL, paths::INITRAMFS];
 
 /// What a name asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,9 +11,11 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use crate::boot::arch::SCRIPT_PATH;
-use crate::lab::config::{Identity, Nodes, Uuid};
-use crate::mac::Mac;
+use bt_catalog::paths::{BOOT_FOLDER, INITRAMFS, KERNEL, SCRIPT};
+use bt_catalog::word::{BOOTIF, SERVER};
+use bt_catalog::{BOOTIF_ETHERNET, Mac, Uuid};
+
+use crate::lab::config::{Identity, Nodes};
 
 /// Words that every node's kernel gets: quiet on the way to the picker, and no random placement,
 /// which would get in the way of the memory that the started system takes over.
@@ -93,7 +95,7 @@ impl Known {
         for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
             match key {
                 "mac" => known.mac = read_mac(value),
-                "uuid" => known.uuid = Uuid::parse(value),
+                "uuid" => known.uuid = value.parse().ok(),
                 _ => {}
             }
         }
@@ -101,16 +103,9 @@ impl Known {
     }
 }
 
-/// Reads `aa-bb-cc-dd-ee-ff` and `aa:bb:cc:dd:ee:ff`, also as a URL writes the latter.
+/// Reads a MAC address, also with its colons as a URL writes them.
 fn read_mac(text: &str) -> Option<Mac> {
-    let text = text.replace("%3A", ":").replace("%3a", ":");
-    let parts: Vec<&str> = text.split([':', '-']).collect();
-    let byte = |part: &&str| match part.len() {
-        2 => u8::from_str_radix(part, 16).ok(),
-        _ => None,
-    };
-    let bytes: Option<Vec<u8>> = parts.iter().map(byte).collect();
-    Some(Mac(bytes?.try_into().ok()?))
+    text.replace("%3A", ":").replace("%3a", ":").parse().ok()
 }
 
 /// Sends an iPXE on to the script of its own; `first` are lines before that.
@@ -120,7 +115,7 @@ fn introduction(http: SocketAddr, first: &str) -> String {
         "#!ipxe\n\
          :again\n\
          {first}\
-         chain --autofree {base}{SCRIPT_PATH}?mac=${{netX/mac:hexhyp}}&uuid=${{uuid}} ||\n\
+         chain --autofree {base}{SCRIPT}?mac=${{netX/mac:hexhyp}}&uuid=${{uuid}} ||\n\
          echo This PC could not load its menu from {base}. Trying again in 5 seconds ...\n\
          sleep 5\n\
          goto again\n"
@@ -135,9 +130,9 @@ fn grub_menu(base: &str, lab: &str, words: &str) -> String {
         "clear\n\
          echo 'BootTorrent - {lab}'\n\
          echo 'Loading, one moment please (1 of 2) ...'\n\
-         linux /vmlinuz BOOTIF=01-$net_default_mac bt.server={base} {words}\n\
+         linux /{KERNEL} {BOOTIF}={BOOTIF_ETHERNET}$net_default_mac {SERVER}={base} {words}\n\
          echo 'Loading, one moment please (2 of 2) ...'\n\
-         initrd /initrd.img\n\
+         initrd /{INITRAMFS}\n\
          boot\n\
          echo 'This PC could not load its files. Trying again in 5 seconds ...'\n\
          sleep 5\n\
@@ -160,8 +155,8 @@ fn ipxe_script(base: &str, lab: &str, words: &str) -> String {
          iseq x${{manufacturer:uristring}} xQEMU && set vga vga=0x344 ||\n\
          :load\n\
          imgfree\n\
-         kernel {base}/boot/vmlinuz initrd=initrd.img BOOTIF=01-${{netX/mac:hexhyp}} bt.server={base} {words} ${{vga}} || goto failed\n\
-         initrd {base}/boot/initrd.img || goto failed\n\
+         kernel {base}{BOOT_FOLDER}{KERNEL} initrd={INITRAMFS} {BOOTIF}={BOOTIF_ETHERNET}${{netX/mac:hexhyp}} {SERVER}={base} {words} ${{vga}} || goto failed\n\
+         initrd {base}{BOOT_FOLDER}{INITRAMFS} || goto failed\n\
          boot || goto failed\n\
          :failed\n\
          echo This PC could not load its files from {base}. Trying again in 5 seconds ...\n\

@@ -233,7 +233,8 @@ mod tests {
     #[test]
     fn a_supervisor_sees_roles_catalog_systems_nodes_and_problems() {
         let mut book = StatusBook::new("Lab A1", 812, at(1000));
-        let report = br#"{"mac":"52:54:00:12:34:56","stage":"downloading","system":"debian",
+        let report =
+            br#"{"protocol":1,"mac":"52:54:00:12:34:56","stage":"downloading","system":"debian",
             "done":42,"total":100,"peers":3,"speed":1048576}"#;
         let report = NodeReport::parse(report).expect("a good report");
         let ip = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 50));

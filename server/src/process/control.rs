@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::lab::instance::Instance;
-use crate::status::{SharedStatus, Snapshot};
+use crate::status::{SNAPSHOT, SharedStatus, Snapshot};
 
 /// A command is a few words.
 const MAX_COMMAND: u64 = 1024;
@@ -117,7 +117,15 @@ async fn answer(
 /// Where none answers.
 pub fn status(instance: &Instance) -> io::Result<Snapshot> {
     let line = ask(instance, &Command::Status)?;
-    serde_json::from_str(&line).map_err(io::Error::other)
+    read_status(&line)
+}
+
+/// Reads a server's table, of whatever version it is.
+fn read_status(line: &str) -> io::Result<Snapshot> {
+    let snapshot: Snapshot = serde_json::from_str(line).map_err(io::Error::other)?;
+    let what = "the running server's status";
+    SNAPSHOT.check(what, snapshot.format).map_err(io::Error::other)?;
+    Ok(snapshot)
 }
 
 /// Asks a running server to end; it ends after this returns.
@@ -159,6 +167,19 @@ mod tests {
     use crate::lab::Lab;
     use crate::role::RoleSet;
     use crate::status::StatusBook;
+    use crate::status::report::Stage;
+
+    #[test]
+    fn a_server_of_another_version_is_asked_as_well() {
+        let older = r#"{"lab":"A1","pid":7,"nodes":[{"mac":"52:54:00:12:34:56","stage":"menu"}]}"#;
+        let snapshot = read_status(older).expect("an older server's");
+        assert_eq!((snapshot.format, snapshot.nodes.len()), (0, 1));
+        let newer = r#"{"format":1,"lab":"A1","rooms":{"B":3},"nodes":[{"mac":"x","stage":"prefetch","seat":[1,2]}]}"#;
+        let snapshot = read_status(newer).expect("a newer server's that says more");
+        assert_eq!(snapshot.nodes[0].stage, Stage::Unknown);
+        let refused = read_status(r#"{"format":2,"lab":"A1"}"#).expect_err("it means other things");
+        assert!(refused.to_string().contains("update bt-server"), "{refused}");
+    }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn status_and_stop_go_through_the_socket() {

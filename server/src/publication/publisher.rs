@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bt_catalog::paths;
 use bt_catalog::{ByteSize, Catalog, CatalogError, EntryIcon, Icon, System, SystemFile, SystemId};
 use bt_swarm::magnet;
 use bytes::Bytes;
@@ -314,15 +315,15 @@ impl Publisher {
         };
         let public = self.keyring.signing_public().to_file("signing key of a BootTorrent lab");
         add("/lab.pub".to_owned(), public.as_bytes(), TEXT);
-        add("/keys.toml".to_owned(), self.keyring.key_list.as_bytes(), TOML);
-        add("/keys.toml.minisig".to_owned(), self.keyring.key_list_signature.as_bytes(), TEXT);
-        add("/catalog.toml".to_owned(), catalog.as_bytes(), TOML);
-        add("/catalog.toml.minisig".to_owned(), signature.as_bytes(), TEXT);
+        add(paths::KEYS.to_owned(), self.keyring.key_list.as_bytes(), TOML);
+        add(signature_path(paths::KEYS), self.keyring.key_list_signature.as_bytes(), TEXT);
+        add(paths::CATALOG.to_owned(), catalog.as_bytes(), TOML);
+        add(signature_path(paths::CATALOG), signature.as_bytes(), TEXT);
         for Ready { offered, torrent } in ready {
-            let path = format!("/torrents/{}.torrent", offered.entry.id);
+            let path = paths::torrent(&offered.entry.id);
             add(path, &torrent.bytes, "application/x-bittorrent");
             if let Some(icon) = &offered.icon {
-                add(format!("/icons/{}", sha256(&icon.bytes)), &icon.bytes, icon.content_type);
+                add(paths::icon(&sha256(&icon.bytes)), &icon.bytes, icon.content_type);
             }
         }
         documents
@@ -409,6 +410,11 @@ fn last_version(lab: &Lab) -> u64 {
 
 fn seconds(time: Timestamp) -> u64 {
     u64::try_from(time.as_second()).unwrap_or(0)
+}
+
+/// Where the signature of a document is published.
+fn signature_path(document: &str) -> String {
+    format!("{document}{}", paths::SIGNATURE_SUFFIX)
 }
 
 #[cfg(test)]

@@ -49,6 +49,26 @@ pub enum TorrentError {
     Keep(#[from] io::Error),
 }
 
+/// The version of `hashes.json`; see `bt_catalog::version`. One that is newer costs one hashing of
+/// everything, and nothing else.
+const FORMAT: u32 = 1;
+
+/// `hashes.json`.
+#[derive(Serialize, Deserialize)]
+struct Record<K> {
+    format: u32,
+    systems: K,
+}
+
+/// What an earlier server hashed; nothing where that is not known for certain.
+fn read_record(json: &[u8]) -> BTreeMap<String, Known> {
+    if let Ok(record) = serde_json::from_slice::<Record<BTreeMap<String, Known>>>(json) {
+        return if record.format <= FORMAT { record.systems } else { BTreeMap::new() };
+    }
+    // The first release wrote the systems alone.
+    serde_json::from_slice(json).unwrap_or_default()
+}
+
 /// What was hashed, on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Known {
@@ -85,8 +105,7 @@ impl Torrents {
         fs::create_dir_all(&folder)?;
         let record = lab.published().join("hashes.json");
         // Damaged or absent, it costs one hashing of everything, and nothing else.
-        let known = fs::read(&record).ok().and_then(|json| serde_json::from_slice(&json).ok());
-        let known = known.unwrap_or_default();
+        let known = fs::read(&record).map(|json| read_record(&json)).unwrap_or_default();
         Ok(Self { folder, record, announce: announce.to_owned(), known, hashed: 0 })
     }
 
@@ -226,7 +245,8 @@ impl Torrents {
     }
 
     fn write_record(&self) -> io::Result<()> {
-        let json = serde_json::to_vec_pretty(&self.known).map_err(io::Error::other)?;
+        let record = Record { format: FORMAT, systems: &self.known };
+        let json = serde_json::to_vec_pretty(&record).map_err(io::Error::other)?;
         write_durably(&self.record, &json, 0o644)
     }
 
@@ -328,6 +348,18 @@ mod tests {
         assert_eq!(moved.infohash, made.infohash);
         let fresh = create("a", &specs(&bench.files()), elsewhere, 1, &|_| ()).expect("made");
         assert_eq!(moved.bytes, fresh.torrent);
+    }
+
+    #[test]
+    fn the_record_of_another_version_is_read_or_costs_one_hashing() {
+        let known = Known { torrent_sha256: "00".into(), files: Vec::new() };
+        let systems = BTreeMap::from([("a".to_owned(), known.clone())]);
+        let first_release = serde_json::to_vec(&systems).expect("plain values");
+        assert_eq!(read_record(&first_release), systems);
+        let with = |format| serde_json::json!({"format": format, "systems": systems, "more": 1});
+        assert_eq!(read_record(with(1).to_string().as_bytes()), systems);
+        assert_eq!(read_record(with(2).to_string().as_bytes()), BTreeMap::new());
+        assert_eq!(read_record(b"garbage"), BTreeMap::new());
     }
 
     #[test]

@@ -13,16 +13,23 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bt_catalog::version::{Program, Readable};
+use bt_catalog::{Mac, paths};
 use serde::{Deserialize, Serialize};
 
 use self::report::{NodeReport, Stage, printable};
-use crate::mac::{format_mac, is_doctor};
+use crate::mac::is_doctor;
 use crate::role::ServerRole;
 
 /// Nodes remembered: far more than a lab has, little enough to list. The longest silent goes first.
 pub const MAX_NODES: usize = 1024;
 /// Problems remembered: the newest; the log has them all.
 pub const MAX_PROBLEMS: usize = 20;
+
+/// The versions of [`Snapshot`] that are read; the newest is written. A key that is added does not
+/// raise it: who does not know it passes over it, and who misses it takes the default.
+pub const SNAPSHOT: Readable =
+    Readable { oldest: 0, newest: 1, reader: Program::Server, writer: Program::Server };
 
 /// The one book, shared by all roles; it is locked only for the length of one event.
 pub type SharedStatus = Arc<parking_lot::Mutex<StatusBook>>;
@@ -33,7 +40,7 @@ pub enum StatusEvent {
     /// DHCP gave or renewed an address.
     Leased {
         /// Who got it.
-        mac: [u8; 6],
+        mac: Mac,
         /// What it got.
         ip: Ipv4Addr,
         /// Client architecture (RFC 4578 §2.1), when it is firmware that asked.
@@ -90,6 +97,7 @@ pub enum StatusEvent {
 
 /// The catalog that is live now.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct CatalogStatus {
     /// Its growing number; 0 before the first one.
     pub version: u64,
@@ -101,6 +109,7 @@ pub struct CatalogStatus {
 
 /// One system that is offered now.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SystemStatus {
     /// The stem of its catalog file.
     pub id: String,
@@ -117,7 +126,8 @@ pub struct SystemStatus {
 }
 
 /// One of the server's roles.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RoleStatus {
     /// `dhcp`, `tftp`, `http` or `seed`.
     pub name: String,
@@ -128,7 +138,8 @@ pub struct RoleStatus {
 }
 
 /// One node, as far as the server has seen it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct NodeStatus {
     /// `52:54:00:12:34:56`, or the IP address of a node that never said its hardware address.
     pub mac: String,
@@ -159,7 +170,8 @@ pub struct NodeStatus {
 }
 
 /// Something that went wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ProblemStatus {
     /// When, in seconds since 1970.
     pub at: u64,
@@ -170,8 +182,11 @@ pub struct ProblemStatus {
 }
 
 /// Everything at one moment, ready to print or to send.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Snapshot {
+    /// The version of this format that a reader needs; see [`SNAPSHOT`].
+    pub format: u32,
     /// The lab's name, as in `server.toml`.
     pub lab: String,
     /// Version of bt-server.
@@ -210,6 +225,8 @@ pub struct StatusBook {
     systems: Vec<SystemStatus>,
     nodes: BTreeMap<String, NodeStatus>,
     problems: VecDeque<ProblemStatus>,
+    /// The last difference of versions that was shown.
+    mismatch: Option<String>,
 }
 
 impl StatusBook {
@@ -226,6 +243,7 @@ impl StatusBook {
             systems: Vec::new(),
             nodes: BTreeMap::new(),
             problems: VecDeque::new(),
+            mismatch: None,
         }
     }
 
@@ -259,6 +277,7 @@ impl StatusBook {
     /// Everything as it is at `now`.
     pub fn snapshot(&self, now: SystemTime) -> Snapshot {
         Snapshot {
+            format: SNAPSHOT.newest,
             lab: self.lab.clone(),
             server: env!("CARGO_PKG_VERSION").to_owned(),
             pid: self.pid,
@@ -275,14 +294,14 @@ impl StatusBook {
 
     fn leased(
         &mut self,
-        mac: [u8; 6],
+        mac: Mac,
         ip: Ipv4Addr,
         arch: Option<u16>,
         host: Option<String>,
         now: SystemTime,
     ) {
         // A request with an architecture comes from firmware or iPXE: the node was just switched on.
-        let node = self.node(&format_mac(mac), IpAddr::V4(ip), now);
+        let node = self.node(&mac.to_string(), IpAddr::V4(ip), now);
         if let Some(arch) = arch {
             node.firmware = Some(firmware(arch));
             if node.stage > Stage::Loader {
@@ -308,27 +327,35 @@ impl StatusBook {
     }
 
     fn reported(&mut self, ip: IpAddr, report: NodeReport, now: SystemTime) {
-        let mac = format_mac(report.mac);
+        let mac = report.mac.to_string();
         // Until now it may have been known by its IP address only.
         if let Some(stranger) = self.nodes.remove(&ip.to_string()) {
             self.nodes.entry(mac.clone()).or_insert(NodeStatus { mac: mac.clone(), ..stranger });
         }
         let node = self.node(&mac, ip, now);
         if report.name.is_some() {
-            node.name = report.name;
+            node.name.clone_from(&report.name);
         }
         let is_new_problem = report.problem.is_some() && node.problem != report.problem;
-        node.stage = report.stage;
-        node.system = report.system;
+        // A stage that only newer boot files know leaves the last one standing.
+        node.stage = report.stage.map_or(node.stage, Stage::from);
+        node.system.clone_from(&report.system);
         node.done = report.done;
         node.total = report.total;
         node.speed = report.speed;
         node.peers = report.peers;
-        node.problem = report.problem;
+        node.problem.clone_from(&report.problem);
+        let who = node.name.clone().unwrap_or(mac);
         if is_new_problem {
-            let who = node.name.clone().unwrap_or(mac);
             let what = node.problem.clone().unwrap_or_default();
             self.warn(format!("node {who} ({ip}): {what}"), now);
+        }
+        // Said once: a room boots the same files, and each PC reports every two seconds.
+        if let Some(mismatch) = report.mismatch()
+            && self.mismatch.as_ref() != Some(&mismatch)
+        {
+            self.warn(format!("PC {who} ({ip}): {mismatch}"), now);
+            self.mismatch = Some(mismatch);
         }
     }
 
@@ -429,9 +456,9 @@ fn fresh(node: &NodeStatus) -> NodeStatus {
 /// Which step of a boot a fetched URL path shows; `None` for paths that any browser fetches.
 fn stage_of_path(path: &str) -> Option<Stage> {
     match path {
-        "/boot.ipxe" | "/autoexec.ipxe" => Some(Stage::Loader),
-        "/catalog.toml" => Some(Stage::Catalog),
-        path if path.starts_with("/boot/") => Some(Stage::Kernel),
+        paths::SCRIPT | "/autoexec.ipxe" => Some(Stage::Loader),
+        paths::CATALOG => Some(Stage::Catalog),
+        path if path.starts_with(paths::BOOT_FOLDER) => Some(Stage::Kernel),
         _ => None,
     }
 }
@@ -454,7 +481,7 @@ pub fn unix(at: SystemTime) -> u64 {
 mod tests {
     use super::*;
 
-    const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
+    const MAC: Mac = Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
     const IP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 50);
 
     fn at(secs: u64) -> SystemTime {
@@ -482,7 +509,7 @@ mod tests {
         StatusEvent::Report { ip: IP.into(), report }
     }
 
-    const DOWNLOADING: &str = r#"{"mac":"52:54:00:12:34:56","stage":"downloading",
+    const DOWNLOADING: &str = r#"{"protocol":1,"mac":"52:54:00:12:34:56","stage":"downloading",
         "system":"debian","done":5,"total":9,"peers":3,"speed":100}"#;
 
     #[test]
@@ -536,7 +563,7 @@ mod tests {
         .mac
         .0;
         let ip = Ipv4Addr::new(10, 77, 0, 60);
-        book.apply(StatusEvent::Leased { mac, ip, arch: Some(0), host: None }, at(2));
+        book.apply(StatusEvent::Leased { mac: Mac(mac), ip, arch: Some(0), host: None }, at(2));
         book.apply(http("/boot/vmlinuz"), at(3));
         let tftp = |ip| StatusEvent::Tftp { ip, name: "undionly.kpxe".to_owned(), bytes: 9 };
         book.apply(tftp(IP.into()), at(4));
@@ -560,7 +587,8 @@ mod tests {
 
     #[test]
     fn a_problem_of_a_node_is_listed_once_however_often_it_is_reported() {
-        let json = r#"{"mac":"52:54:00:12:34:56","stage":"problem","problem":"no memory"}"#;
+        let json =
+            r#"{"protocol":1,"mac":"52:54:00:12:34:56","stage":"problem","problem":"no memory"}"#;
         let snapshot = book_after(vec![report(json), report(json), report(json)]);
         assert_eq!(snapshot.problems.len(), 1);
         assert_eq!(snapshot.problems[0].text, "node 52:54:00:12:34:56 (10.77.0.50): no memory");
@@ -574,7 +602,7 @@ mod tests {
             let ip = Ipv4Addr::new(10, b, c, d);
             let mac = [2, 0, a, b, c, d];
             book.apply(
-                StatusEvent::Leased { mac, ip, arch: None, host: None },
+                StatusEvent::Leased { mac: Mac(mac), ip, arch: None, host: None },
                 at(u64::from(index)),
             );
             book.apply(StatusEvent::Warning { text: format!("{index}") }, at(1));
@@ -582,5 +610,23 @@ mod tests {
         let snapshot = book.snapshot(at(9));
         assert_eq!((snapshot.nodes.len(), snapshot.problems.len()), (MAX_NODES, MAX_PROBLEMS));
         assert_eq!(snapshot.problems[0].text, format!("{}", 2 * MAX_NODES - 1));
+    }
+
+    #[test]
+    fn a_stage_that_only_newer_boot_files_know_leaves_the_last_one_standing() {
+        let newer = DOWNLOADING.replace("\"downloading\"", "\"prefetching\"");
+        let snapshot = book_after(vec![report(DOWNLOADING), report(&newer)]);
+        assert_eq!(snapshot.nodes[0].stage, Stage::Downloading);
+    }
+
+    #[test]
+    fn older_boot_files_are_a_problem_that_is_said_once() {
+        // The first boot files sent no protocol.
+        let older = DOWNLOADING.replace("\"protocol\":1,", "");
+        let snapshot = book_after(vec![report(&older), report(&older)]);
+        let said = snapshot.problems.iter().filter(|problem| problem.text.contains("older"));
+        let said: Vec<_> = said.collect();
+        assert_eq!((said.len(), said[0].count), (1, 1), "{:?}", snapshot.problems);
+        assert!(said[0].text.contains("bt-initramfs build --lab DIR"), "{}", said[0].text);
     }
 }

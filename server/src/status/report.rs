@@ -1,17 +1,17 @@
 //! Core: what a node says of itself (`POST /report`), read and bounded.
 
+use std::cmp::Ordering;
+use std::ops::Deref;
+
+use bt_catalog::version::{PROTOCOL, Program};
+use bt_catalog::{NodeStage, Report, ReportError};
 use serde::{Deserialize, Serialize};
-
-use crate::mac::parse_mac;
-
-/// A node's report is at most this long, in bytes.
-pub const MAX_REPORT: usize = 4096;
 
 /// Longest name, system id or problem text that is kept of a report, in characters.
 const MAX_TEXT: usize = 300;
 
 /// The last step of its boot that a node was seen at, in the order of a boot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// It was given an address.
@@ -32,12 +32,17 @@ pub enum Stage {
     Starting,
     /// Its screen shows a problem.
     Problem,
+    /// A stage that only a newer server knows: never stored, only read from its status.
+    #[default]
+    #[serde(other)]
+    Unknown,
 }
 
 impl Stage {
     /// The words that a supervisor reads.
     pub fn words(self) -> &'static str {
         match self {
+            Self::Unknown => "unknown",
             Self::Address => "has an address",
             Self::Loader => "loading iPXE",
             Self::Kernel => "loading Linux",
@@ -51,69 +56,23 @@ impl Stage {
     }
 }
 
-/// What a node says of itself (`POST /report`). [`NodeReport::parse`] is the only way to get one.
+impl From<NodeStage> for Stage {
+    fn from(stage: NodeStage) -> Self {
+        match stage {
+            NodeStage::Menu => Self::Menu,
+            NodeStage::Downloading => Self::Downloading,
+            NodeStage::Verifying => Self::Verifying,
+            NodeStage::Starting => Self::Starting,
+            NodeStage::Problem => Self::Problem,
+        }
+    }
+}
+
+/// A node's report, fit to be shown. [`NodeReport::parse`] is the only way to get one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeReport {
-    /// Hardware address of its boot interface.
-    pub mac: [u8; 6],
-    /// Its name, if the lab gave it one.
-    pub name: Option<String>,
-    /// `Menu` to `Problem`: the earlier stages are seen by the server, not reported.
-    pub stage: Stage,
-    /// The chosen system, if any.
-    pub system: Option<String>,
-    /// Bytes it has, of `total`.
-    pub done: u64,
-    /// Bytes of the whole system.
-    pub total: u64,
-    /// Peers that it is connected to.
-    pub peers: u32,
-    /// Bytes per second that come in.
-    pub speed: u64,
-    /// What its screen says went wrong.
-    pub problem: Option<String>,
-}
-
-/// Why a report was refused. The sender gets it as the answer's text.
-#[derive(Debug, thiserror::Error)]
-pub enum ReportError {
-    /// More than [`MAX_REPORT`] bytes.
-    #[error("the report has {0} bytes, the limit is {MAX_REPORT}")]
-    TooLong(usize),
-    /// Not the JSON object that is expected.
-    #[error("the report is not understood: {0}")]
-    Json(#[from] serde_json::Error),
-    /// `mac` is not a hardware address.
-    #[error("'{0}' is not a hardware address like 52:54:00:12:34:56")]
-    Mac(String),
-}
-
-/// The report as it is on the wire. Unknown keys are fine: a newer node may say more.
-#[derive(Deserialize)]
-struct WireReport {
-    mac: String,
-    name: Option<String>,
-    stage: WireStage,
-    system: Option<String>,
-    #[serde(default)]
-    done: u64,
-    #[serde(default)]
-    total: u64,
-    #[serde(default)]
-    peers: u32,
-    #[serde(default)]
-    speed: u64,
-    problem: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum WireStage {
-    Menu,
-    Downloading,
-    Verifying,
-    Starting,
-    Problem,
+    /// The report; its texts are bounded and free of control characters, `done` is not above `total`.
+    report: Report,
 }
 
 impl NodeReport {
@@ -121,32 +80,43 @@ impl NodeReport {
     /// in a terminal and on a page, so no control characters and no endless texts.
     ///
     /// # Errors
-    /// When it is too long, no such JSON object, or its `mac` is no hardware address.
+    /// When it is too long, not such a JSON object, or its `mac` is not a MAC address.
     pub fn parse(body: &[u8]) -> Result<Self, ReportError> {
-        if body.len() > MAX_REPORT {
-            return Err(ReportError::TooLong(body.len()));
-        }
-        let wire: WireReport = serde_json::from_slice(body)?;
-        let mac = parse_mac(&wire.mac).ok_or_else(|| ReportError::Mac(printable(&wire.mac)))?;
-        let stage = match wire.stage {
-            WireStage::Menu => Stage::Menu,
-            WireStage::Downloading => Stage::Downloading,
-            WireStage::Verifying => Stage::Verifying,
-            WireStage::Starting => Stage::Starting,
-            WireStage::Problem => Stage::Problem,
-        };
+        let report = Report::parse(body)?;
         let text = |text: Option<String>| text.map(|t| printable(&t)).filter(|t| !t.is_empty());
         Ok(Self {
-            mac,
-            name: text(wire.name),
-            stage,
-            system: text(wire.system),
-            done: wire.done.min(wire.total),
-            total: wire.total,
-            peers: wire.peers,
-            speed: wire.speed,
-            problem: text(wire.problem),
+            report: Report {
+                version: printable(&report.version),
+                name: text(report.name),
+                system: text(report.system),
+                done: report.done.min(report.total),
+                problem: text(report.problem),
+                ..report
+            },
         })
+    }
+
+    /// Why the sender's boot files and this server should not be together any longer, and which to
+    /// update; `None` where they speak the same.
+    pub fn mismatch(&self) -> Option<String> {
+        let Report { protocol, version, .. } = &self.report;
+        let (age, update) = match protocol.cmp(&PROTOCOL) {
+            Ordering::Equal => return None,
+            Ordering::Less => ("older", Program::BootFiles),
+            Ordering::Greater => ("newer", Program::Server),
+        };
+        // The first boot files did not say which version they are.
+        let version = if version.is_empty() { "no version" } else { version };
+        let own = env!("CARGO_PKG_VERSION");
+        Some(format!("its boot files ({version}) are {age} than this server ({own}): {update}"))
+    }
+}
+
+impl Deref for NodeReport {
+    type Target = Report;
+
+    fn deref(&self) -> &Report {
+        &self.report
     }
 }
 
@@ -158,7 +128,20 @@ pub(super) fn printable(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use bt_catalog::{MAX_REPORT, Mac};
+
     use super::*;
+
+    #[test]
+    fn the_one_to_update_is_named_whichever_is_older() {
+        let report = |protocol| {
+            let report = Report { protocol, ..Report::new(Mac([2; 6]), NodeStage::Menu) };
+            NodeReport::parse(&report.to_json()).expect("valid").mismatch()
+        };
+        assert_eq!(report(PROTOCOL), None);
+        assert!(report(PROTOCOL - 1).expect("older").contains("rebuild the PCs' boot files"));
+        assert!(report(PROTOCOL + 1).expect("newer").contains("update bt-server"));
+    }
 
     #[test]
     fn bad_reports_are_refused_and_long_texts_cut() {
@@ -170,7 +153,8 @@ mod tests {
             r#"{{"mac":"52:54:00:12:34:56","stage":"problem","problem":"\u001b[2J{}"}}"#,
             "x".repeat(2000)
         );
-        let text = NodeReport::parse(long.as_bytes()).expect("fits").problem.expect("has text");
+        let report = NodeReport::parse(long.as_bytes()).expect("fits");
+        let text = report.problem.as_deref().expect("has text");
         assert_eq!(text.len(), MAX_TEXT - 1);
         assert!(text.starts_with("[2J"));
     }

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use bt_catalog::Mac;
 use bt_server::lab::config::Config;
-use bt_server::mac::Mac;
 use bt_server::os::card::Card;
 use bt_server::roles::dhcp::lease::{LeaseBook, Range};
 use bt_server::roles::dhcp::lease_log::{Change, Kept, LeaseLog, Ledger};

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use bt_server::mac::Mac;
+use bt_catalog::Mac;
 use bt_server::roles::dhcp::lease::{Claim, ClaimKind, Lease, LeaseBook, Range, Record};
 use bt_server::roles::dhcp::lease_log::{Change, Kept, LeaseLog, Ledger};
 use rand::rngs::StdRng;

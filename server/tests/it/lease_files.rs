@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use bt_server::mac::Mac;
+use bt_catalog::Mac;
 use bt_server::roles::dhcp::lease::{Claim, ClaimKind, LeaseBook, Range};
 use bt_server::roles::dhcp::lease_log::{Change, Kept, LeaseLog, Ledger, LogError};
 use nix::mount::{MsFlags, mount};

@@ -222,7 +222,7 @@ fn what_cannot_be_added_is_refused_in_words_and_leaves_nothing() {
     bench.refused("empty", "neither a live system");
     bench.file("false/vmlinuz", "no kernel");
     bench.file("false/initrd", "x");
-    bench.refused("false", "no Linux kernel");
+    bench.refused("false", "not a Linux kernel");
     let head = wrap::header("L", "live/filesystem.squashfs", 5000).expect("valid");
     bench.file("cut.iso", &head[..60_000]);
     bench.refused("cut.iso", "the copy is not complete");

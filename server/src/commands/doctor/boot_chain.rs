@@ -12,7 +12,7 @@ use super::dhcp::{Asker, Told};
 use super::script::{Plan, grub_plan, plan};
 use super::trouble::Trouble;
 use super::{Diagnosis, clients};
-use crate::boot::arch::{BIOS_LOADER, SCRIPT_PATH, SHIM_LOADER, UEFI_LOADER};
+use crate::boot::arch::{BIOS_LOADER, SHIM_LOADER, UEFI_LOADER};
 use crate::boot::loaders::{self, BUILD_BOOT_FILES, Loaders};
 use crate::boot::names::GRUB;
 use crate::boot::scripts::{GRUB_FOLDER, base_url};
@@ -21,6 +21,7 @@ use crate::lab::Lab;
 use crate::lab::config::{Config, Loader, Nodes};
 use crate::role::ServerRole;
 use crate::roles::dhcp::client::Firmware;
+use bt_catalog::paths::SCRIPT;
 
 /// Scripts that send to scripts; more go round in a circle.
 const MAX_CHAIN: usize = 4;
@@ -126,7 +127,7 @@ impl<'a> Walk<'a> {
             }
             Firmware::Uefi => UEFI_LOADER.to_owned(),
             Firmware::UefiHttp => format!("{}/{UEFI_LOADER}", self.base()),
-            Firmware::Ipxe => format!("{}{SCRIPT_PATH}", self.base()),
+            Firmware::Ipxe => format!("{}{SCRIPT}", self.base()),
         }
     }
 
@@ -136,7 +137,7 @@ impl<'a> Walk<'a> {
 
     /// Fetches all that follows from the file that DHCP names.
     fn go_on_from(&mut self, file: &str, way: &mut Vec<String>) -> Result<(), Trouble> {
-        let script = format!("{}{SCRIPT_PATH}", self.base());
+        let script = format!("{}{SCRIPT}", self.base());
         if file == SHIM_LOADER {
             self.file(SHIM_LOADER, way)?;
             // The operator's own shim starts an iPXE that is signed for it.

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use bt_catalog::paths;
 use bt_catalog::{Catalog, PublicKey, Signed, System, Trust};
 use jiff::Timestamp;
 
@@ -60,11 +61,13 @@ fn catalog(lab: &Lab, base: &str) -> Result<(Catalog, String), String> {
     let file = lab.keys().join("root.pub");
     let key = fs::read_to_string(&file).map_err(|error| format!("keys/root.pub: {error}"))?;
     let root = PublicKey::parse(&key).map_err(|error| humanize::chain(&error))?;
-    let get = |name: &str| clients::http(&format!("{base}/{name}"));
-    let text =
-        |name: &str| String::from_utf8(get(name)?).map_err(|_| format!("{base}/{name} is no text"));
-    let (keys, keys_signature) = (get("keys.toml")?, text("keys.toml.minisig")?);
-    let (bytes, signature) = (get("catalog.toml")?, text("catalog.toml.minisig")?);
+    let get = |path: &str| clients::http(&format!("{base}{path}"));
+    let signature_of = |path: &str| {
+        let path = format!("{path}{}", paths::SIGNATURE_SUFFIX);
+        String::from_utf8(get(&path)?).map_err(|_| format!("{base}{path} is not a text file"))
+    };
+    let (keys, keys_signature) = (get(paths::KEYS)?, signature_of(paths::KEYS)?);
+    let (bytes, signature) = (get(paths::CATALOG)?, signature_of(paths::CATALOG)?);
     let trust = Trust { root, lab_id: None, version_floor: 0 };
     let catalog = trust
         .open(
@@ -80,7 +83,7 @@ fn catalog(lab: &Lab, base: &str) -> Result<(Catalog, String), String> {
 
 /// Fetches a torrent, compares it with the catalog, and asks the tracker for peers.
 fn torrent(base: &str, system: &System) -> Result<String, String> {
-    let bytes = clients::http(&format!("{base}/torrents/{}.torrent", system.id))?;
+    let bytes = clients::http(&format!("{base}{}", paths::torrent(&system.id)))?;
     if sha256(&bytes) != system.torrent_sha256 {
         return Err(format!("the torrent of {} is not the one that was signed", system.id));
     }
@@ -92,7 +95,7 @@ fn torrent(base: &str, system: &System) -> Result<String, String> {
     let query = format!(
         "info_hash={infohash}&peer_id=-DR0100-looks-at-it.&port=9&left=1&compact=1&event=stopped"
     );
-    let answer = clients::http(&format!("{base}/announce?{query}"))?;
+    let answer = clients::http(&format!("{base}{}?{query}", paths::ANNOUNCE))?;
     if !answer.windows(8).any(|window| window.starts_with(b"5:peers")) {
         return Err(format!("the tracker refuses {}: {}", system.id, answer.escape_ascii()));
     }

@@ -18,7 +18,7 @@ use toml::Spanned;
 
 use dhcp::RawDhcp;
 pub use dhcp::{DhcpMode, NetworkOf, Pool, Subnet};
-pub use nodes::{Host, Identity, Loader, NodeSettings, Nodes, Overrides, Preset, Room, Uuid};
+pub use nodes::{Host, Identity, Loader, NodeSettings, Nodes, Overrides, Preset, Room};
 use nodes::{RawHost, RawNode, RawRoom};
 use values::{At, LONGEST_TIMEOUT, RawPort, SHORTEST_TIMEOUT, duration, port};
 pub use values::{NamedSystem, Place};
@@ -312,7 +312,7 @@ mod tests {
             refused(&format!("{SMALL}{line}\n"), 5, part);
         }
         refused(&format!("{SMALL}[http]\nport = 70000\n"), 6, "no port");
-        refused(&format!("{SMALL}[menu]\ndefault = \"Big OS\"\n"), 6, "no system id");
+        refused(&format!("{SMALL}[menu]\ndefault = \"Big OS\"\n"), 6, "not a valid system id");
         let words = "[node]\ncmdline = \"a ${b}\"\n";
         refused(&format!("{SMALL}{words}"), 6, "does not pass through iPXE");
         refused(

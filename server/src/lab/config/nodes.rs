@@ -7,6 +7,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use bt_catalog::{Cmdline, NodeWords, Uuid};
 use bt_catalog::{SystemId, line_of_text, position};
 use serde::Deserialize;
 use toml::Spanned;
@@ -16,7 +17,7 @@ use super::values::{
     At, LONGEST_TIMEOUT, SHORTEST_TIMEOUT, address, addresses, cmdline, duration, mac, mac_bytes,
 };
 use super::{NamedSystem, Place};
-use crate::mac::Mac;
+use bt_catalog::Mac;
 
 /// More would not fit in a lab's network, and each is looked at for every packet.
 const MOST_HOSTS: usize = 4096;
@@ -34,42 +35,6 @@ pub enum Loader {
     Ipxe,
     /// Debian's signed shim and GRUB, for PCs with Secure Boot; all by TFTP.
     ShimGrub,
-}
-
-/// A system machine's UUID (SMBIOS), in the order of its bytes as text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Uuid(pub [u8; 16]);
-
-impl Uuid {
-    /// Reads `4c4c4544-0051-3510-8052-b4c04f4a4431`; `None` for anything else, and for the UUIDs
-    /// of boards whose maker never set one.
-    pub fn parse(text: &str) -> Option<Self> {
-        let hex: String = text.trim().chars().filter(|&c| c != '-').collect();
-        let bytes: [u8; 16] = hex::decode(hex).ok()?.try_into().ok()?;
-        Self::of_bytes(bytes)
-    }
-
-    /// The UUID of option 97 (RFC 4578 §2.3), whose first byte says that it is one.
-    pub fn of_option(option: &[u8]) -> Option<Self> {
-        match option {
-            [0, bytes @ ..] => Self::of_bytes(bytes.try_into().ok()?),
-            _ => None,
-        }
-    }
-
-    fn of_bytes(bytes: [u8; 16]) -> Option<Self> {
-        (bytes != [0; 16] && bytes != [0xff; 16]).then_some(Self(bytes))
-    }
-
-    /// Whether both name the same PC. Firmware and tools disagree on the byte order of the first
-    /// three groups (SMBIOS 2.6 §7.2.1), so either order counts.
-    pub fn is_same(self, other: Self) -> bool {
-        let mut swapped = other.0;
-        swapped[..4].reverse();
-        swapped[4..6].reverse();
-        swapped[6..8].reverse();
-        self == other || self.0 == swapped
-    }
 }
 
 /// What is known of a PC that asks for something.
@@ -168,12 +133,14 @@ impl NodeSettings {
     /// All of it as words for the kernel of the small Linux. Each is free of spaces and of what
     /// iPXE and GRUB would not pass on.
     pub fn words(&self) -> String {
-        let mut words: Vec<String> = self.cmdline.split_whitespace().map(str::to_owned).collect();
-        words.extend(self.room.iter().map(|room| format!("bt.room={room}")));
-        words.extend(self.default.iter().map(|id| format!("bt.default={id}")));
-        words.extend(self.timeout.iter().map(|time| format!("bt.timeout={}", time.as_secs())));
-        words.extend(self.preset.iter().map(|id| format!("bt.preset={id}")));
-        words.join(" ")
+        let own = NodeWords {
+            room: self.room.clone(),
+            default: self.default.as_ref().map(ToString::to_string),
+            timeout: self.timeout.map(|time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX)),
+            preset: self.preset.as_ref().map(ToString::to_string),
+        };
+        let own = own.to_string();
+        self.cmdline.split_whitespace().chain(own.split_whitespace()).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -258,8 +225,8 @@ impl Nodes {
         let mut found = Vec::new();
         for (room, host) in nobody.into_iter().chain(rooms).chain(hosts) {
             let words = self.told(room, host).words();
-            let named =
-                words.split(' ').filter_map(|word| word.strip_prefix("bt.room=")).next_back();
+            // A room that the supervisor writes into `cmdline` counts as well.
+            let named = Cmdline::parse(&words).node.room;
             let last = |of: fn(&Overrides) -> Option<&NamedSystem>,
                         is_said: fn(&Overrides) -> bool| {
                 self.layers(room, host).rfind(|layer| is_said(layer)).and_then(of)
@@ -267,7 +234,7 @@ impl Nodes {
             let preset = last(Overrides::preset_system, |layer| layer.preset.is_some());
             let default = last(|layer| layer.default.as_ref(), |layer| layer.default.is_some());
             for system in preset.into_iter().chain(default) {
-                let pair = (system, named.map(str::to_owned));
+                let pair = (system, named.clone());
                 if !found.contains(&pair) {
                     found.push(pair);
                 }
@@ -552,7 +519,7 @@ fn loader(text: &Spanned<String>) -> At<Loader> {
 }
 
 fn uuid(text: &Spanned<String>) -> At<Uuid> {
-    Uuid::parse(text.as_ref()).ok_or_else(|| {
+    text.as_ref().parse().map_err(|_| {
         let cause = format!(
             "`{}` is no UUID of a PC; one looks like 4c4c4544-0051-3510-8052-b4c04f4a4431",
             text.as_ref()
@@ -639,7 +606,7 @@ mod tests {
         let relay = Identity { relay: Some([10, 78, 0, 1].into()), ..Identity::default() };
         assert_eq!(settings(relay).loader, Loader::ShimGrub);
         for text in ["4C4C4544005135108052B4C04F4A4431", "44454c4c-5100-1035-8052-b4c04f4a4431"] {
-            let uuid = Uuid::parse(text);
+            let uuid = text.parse().ok();
             assert!(uuid.is_some());
             let found = settings(Identity { uuid, ..by_mac(2) });
             assert_eq!((found.loader, found.room.as_deref()), (Loader::Ipxe, Some("B2")));
@@ -677,7 +644,7 @@ mod tests {
         assert_eq!(Uuid::of_option(&[1; 17]), None, "another type");
         assert_eq!(Uuid::of_option(&[]), None);
         assert!(Uuid::of_option(&[[0].as_slice(), &[7; 16]].concat()).is_some());
-        assert_eq!(Uuid::parse("4c4c4544"), None);
+        assert!("4c4c4544".parse::<Uuid>().is_err());
     }
 
     #[test]
@@ -693,7 +660,7 @@ mod tests {
         refused(4, &format!("{host}{host}"), "line 2 has the same hardware address");
         refused(4, &format!("{host}name = \"a b\"\n"), "no host name");
         refused(4, &format!("{host}uefi_loader = \"grub\"\n"), "shim-grub");
-        refused(4, &format!("{host}preset = \"No OS\"\n"), "no system id");
+        refused(4, &format!("{host}preset = \"No OS\"\n"), "not a valid system id");
         refused(4, &format!("{host}adress = \"10.0.0.1\"\n"), "unknown field `adress`");
         refused(3, "[[room]]\nname = \"Room 1\"\n", "letters, digits");
         refused(5, "[[room]]\nname = \"A\"\n[[room]]\nname = \"A\"\n", "two rooms");

@@ -10,7 +10,7 @@ use bt_catalog::SystemId;
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::mac::Mac;
+use bt_catalog::Mac;
 
 pub(super) const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
 

@@ -9,7 +9,8 @@ use dhcproto::v4::{
     UnknownOption,
 };
 
-use crate::mac::{DOCTOR, Mac};
+use crate::mac::DOCTOR;
+use bt_catalog::Mac;
 
 /// iPXE's own option 175: it can do HTTP, start Linux, and is an EFI build.
 const IPXE_FEATURES: [u8; 9] = [19, 1, 1, 24, 1, 1, 36, 1, 1];
@@ -221,11 +222,11 @@ mod tests {
         let all = [Firmware::Bios, Firmware::Uefi, Firmware::UefiHttp, Firmware::Ipxe];
         let macs = |xid| all.map(|firmware| Client::doctor(firmware, xid).mac);
         assert_eq!(macs(1), macs(2));
-        assert!(macs(1).iter().all(|mac| is_doctor(mac.0) && mac.0[0] & 3 == 2));
+        assert!(macs(1).iter().all(|mac| is_doctor(*mac) && mac.0[0] & 3 == 2));
         let mut different = macs(1).to_vec();
         different.dedup();
         assert_eq!(different.len(), all.len());
-        assert!(!is_doctor([0x02, 0x42, 0x54, 0, 0, 9]) && !is_doctor(client(all[0]).mac.0));
+        assert!(!is_doctor(Mac([0x02, 0x42, 0x54, 0, 0, 9])) && !is_doctor(client(all[0]).mac));
     }
 
     #[test]

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use super::Request;
 use crate::boot::arch::http_address;
 use crate::lab::config::dhcp_options::ExtraOption;
-use crate::lab::config::{Config, DhcpMode, Identity, NodeSettings, Nodes, Pool, Subnet, Uuid};
-use crate::mac::Mac;
+use crate::lab::config::{Config, DhcpMode, Identity, NodeSettings, Nodes, Pool, Subnet};
 use crate::os::card::Card;
+use bt_catalog::Mac;
+use bt_catalog::Uuid;
 
 /// Sub-option of option 82 that names the PC's network (RFC 3527 §3).
 const LINK_SELECTION: u8 = 5;

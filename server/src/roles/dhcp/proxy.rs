@@ -98,7 +98,7 @@ mod tests {
     use super::*;
     use crate::boot::arch::{Arch, BootClient, IpxeFeatures};
     use crate::lab::config::Config;
-    use crate::mac::Mac;
+    use bt_catalog::Mac;
 
     const NONE: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
     const SENDER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 60), 4011);

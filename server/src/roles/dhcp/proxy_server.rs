@@ -11,10 +11,11 @@ use super::proxy::loads_first_hop;
 use super::relay_agent::Agent;
 use super::{Door, ProxySettings, Reply, Request, respond_proxy};
 use crate::boot::arch::{self, LoopGuard};
-use crate::mac::{Mac, is_doctor};
+use crate::mac::is_doctor;
 use crate::os::sockets::{self, BindError};
 use crate::status::rate_limit::Told;
 use crate::status::{SharedStatus, StatusEvent};
+use bt_catalog::Mac;
 
 /// Where firmware asks for its boot file (PXE 2.1 §2.2.3).
 const PXE_PORT: u16 = 4011;
@@ -159,7 +160,7 @@ impl Proxy {
         // too that no server gives an address.
         if door == Door::Dhcp
             && loads_first_hop(request, &self.settings)
-            && !is_doctor(mac.0)
+            && !is_doctor(mac)
             && self.loops.is_looping(mac, request.xid, now)
         {
             self.warn(format!(

@@ -19,7 +19,7 @@ use super::proxy::{ProxySettings, USE_THIS_FILE};
 use super::respond::{self, Destination, Reply, ReplyKind};
 use super::{Kind, Request};
 use crate::boot::arch::{BootFile, SHIM_LOADER};
-use crate::mac::Mac;
+use bt_catalog::Mac;
 
 /// PCs that boot at the same time; hardware addresses can be invented, memory cannot.
 const MOST: usize = 1024;

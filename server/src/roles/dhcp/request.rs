@@ -11,7 +11,7 @@ use dhcproto::v4::{HType, MAGIC, Opcode};
 
 use super::rogue::is_own_probe;
 use crate::boot::arch::{Arch, BootClient, IpxeFeatures};
-use crate::mac::Mac;
+use bt_catalog::Mac;
 
 /// What every client can receive (RFC 2131 §2).
 const MIN_MESSAGE: u16 = 576;

@@ -418,9 +418,9 @@ mod tests {
     use super::*;
     use crate::boot::arch::{Arch, BootClient};
     use crate::lab::config::Config;
-    use crate::mac::Mac;
     use crate::os::card::Card;
     use crate::roles::dhcp::lease::Range;
+    use bt_catalog::Mac;
 
     const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
     const NONE: Ipv4Addr = Ipv4Addr::UNSPECIFIED;

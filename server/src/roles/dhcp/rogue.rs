@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use super::client::Client;
 pub use super::client::Firmware;
-use crate::mac::Mac;
+use bt_catalog::Mac;
 
 /// How our own server knows its probes; its address follows, so that others' are told apart.
 const MARK: &[u8] = b"\0boottorrent-probe";

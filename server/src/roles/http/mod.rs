@@ -24,6 +24,7 @@ use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use bt_catalog::{MAX_REPORT, paths};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +34,6 @@ pub use self::connections::Connection;
 use self::connections::Seats;
 use self::rate_limit::RateLimit;
 use self::tracker::{Announce, Refused, Tracker};
-use crate::boot::arch::SCRIPT_PATH;
 use crate::boot::files::BootFiles;
 use crate::boot::loaders::Loaders;
 use crate::boot::names::AUTOEXEC;
@@ -41,7 +41,7 @@ use crate::boot::scripts::Scripts;
 use crate::os::open_files;
 use crate::os::sockets::{self, BindError};
 use crate::publication::published::{Current, Invitation};
-use crate::status::report::{MAX_REPORT, NodeReport};
+use crate::status::report::NodeReport;
 use crate::status::{SharedStatus, StatusEvent};
 
 /// A report's body must be here by then, else the connection is only kept busy.
@@ -144,8 +144,8 @@ fn router(lab: Arc<Lab>) -> Router {
     Router::new()
         .route("/", get(show_page))
         .route("/status.json", get(show_status))
-        .route("/announce", get(announce))
-        .route("/report", post(take_report))
+        .route(paths::ANNOUNCE, get(announce))
+        .route(paths::REPORT, post(take_report))
         .fallback(file)
         .with_state(lab)
 }
@@ -232,7 +232,7 @@ impl Lab {
         if name == AUTOEXEC {
             return Some((self.settings.scripts.autoexec(connection.local).into(), TEXT));
         }
-        if path == SCRIPT_PATH {
+        if path == paths::SCRIPT {
             let ip = ipv4(connection.peer.ip())?;
             let script = self.settings.scripts.ipxe(connection.local, query, ip);
             return Some((script.into(), TEXT));

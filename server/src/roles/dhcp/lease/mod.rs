@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 pub use self::newcomers::FIRST_LEASE;
 use self::newcomers::Newcomers;
 
-use crate::mac::Mac;
+use bt_catalog::Mac;
 
 /// How long an offered address waits for its REQUEST. Firmware takes up to 5 s to choose.
 pub const OFFER_HOLD: Duration = Duration::from_secs(10);

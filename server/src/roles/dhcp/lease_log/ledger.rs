@@ -17,8 +17,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::mac::Mac;
 use crate::roles::dhcp::lease::{Lease, LeaseBook, Record};
+use bt_catalog::Mac;
 
 /// How long a renewal lasts while the disk refuses: long enough not to flood the server with
 /// renewals at half of it.

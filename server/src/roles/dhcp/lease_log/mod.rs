@@ -21,16 +21,21 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bt_catalog::version::{Program, Readable, VersionError};
 use sha2::{Digest, Sha256};
 
-use crate::mac::{Mac, parse_mac};
 use crate::roles::dhcp::lease::{Lease, Record};
 use crate::status::unix;
 
 pub use disk::{Disk, RealDisk, Which};
 pub use ledger::{Change, Kept, Ledger, Work};
 
+/// What the first line begins with; the version of the format follows (see `bt_catalog::version`). A
+/// record that must not be passed over by an older server raises it.
+const MAGIC: &str = "boottorrent-leases ";
 const HEADER: &str = "boottorrent-leases 1\n";
+const READABLE: Readable =
+    Readable { oldest: 1, newest: 1, reader: Program::Server, writer: Program::Server };
 
 /// Why the leases cannot be read or kept.
 #[derive(Debug, thiserror::Error)]
@@ -46,11 +51,13 @@ pub enum LogError {
     /// Another process has the log.
     #[error("the leases in {0} are in use by another bt-server; stop that one first")]
     InUse(PathBuf),
-    /// Not a file of ours.
-    #[error(
-        "{0} is not a lease log of this version of bt-server; move it away to start without leases"
-    )]
+    /// Not a lease log.
+    #[error("{0} is not a lease log of bt-server; move it away to start without leases")]
     Foreign(PathBuf),
+    /// Written by a bt-server that this one is too old or too new for. Nothing is changed: leases that
+    /// PCs hold must not be lost.
+    #[error("{0}")]
+    Version(VersionError),
 }
 
 /// What was found at open.
@@ -60,6 +67,8 @@ pub struct Found {
     pub records: Vec<Record>,
     /// Lines that were damaged, and are lost. A torn last line is none: nobody was told of it.
     pub damaged: usize,
+    /// Sound lines of a kind that only a newer server knows. They are passed over.
+    pub unknown: usize,
     /// Length of the log without its torn tail.
     length: usize,
 }
@@ -108,7 +117,9 @@ impl<D: Disk> LeaseLog<D> {
         }
         let bytes = disk.read().map_err(io_error)?;
         let bytes = bytes.unwrap_or_default();
-        let found = parse(&bytes).ok_or_else(|| LogError::Foreign(path.to_owned()))?;
+        let found = parse(&bytes)
+            .ok_or_else(|| LogError::Foreign(path.to_owned()))?
+            .map_err(LogError::Version)?;
         let (lines, good, state) = (found.records.len(), found.length as u64, State::Torn);
         let mut log = Self { path: path.to_owned(), disk, lines, good, state };
         if let Err(error) = log.compact(&found.records) {
@@ -229,22 +240,36 @@ impl Work {
     }
 }
 
-/// Reads a whole log; `None` when it does not begin as one.
-fn parse(bytes: &[u8]) -> Option<Found> {
+/// Reads a log; `None` when it does not begin as one.
+fn parse(bytes: &[u8]) -> Option<Result<Found, VersionError>> {
     if HEADER.as_bytes().starts_with(bytes) {
-        return Some(Found::default()); // New, or cut off while it was begun.
+        return Some(Ok(Found::default())); // New, or cut off while it was begun.
     }
-    let lines = bytes.strip_prefix(HEADER.as_bytes())?;
-    let mut found = Found { length: HEADER.len(), ..Found::default() };
+    let after = bytes.strip_prefix(MAGIC.as_bytes())?;
+    let end = after.iter().position(|&byte| byte == b'\n')?;
+    let version: u32 = std::str::from_utf8(&after[..end]).ok()?.parse().ok()?;
+    if let Err(error) = READABLE.check("the lease log", version) {
+        return Some(Err(error));
+    }
+    let lines = &after[end + 1..];
+    let mut found = Found { length: bytes.len() - lines.len(), ..Found::default() };
     for line in lines.split_inclusive(|&byte| byte == b'\n') {
         let Some(text) = line.strip_suffix(b"\n") else { break }; // The torn tail.
         match parse_line(text) {
-            Some(record) => found.records.push(record),
+            Some(Line::Record(record)) => found.records.push(record),
+            Some(Line::Unknown) => found.unknown += 1,
             None => found.damaged += 1,
         }
         found.length += line.len();
     }
-    Some(found)
+    Some(Ok(found))
+}
+
+/// One line whose checksum is right.
+enum Line {
+    Record(Record),
+    /// A kind of record that only a newer server knows, and that this one may pass over.
+    Unknown,
 }
 
 /// Room for one line, so that a batch is one allocation.
@@ -274,24 +299,27 @@ fn whole_secs(until: SystemTime) -> u64 {
     unix(until.checked_add(Duration::from_nanos(999_999_999)).unwrap_or(until))
 }
 
-fn parse_line(line: &[u8]) -> Option<Record> {
+fn parse_line(line: &[u8]) -> Option<Line> {
     let line = std::str::from_utf8(line).ok()?;
     let (sum, body) = line.split_once(' ')?;
     if sum != checksum(body.as_bytes()) {
         return None;
     }
     let words: Vec<&str> = body.split(' ').collect();
-    match words[..] {
-        ["lease", mac, ip, until] => Some(Record::Leased(Lease {
-            mac: Mac(parse_mac(mac)?),
+    // A newer server may say more at the end of a line.
+    Some(match words[..] {
+        ["lease", mac, ip, until, ..] => Line::Record(Record::Leased(Lease {
+            mac: mac.parse().ok()?,
             ip: ip.parse().ok()?,
             until: parse_time(until)?,
         })),
-        ["declined", ip, until] => {
-            Some(Record::Declined { ip: ip.parse::<Ipv4Addr>().ok()?, until: parse_time(until)? })
-        }
-        _ => None,
-    }
+        ["declined", ip, until, ..] => Line::Record(Record::Declined {
+            ip: ip.parse::<Ipv4Addr>().ok()?,
+            until: parse_time(until)?,
+        }),
+        ["lease" | "declined", ..] => return None,
+        _ => Line::Unknown,
+    })
 }
 
 fn parse_time(text: &str) -> Option<SystemTime> {
@@ -305,6 +333,8 @@ fn checksum(body: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use bt_catalog::Mac;
+
     use super::*;
 
     fn lease(last: u8, secs: u64) -> Record {
@@ -394,6 +424,29 @@ mod tests {
         std::fs::write(&path, "precious\n").expect("writes");
         assert!(matches!(LeaseLog::open(&path), Err(LogError::Foreign(_))));
         assert_eq!(std::fs::read(&path).expect("reads"), b"precious\n");
+    }
+
+    #[test]
+    fn a_log_of_a_newer_server_is_refused_and_left_as_it_is() {
+        let (_dir, path) = log_with(&[lease(1, 5)]);
+        let newer = std::fs::read_to_string(&path).expect("text").replacen(" 1\n", " 2\n", 1);
+        std::fs::write(&path, &newer).expect("writes");
+        let error = LeaseLog::open(&path).expect_err("too new").to_string();
+        assert!(error.contains("version 2") && error.contains("update bt-server"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).expect("text"), newer);
+    }
+
+    #[test]
+    fn what_a_newer_server_adds_to_the_same_version_is_passed_over() {
+        let (_dir, path) = log_with(&[lease(1, 5)]);
+        let signed = |body: &str| format!("{} {body}\n", checksum(body.as_bytes()));
+        let mut text = std::fs::read_to_string(&path).expect("text");
+        text += &signed("seat 52:54:00:12:34:56 3,4");
+        text += &signed("lease 02:00:00:00:00:02 10.77.0.2 9 option=7");
+        std::fs::write(&path, text).expect("writes");
+        let found = reopen(&path);
+        assert_eq!(found.records, [lease(1, 5), lease(2, 9)]);
+        assert_eq!((found.unknown, found.damaged), (1, 0));
     }
 
     #[test]

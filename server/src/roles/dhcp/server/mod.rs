@@ -31,13 +31,14 @@ use super::network::link_of;
 use super::{Answer, Kind, Network, Reply, ReplyKind, Request, Silence, respond};
 use crate::boot::arch::{self, LoopGuard};
 use crate::lab::config::Pool;
-use crate::mac::{Mac, is_doctor};
+use crate::mac::is_doctor;
 use crate::os::card::Card;
 use crate::os::sockets::{self, BindError};
 use crate::roles::dhcp::lease::{Blocked, LeaseBook, Range};
 use crate::roles::dhcp::lease_log::{Change, Kept, LeaseLog, Ledger, LogError, Work};
 use crate::status::rate_limit::Told;
 use crate::status::{SharedStatus, StatusEvent};
+use bt_catalog::Mac;
 
 /// How often the thread looks whether it should end.
 const LOOK_UP: Duration = Duration::from_millis(250);
@@ -414,7 +415,7 @@ impl Server {
                         debug!(%mac, %ip, "DHCP lease");
                     }
                     events.push(StatusEvent::Leased {
-                        mac: mac.0,
+                        mac,
                         ip,
                         arch: request.arch_code,
                         host: request.host.clone(),
@@ -442,7 +443,7 @@ impl Server {
         let is_first_hop = reply.boot.as_ref().is_some_and(|boot| boot.is_first_hop());
         // The doctor looks as often as somebody starts it.
         if is_first_hop
-            && !is_doctor(request.mac.0)
+            && !is_doctor(request.mac)
             && self.loops.is_looping(request.mac, request.xid, now)
         {
             self.warn(format!(
