@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use serde_json::json;
 
-use crate::host::cargo;
+use crate::host::cargo::{self, Build};
 use crate::host::outcome::Outcome;
 use crate::host::packages::Extra;
 use crate::room::net::Lan;
@@ -60,7 +60,8 @@ pub struct Options {
 /// Runs the command.
 pub fn run(options: &Options) -> Result<Outcome> {
     let out = options.out.clone().unwrap_or_else(|| cargo::results_folder().join("boot"));
-    let mut testbed = Testbed::prepare(Extra::None, options.yes, &out, options.mbit)?;
+    let mut testbed =
+        Testbed::prepare(Extra::None, Build::Release, options.yes, &out, options.mbit)?;
     if options.ipv6_router {
         Lan::advertise_router()?;
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::host::cargo;
+use crate::host::cargo::{self, Build};
 use crate::host::outcome::Outcome;
 
 /// Build the programs for a real network and put them into one folder
@@ -22,7 +22,7 @@ pub struct Options {
 
 /// Runs the command.
 pub fn run(options: &Options) -> Result<Outcome> {
-    let programs = cargo::build()?;
+    let programs = cargo::build(Build::Release)?;
     let out = options.out.clone().unwrap_or_else(|| cargo::results_folder().join("boottorrent"));
     fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
     for program in [&programs.server, &programs.initramfs, &programs.node] {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use crate::host::cargo;
+use crate::host::cargo::{self, Build};
 use crate::host::clock;
 use crate::host::outcome::Outcome;
 use crate::host::packages::Extra;
@@ -54,7 +54,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let display = if !options.headless && has_desktop() { Display::Window } else { Display::None };
     let out = options.out.clone().unwrap_or_else(|| cargo::results_folder().join("demo"));
     let extra = if display == Display::Window { Extra::Window } else { Extra::None };
-    let mut testbed = Testbed::prepare(extra, options.yes, &out, Some(MBIT))?;
+    let mut testbed = Testbed::prepare(extra, Build::Quick, options.yes, &out, Some(MBIT))?;
     Lan::advertise_router()?;
     println!("Making a sample lab and starting bt-server in it ...");
     let lab = testbed.sample_lab("lab")?;

@@ -1,4 +1,4 @@
-//! Shell: builds the programs as they ship, by the cargo that started the lab.
+//! Shell: builds the programs, by the cargo that started the lab: quickly, or as they ship.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
@@ -15,6 +15,16 @@ use crate::host::process::{command, shown};
 const NODE_TARGET: &str = "x86_64-unknown-linux-gnu";
 const STATIC: &str =
     r#"target.x86_64-unknown-linux-gnu.rustflags=["-C","target-feature=+crt-static"]"#;
+
+/// How the programs are built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Build {
+    /// In the profile of the lab itself, so that every dependency is compiled once for all of them:
+    /// for what has to work, not to be fast or small.
+    Quick,
+    /// As they ship: for what is measured.
+    Release,
+}
 
 /// The programs under test, as files.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -41,23 +51,38 @@ pub fn cargo() -> Command {
     command
 }
 
-/// Builds everything that ships; cargo shows its own progress.
+/// Builds all programs; cargo shows its own progress.
 ///
 /// `BT_LAB_PROGRAMS` names a folder with finished programs (a package's, another machine's): then
 /// those are used, and nothing is built.
-pub fn build() -> Result<Programs> {
+pub fn build(how: Build) -> Result<Programs> {
     if let Some(folder) = std::env::var_os("BT_LAB_PROGRAMS") {
         let finished = |name: &str| Path::new(&folder).join(name);
         let names = ["bt-server", "bt-initramfs", "bt-node"].map(finished);
         let [server, initramfs, node] = names;
         return Ok(Programs { server, initramfs, node });
     }
-    println!("Building the server and the boot files' tool (release) ...");
-    let shipped = ["--release", "--package", "bt-server", "--package", "bt-initramfs"];
-    let tools = build_some(&shipped)?;
-    println!("Building the node's program (static, made small; this takes some minutes once) ...");
-    let node = ["--profile", "node", "--package", "bt-node", "--target", NODE_TARGET];
-    let node = build_some(&[&node[..], &["--config", STATIC]].concat())?;
+    let tools = ["--package", "bt-server", "--package", "bt-initramfs"];
+    let (tools, node) = match how {
+        Build::Quick => {
+            println!("Building the programs (this takes some minutes once) ...");
+            // The node's library comes with the tools, since what all of them use is compiled once
+            // only if it is asked for at once. Its program is static by a flag for that crate alone:
+            // flags for all would compile every dependency again.
+            let node = ["--package", "bt-node", "--bin", "bt-node"];
+            let flags = ["--", "-C", "target-feature=+crt-static", "-C", "strip=symbols"];
+            let tools = build_some("build", &[&tools[..], &["--bins"]].concat())?;
+            (tools, build_some("rustc", &[&node[..], &flags].concat())?)
+        }
+        Build::Release => {
+            println!("Building the server and the boot files' tool (release) ...");
+            let tools = build_some("build", &[&tools[..], &["--bins", "--release"]].concat())?;
+            println!("Building the node's program (static, made small; some minutes once) ...");
+            let node = ["--bins", "--profile", "node", "--package", "bt-node"];
+            let target = ["--target", NODE_TARGET, "--config", STATIC];
+            (tools, build_some("build", &[&node[..], &target].concat())?)
+        }
+    };
     Ok(Programs {
         server: find(&tools, "bt-server")?,
         initramfs: find(&tools, "bt-initramfs")?,
@@ -84,7 +109,8 @@ pub fn librqbit_peer() -> Result<PathBuf> {
             let target = std::path::absolute(target_folder())?;
             let target = target.to_str().context("the target folder's name is not UTF-8")?;
             let peer = ["--release", "--locked", "--manifest-path", "tests/librqbit/Cargo.toml"];
-            let built = build_some(&[&peer[..], &["--target-dir", target]].concat())?;
+            let target = ["--bins", "--target-dir", target];
+            let built = build_some("build", &[&peer[..], &target].concat())?;
             find(&built, name)?
         }
     };
@@ -97,10 +123,10 @@ pub fn use_librqbit_peer(program: PathBuf) {
     LIBRQBIT_PEER.get_or_init(|| program);
 }
 
-/// Runs `cargo build` and returns the programs it made.
-fn build_some(words: &[&str]) -> Result<Vec<PathBuf>> {
+/// Runs `cargo build` or `cargo rustc` and returns the programs it made.
+fn build_some(subcommand: &str, words: &[&str]) -> Result<Vec<PathBuf>> {
     let mut cargo = cargo();
-    cargo.args(["build", "--bins", "--message-format=json-render-diagnostics"]).args(words);
+    cargo.args([subcommand, "--message-format=json-render-diagnostics"]).args(words);
     cargo.stdout(Stdio::piped());
     let mut child = cargo.spawn().with_context(|| format!("cannot run {}", shown(&cargo)))?;
     let messages = child.stdout.take().expect("its output is a pipe");

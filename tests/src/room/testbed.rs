@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::host::cargo::{self, Programs};
+use crate::host::cargo::{self, Build, Programs};
 use crate::host::packages::{self, Extra};
 use crate::host::process::{command, run};
 use crate::room::addresses::BRIDGE;
@@ -16,7 +16,7 @@ use crate::room::server::{HTTP, Server};
 
 /// The finished programs, a private network, and a folder for results.
 pub struct Testbed {
-    /// The programs as they ship.
+    /// The programs under test.
     pub programs: Programs,
     /// A folder with a Debian kernel and its modules.
     pub kernel: PathBuf,
@@ -56,10 +56,16 @@ impl Testbed {
     /// Installs, downloads and builds what is missing, then enters the private network.
     ///
     /// `mbit` limits every link of the network.
-    pub fn prepare(extra: Extra, yes: bool, out: &Path, mbit: Option<u32>) -> Result<Self> {
+    pub fn prepare(
+        extra: Extra,
+        how: Build,
+        yes: bool,
+        out: &Path,
+        mbit: Option<u32>,
+    ) -> Result<Self> {
         packages::ensure_packages(extra, yes)?;
         let kernel = packages::ensure_kernel()?;
-        let programs = cargo::build()?;
+        let programs = cargo::build(how)?;
         std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
         let out = std::path::absolute(out)?;
         net::enter_private_network()?;

@@ -19,7 +19,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::host::cargo;
+use crate::host::cargo::{self, Build};
 use crate::host::outcome::{Outcome, median, odd_runs};
 use crate::host::packages::{self, Extra};
 use crate::host::process::load;
@@ -83,7 +83,7 @@ struct Figures {
 pub fn run(options: &Options) -> Result<Outcome> {
     packages::ensure_packages(Extra::DhcpLoad, options.yes)?;
     let kea = packages::ensure_kea()?;
-    let programs = cargo::build()?;
+    let programs = cargo::build(Build::Release)?;
     let out = options.out.clone().unwrap_or_else(|| cargo::results_folder().join("dhcp-load"));
     std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
     net::enter_private_network()?;

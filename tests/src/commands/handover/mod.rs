@@ -17,7 +17,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::commands::image::{self, Kind};
-use crate::host::cargo;
+use crate::host::cargo::{self, Build};
 use crate::host::outcome::Outcome;
 use crate::host::packages::{self, Extra};
 use crate::room::route::FirmwareKind;
@@ -86,7 +86,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     }
     let images = images(options)?;
     let out = options.out.clone().unwrap_or_else(|| cargo::results_folder().join("handover"));
-    let mut testbed = Testbed::prepare(Extra::Images, options.yes, &out, None)?;
+    let mut testbed = Testbed::prepare(Extra::Images, Build::Release, options.yes, &out, None)?;
     let mut found = Vec::new();
     for (size, path) in &images {
         for way in &options.ways {

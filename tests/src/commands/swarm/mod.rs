@@ -22,7 +22,7 @@ use self::engine::{Engine, Stage, ours};
 use self::figures::{Seen, Summary, heads};
 use self::payload::Payload;
 use self::room::{MAX_NODES, Room, Wiring};
-use crate::host::cargo;
+use crate::host::cargo::{self, Build};
 use crate::host::outcome::Outcome;
 use crate::host::packages::{self, Extra};
 use crate::room::net;
@@ -151,7 +151,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     if options.engines.contains(&Engine::Librqbit) {
         cargo::librqbit_peer()?;
     }
-    let programs = cargo::build()?;
+    let programs = cargo::build(Build::Release)?;
     let out = options.out.clone().unwrap_or_else(|| cargo::results_folder().join("swarm"));
     std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
     let out = std::path::absolute(out)?;

@@ -15,7 +15,7 @@ use anyhow::{Result, anyhow};
 use clap::Args;
 use serde_json::json;
 
-use crate::host::cargo;
+use crate::host::cargo::{self, Build};
 use crate::host::clock;
 use crate::host::outcome::Outcome;
 use crate::host::packages::{self, Extra};
@@ -58,12 +58,21 @@ pub struct Options {
     /// Take the screens as they are now for the reference pictures in tests/screens
     #[arg(long)]
     accept_screens: bool,
+    /// Test the programs as they ship, not those that are quick to build
+    #[arg(long)]
+    release: bool,
     /// Only show the names of the steps and the scenarios
     #[arg(long)]
     list: bool,
     /// Leave pictures and logs in this folder
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+}
+
+impl Options {
+    fn build(&self) -> Build {
+        if self.release { Build::Release } else { Build::Quick }
+    }
 }
 
 /// Runs the command.
@@ -117,7 +126,8 @@ fn run_scenarios(
         }
     }
     let out = options.out.clone().unwrap_or_else(|| cargo::results_folder().join("test"));
-    let mut testbed = Testbed::prepare(Extra::Testing, options.yes, &out, Some(MBIT))?;
+    let mut testbed =
+        Testbed::prepare(Extra::Testing, options.build(), options.yes, &out, Some(MBIT))?;
     testbed.long = options.long;
     testbed.accept_screens = options.accept_screens;
     println!("Making the lab that each scenario gets a copy of ...");

@@ -17,7 +17,7 @@ use clap::Args;
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::host::cargo;
+use crate::host::cargo::{self, Build};
 use crate::host::clock;
 use crate::host::outcome::{self, Outcome};
 use crate::host::packages::Extra;
@@ -63,7 +63,7 @@ pub struct Options {
 /// Runs the command.
 pub fn run(options: &Options) -> Result<Outcome> {
     let out = options.out.clone().unwrap_or_else(|| cargo::results_folder().join("tftp-load"));
-    let mut testbed = Testbed::prepare(Extra::Load, options.yes, &out, None)?;
+    let mut testbed = Testbed::prepare(Extra::Load, Build::Release, options.yes, &out, None)?;
     let (crowd, server, dnsmasq) = prepare(&mut testbed, "tftp-load")?;
     let mut rounds = Vec::new();
     for run in 1..=options.runs {
