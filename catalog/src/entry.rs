@@ -201,7 +201,15 @@ fn parsed<T: FromStr<Err = String>>(value: &Spanned<String>) -> At<T> {
     value.as_ref().parse().map_err(|e| (value.span().start, e))
 }
 
-fn line_of_text(value: &Spanned<String>, key: &str, most: usize) -> At<String> {
+/// One line of text of at most `most` characters, without the blanks around it; `key` is for messages.
+///
+/// # Errors
+/// Its place as a byte offset, and what is wrong with it.
+pub fn line_of_text(
+    value: &Spanned<String>,
+    key: &str,
+    most: usize,
+) -> Result<String, (usize, String)> {
     let text = value.as_ref().trim();
     let cause = if text.chars().any(char::is_control) {
         format!("`{key}` holds a line break or another control character")

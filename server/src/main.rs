@@ -3,7 +3,8 @@
 use std::io;
 use std::process::ExitCode;
 
-use bt_server::cli::{Cli, tell};
+use bt_server::commands::Cli;
+use bt_server::terminal::tell;
 use clap::Parser;
 
 fn main() -> ExitCode {

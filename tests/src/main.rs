@@ -1,40 +1,13 @@
 //! Shell: `cargo lab`: a whole computer lab on one machine, for newcomers, tests and measurements.
 //!
-//! A private network of namespaces ([`net`]), PCs that really boot from it ([`qemu`]), the server
-//! as it ships ([`server`]), and a scripted student who presses keys and looks at the screen
-//! ([`student`]).
+//! A private network of namespaces ([`room::net`]), PCs that really boot from it ([`room::qemu`]), the server
+//! as it ships ([`room::server`]), and a scripted student who presses keys and looks at the screen
+//! ([`room::student`]).
 
-mod bench;
-mod boot;
-mod build;
-mod cargo;
-mod clock;
-mod demo;
-mod dhcp_load;
-mod dnsmasq;
-mod fuzz;
-mod handover;
-mod http;
-mod image;
-mod net;
-mod process;
-mod proxy;
-mod qemu;
-mod qmp;
-mod relay;
-mod report;
-mod sample;
+mod commands;
+mod host;
+mod room;
 mod scenario;
-mod screen;
-mod server;
-mod setup;
-mod simulate;
-mod steps;
-mod student;
-mod swarm_bench;
-mod test;
-mod tftp_load;
-mod wire;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -43,7 +16,11 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use nix::sys::resource::{UsageWho, getrusage};
 
-use report::Report;
+use commands::{
+    boot, build, demo, dhcp_load, fuzz, handover, image, simulate, swarm, test, tftp_load,
+};
+use host::clock;
+use host::outcome::Outcome;
 
 /// The virtual computer lab of BootTorrent.
 ///
@@ -64,11 +41,13 @@ enum Action {
     Demo(demo::Options),
     Build(build::Options),
     Test(test::Options),
+    #[command(hide = true)]
+    Scenario(test::one::Options),
     Boot(boot::Options),
     Image(image::Options),
     Handover(handover::Options),
     Fuzz(fuzz::Options),
-    Swarm(swarm_bench::Options),
+    Swarm(swarm::Options),
     Simulate(simulate::Options),
     DhcpLoad(dhcp_load::Options),
     TftpLoad(tftp_load::Options),
@@ -76,36 +55,37 @@ enum Action {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let outcome = clock::catch_interrupts().and_then(|()| match &arguments.command {
+    let finished = clock::catch_interrupts().and_then(|()| match &arguments.command {
         Action::Demo(options) => demo::run(options),
         Action::Build(options) => build::run(options),
         Action::Test(options) => test::run(options),
+        Action::Scenario(options) => test::one::run(options),
         Action::Boot(options) => boot::run(options),
         Action::Image(options) => image::run_command(options),
         Action::Handover(options) => handover::run(options),
         Action::Fuzz(options) => fuzz::run(options),
-        Action::Swarm(options) => swarm_bench::run(options),
+        Action::Swarm(options) => swarm::run(options),
         Action::Simulate(options) => simulate::run(options),
         Action::DhcpLoad(options) => dhcp_load::run(options),
         Action::TftpLoad(options) => tftp_load::run(options),
     });
-    let report = outcome.unwrap_or_else(|error| {
+    let outcome = finished.unwrap_or_else(|error| {
         // Whoever pressed Ctrl-C needs no reason and no logs.
         if clock::check_interrupted().is_err() {
-            return Report::new(false, "interrupted; everything that was started has ended");
+            return Outcome::new(false, "interrupted; everything that was started has ended");
         }
         eprintln!("cargo lab: {error:#}");
-        Report::new(false, "it did not work; the reason stands above")
+        Outcome::new(false, "failed; see the error above")
     });
-    let written = arguments.json.map_or(Ok(()), |file| write_json(&report, &file));
+    let written = arguments.json.map_or(Ok(()), |file| write_json(&outcome, &file));
     if let Err(error) = &written {
         eprintln!("cargo lab: {error:#}");
     }
-    println!("{}", report.line);
-    if report.ok && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!("{}", outcome.line);
+    if outcome.ok && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn write_json(report: &Report, file: &Path) -> Result<()> {
+fn write_json(outcome: &Outcome, file: &Path) -> Result<()> {
     let load = std::fs::read_to_string("/proc/loadavg").context("cannot read the load")?;
     let load = load.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or_default();
     let used = getrusage(UsageWho::RUSAGE_SELF)?;
@@ -115,6 +95,6 @@ fn write_json(report: &Report, file: &Path) -> Result<()> {
     let cpu: f64 =
         times.iter().map(|time| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6).sum();
     let text =
-        serde_json::to_string_pretty(&report.to_json(load, cpu)).context("cannot write JSON")?;
+        serde_json::to_string_pretty(&outcome.to_json(load, cpu)).context("cannot write JSON")?;
     std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))
 }

@@ -9,6 +9,7 @@ use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bt_catalog::Cmdline;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
@@ -16,7 +17,6 @@ use self::note::{Event, Note, Say, What, post};
 use self::work::Shared;
 use crate::download::verified::VerifiedSystem;
 use crate::handover::page_pool::Keeper;
-use crate::init::cmdline::Cmdline;
 use crate::init::modules::Drivers;
 use crate::init::{mounts, panic, reaper, serial};
 use crate::journey::{Effect, Journey};
@@ -24,7 +24,7 @@ use crate::screen::input;
 use crate::screen::present::present;
 use crate::screen::text_mode;
 use crate::screen::window::{Handle, Window, WindowError};
-use crate::server::report::Report;
+use crate::server::report::report_of;
 
 mod note;
 mod work;
@@ -166,8 +166,11 @@ impl App {
                 self.text = text;
             }
         }
-        if let Some(lab) = &*self.shared.lab.lock() {
-            lab.reporter.tell(Report::of(journey, lab.mac, lab.name.as_deref()));
+        // A node without a MAC address is none that the server could show.
+        if let Some(lab) = &*self.shared.lab.lock()
+            && let Some(mac) = lab.mac
+        {
+            lab.reporter.report(report_of(journey, mac, lab.name.as_deref()));
         }
     }
 

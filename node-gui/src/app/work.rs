@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bt_catalog::{Catalog, System, SystemId, Trust};
+use bt_catalog::{Catalog, Cmdline, Mac, System, SystemId, Trust};
 use tokio::task::spawn_blocking;
 
 use super::note::{Event, Say};
@@ -16,7 +16,6 @@ use crate::handover::page_pool::Keeper;
 use crate::handover::payload::Payload;
 use crate::handover::plan::{self, Plan};
 use crate::handover::{load, machine};
-use crate::init::cmdline::{Cmdline, Mac};
 use crate::init::console::{self, Graphics};
 use crate::init::mounts::PAYLOAD;
 use crate::init::network::{Network, Patience};
@@ -160,9 +159,9 @@ async fn try_connect(shared: &Arc<Shared>, say: &Say) -> Result<Ready, Problem> 
     let menu = catalog::menu(&http, &catalog, who, &shared.line, obstacle).await;
     let reporter = Arc::new(Reporter::start(http.clone()));
     let timeout =
-        Some(shared.line.timeout.unwrap_or(catalog.timeout_secs)).filter(|secs| *secs > 0);
+        Some(shared.line.node.timeout.unwrap_or(catalog.timeout_secs)).filter(|secs| *secs > 0);
     *shared.lab.lock() = Some(Lab { http, catalog, reporter, mac, name });
-    Ok(Ready { menu, preset: shared.line.preset.clone(), timeout })
+    Ok(Ready { menu, preset: shared.line.node.preset.clone(), timeout })
 }
 
 fn trust() -> Result<Trust, Problem> {

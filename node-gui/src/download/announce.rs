@@ -1,5 +1,6 @@
 //! Shell: the node's side of the tracker (BEP 3): who are the others, and here am I.
 
+use bt_catalog::paths;
 use bt_swarm::announce::{Announce, Answer, Event, parse_response, query};
 use bt_swarm::{Infohash, Node, PeerId};
 use tokio::sync::watch;
@@ -101,7 +102,7 @@ impl Tracker {
             left: progress.total.saturating_sub(progress.done),
             event,
         };
-        let path = format!("/announce?{}", query(&announce));
+        let path = format!("{}?{}", paths::ANNOUNCE, query(&announce));
         Ok(parse_response(&self.http.get(&path, ANSWER).await?)?)
     }
 }

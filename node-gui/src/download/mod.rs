@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bt_catalog::{Digest, System, SystemId};
+use bt_catalog::{Digest, System, SystemId, paths};
 use bt_swarm::{Metainfo, Node, NodeOptions, SwarmError};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::SockaddrStorage;
@@ -207,7 +207,7 @@ fn sample(node: &Node) -> Sample {
 
 /// The .torrent of this system, checked against the catalog.
 async fn torrent(http: &Http, system: &System) -> Result<Metainfo, Problem> {
-    let path = format!("/torrents/{}.torrent", system.id);
+    let path = paths::torrent(&system.id);
     let bytes = http.get(&path, TORRENT).await.map_err(|error| error.problem())?;
     check_torrent(system, &bytes).map_err(|why| wrong_torrent(system, why))
 }

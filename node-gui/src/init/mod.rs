@@ -5,7 +5,6 @@
 //! ```
 //! BusyBox does what it does well: modprobe, `ip`, udhcpc.
 
-pub mod cmdline;
 pub mod console;
 pub mod lease;
 pub mod modalias;

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bt_catalog::{Cmdline, Mac};
+
 use super::lease::{Lease, server_url};
 use super::reaper::{Running, busybox, run};
-use crate::init::cmdline::{Cmdline, Mac};
 use crate::journey::problem::{Problem, ProblemKind};
 
 /// What udhcpc's script writes once there is an address.

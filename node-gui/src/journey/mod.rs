@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use bt_catalog::SystemId;
+use bt_catalog::{NodeStage, SystemId};
 
 pub use self::menu::{IconRef, Menu, MenuItem};
 pub use self::problem::{Problem, ProblemKind};
@@ -297,15 +297,15 @@ impl Journey {
         Self::Menu { menu, countdown: None }
     }
 
-    /// The word for this state in a report to the server.
+    /// This state in a report to the server.
     #[must_use]
-    pub fn stage(&self) -> &'static str {
+    pub fn stage(&self) -> NodeStage {
         match self {
-            Self::Connecting { .. } | Self::Menu { .. } | Self::Leaving { .. } => "menu",
-            Self::Downloading { .. } => "downloading",
-            Self::Verifying { .. } => "verifying",
-            Self::Starting { .. } => "starting",
-            Self::Stopped { .. } => "problem",
+            Self::Connecting { .. } | Self::Menu { .. } | Self::Leaving { .. } => NodeStage::Menu,
+            Self::Downloading { .. } => NodeStage::Downloading,
+            Self::Verifying { .. } => NodeStage::Verifying,
+            Self::Starting { .. } => NodeStage::Starting,
+            Self::Stopped { .. } => NodeStage::Problem,
         }
     }
 }
@@ -436,7 +436,7 @@ mod tests {
 
     fn check(events: Vec<Event>, stage: &str, effects: &[&str]) {
         let (journey, did) = play(events);
-        assert_eq!(journey.stage(), stage, "{journey:?}");
+        assert_eq!(journey.stage().name(), stage, "{journey:?}");
         let did: Vec<String> =
             did.iter().map(|text| text.replace("SystemId(\"", "").replace("\")", "")).collect();
         assert_eq!(did, effects);

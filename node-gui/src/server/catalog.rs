@@ -10,14 +10,13 @@ use std::time::Duration;
 
 use bt_catalog::version::VersionError;
 use bt_catalog::{
-    Catalog, CatalogError, Digest, Icon, LabId, MAX_BYTES, PublicKey, Signed, System, SystemId,
-    TooNew, Trust,
+    Catalog, CatalogError, Cmdline, Digest, Icon, LabId, MAX_BYTES, PublicKey, Signed, System,
+    SystemId, TooNew, Trust, paths,
 };
 use jiff::Timestamp;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::init::cmdline::Cmdline;
 use crate::journey::problem::{Problem, ProblemKind};
 use crate::journey::{IconRef, Menu, MenuItem};
 use crate::server::http::{Http, HttpError};
@@ -94,11 +93,12 @@ pub async fn fetch(http: &Http, trust: &Trust) -> Result<Catalog, Problem> {
 
 async fn documents(http: &Http) -> Result<Documents, Problem> {
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let signature = |path: &str| format!("{path}{}", paths::SIGNATURE_SUFFIX);
     Ok(Documents {
-        keys: patient_get(http, "/keys.toml").await?,
-        keys_signature: text(patient_get(http, "/keys.toml.minisig").await?),
-        catalog: patient_get(http, "/catalog.toml").await?,
-        catalog_signature: text(patient_get(http, "/catalog.toml.minisig").await?),
+        keys: patient_get(http, paths::KEYS).await?,
+        keys_signature: text(patient_get(http, &signature(paths::KEYS)).await?),
+        catalog: patient_get(http, paths::CATALOG).await?,
+        catalog_signature: text(patient_get(http, &signature(paths::CATALOG)).await?),
     })
 }
 
@@ -139,16 +139,16 @@ pub async fn menu(
     line: &Cmdline,
     obstacle: impl Fn(&System) -> Option<Problem>,
 ) -> Arc<Menu> {
-    let room = line.room.as_deref();
+    let room = line.node.room.as_deref();
     let mut systems = Vec::new();
     for system in catalog.systems.iter().filter(|system| is_for_room(&system.rooms, room)) {
         systems.push(MenuItem { obstacle: obstacle(system), ..item(http, system).await });
     }
     systems.extend(too_new_items(catalog, room));
-    let default = visible_default(line.default.as_deref(), catalog, room);
+    let default = visible_default(line.node.default.as_deref(), catalog, room);
     Arc::new(Menu {
         lab_name: catalog.lab_name.clone(),
-        room: line.room.clone(),
+        room: line.node.room.clone(),
         node_name: who.name,
         address: who.address,
         systems,
@@ -210,7 +210,7 @@ async fn item(http: &Http, system: &System) -> MenuItem {
 }
 
 async fn picture(http: &Http, digest: Digest) -> IconRef {
-    match http.get(&format!("/icons/{digest}"), MAX_BYTES).await {
+    match http.get(&paths::icon(&digest), MAX_BYTES).await {
         Ok(bytes) if Digest(Sha256::digest(&bytes).into()) == digest => IconRef::File(bytes),
         Ok(_) => {
             tracing::warn!(%digest, "an icon is not the signed one");

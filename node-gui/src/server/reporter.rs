@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
+use bt_catalog::{Report, paths};
 use tokio::sync::watch;
 
 use super::http::Http;
-use super::report::Report;
+use super::report::changes_stage;
 
 /// How often a running download is reported.
 const EVERY: Duration = Duration::from_secs(2);
@@ -17,7 +18,7 @@ const LAST: Duration = Duration::from_millis(500);
 /// Sends reports in the background; the newest one counts.
 #[derive(Debug)]
 pub struct Reporter {
-    newest: watch::Sender<Report>,
+    newest: watch::Sender<Option<Report>>,
     http: Http,
 }
 
@@ -25,37 +26,37 @@ impl Reporter {
     /// Begins to report to this server.
     #[must_use]
     pub fn start(http: Http) -> Self {
-        let (newest, reports) = watch::channel(Report::default());
+        let (newest, reports) = watch::channel(None);
         tokio::spawn(send(http.clone(), reports));
         Self { newest, http }
     }
 
     /// This is how things are now.
-    pub fn tell(&self, report: Report) {
-        self.newest.send_replace(report);
+    pub fn report(&self, report: Report) {
+        self.newest.send_replace(Some(report));
     }
 
-    /// Sends the newest report now, for a node that is about to be gone.
+    /// Sends the newest report now, for a node that is about to leave.
     pub async fn flush(&self) {
-        let report = self.newest.borrow().clone();
+        let Some(report) = self.newest.borrow().clone() else { return };
         if tokio::time::timeout(LAST, post(&self.http, &report)).await.is_err() {
             tracing::debug!("the last report did not arrive in time");
         }
     }
 }
 
-async fn send(http: Http, mut reports: watch::Receiver<Report>) {
-    let mut told = Report::default();
+async fn send(http: Http, mut reports: watch::Receiver<Option<Report>>) {
+    let mut sent: Option<Report> = None;
     let mut ticks = tokio::time::interval(EVERY);
     loop {
         let (is_open, is_tick) = tokio::select! {
             changed = reports.changed() => (changed.is_ok(), false),
             _ = ticks.tick() => (true, true),
         };
-        let report = reports.borrow_and_update().clone();
-        if told.changes_stage(&report) || (is_tick && report != told) {
+        let newest = reports.borrow_and_update().clone();
+        if let Some(report) = newest.filter(|report| is_due(sent.as_ref(), report, is_tick)) {
             post(&http, &report).await;
-            told = report;
+            sent = Some(report);
         }
         if !is_open {
             return;
@@ -63,9 +64,12 @@ async fn send(http: Http, mut reports: watch::Receiver<Report>) {
     }
 }
 
+fn is_due(sent: Option<&Report>, report: &Report, is_tick: bool) -> bool {
+    sent.is_none_or(|sent| changes_stage(sent, report) || (is_tick && sent != report))
+}
+
 async fn post(http: &Http, report: &Report) {
-    let json = serde_json::to_vec(report).expect("strings and numbers always serialise");
-    if let Err(error) = http.post("/report", json).await {
+    if let Err(error) = http.post(paths::REPORT, report.to_json()).await {
         tracing::debug!(%error, "report not delivered");
     }
 }

@@ -1,5 +1,5 @@
 #![no_main]
 
-use bt_server::fuzz::Target;
+use bt_server_fuzz::Target;
 
 bt_server_fuzz::target!(Target::Tftp);

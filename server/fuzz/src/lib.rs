@@ -1,9 +1,13 @@
 //! Shell: hands libFuzzer's inputs to one entry of the server.
 
+pub mod harness;
+
 use std::cell::RefCell;
 
-use bt_server::fuzz::{Target, Victim};
 pub use libfuzzer_sys;
+
+pub use self::harness::Target;
+use self::harness::Victim;
 
 thread_local! {
     static VICTIM: RefCell<Victim> = RefCell::default();

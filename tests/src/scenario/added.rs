@@ -1,12 +1,15 @@
 //! Shell: a live ISO that `bt-server add` made a system of, on a PC that is large enough and on one that is not.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::bench::Bench;
-use crate::handover::medium::{self, Medium, Proof};
-use crate::handover::search::Outcome;
-use crate::handover::{Way, words};
-use crate::image::{self, Kind};
+use crate::commands::handover::medium::{self, Medium, Proof};
+use crate::commands::handover::search::Attempt;
+use crate::commands::handover::way::Way;
+use crate::commands::handover::words;
+use crate::commands::image::{self, Kind};
+use crate::room::testbed::Testbed;
 
 /// Large enough to matter beside all else that is in memory.
 const IMAGE: u64 = 160 << 20;
@@ -18,35 +21,41 @@ const TOO_LITTLE: u32 = 320;
 /// Memory with holes, as firmware leaves it on some PCs: no piece is as long as the image.
 const DIVIDED: &str = "memmap=2M$120M,2M$240M,2M$360M";
 
-pub fn live(bench: &mut Bench) -> Result<String> {
-    let outcome = boot(bench, "added-live", ENOUGH, "")?;
-    ensure!(outcome == Outcome::Started, "{}", words(&outcome));
+pub fn live(testbed: &mut Testbed) -> Result<String> {
+    let attempt = boot(testbed, "added-live", ENOUGH, "")?;
+    ensure!(attempt == Attempt::Started, "{}", words(&attempt));
     let image = IMAGE >> 20;
     Ok(format!("an ISO of {image} MiB runs in a PC of {ENOUGH} MiB and has the right SHA-256"))
 }
 
-pub fn divided(bench: &mut Bench) -> Result<String> {
+pub fn divided(testbed: &mut Testbed) -> Result<String> {
     let name = "added-divided";
-    let outcome = boot(bench, name, ENOUGH, DIVIDED)?;
-    ensure!(outcome == Outcome::Started, "{}", words(&outcome));
-    let console = bench.out.join(format!("{name}-in-{ENOUGH}-serial.log"));
+    let attempt = boot(testbed, name, ENOUGH, DIVIDED)?;
+    ensure!(attempt == Attempt::Started, "{}", words(&attempt));
+    let console = testbed.out.join(format!("{name}-in-{ENOUGH}-serial.log"));
     let console = std::fs::read_to_string(&console).context("the serial log is gone")?;
     ensure!(console.contains("device=/dev/dm-0"), "the image lay in one piece");
     Ok("the image lay in several pieces, and the system read the right one".into())
 }
 
-pub fn too_large(bench: &mut Bench) -> Result<String> {
-    match boot(bench, "added-too-large", TOO_LITTLE, "")? {
-        Outcome::Refused(why) if why.contains("Needs ") => Ok(format!("the screen says \"{why}\"")),
+pub fn too_large(testbed: &mut Testbed) -> Result<String> {
+    match boot(testbed, "added-too-large", TOO_LITTLE, "")? {
+        Attempt::Refused(why) if why.contains("Needs ") => Ok(format!("the screen says \"{why}\"")),
         other => bail!("{}", words(&other)),
     }
 }
 
-fn boot(bench: &mut Bench, name: &str, memory: u32, words: &str) -> Result<Outcome> {
+/// Makes the ISO, unless it is there already.
+pub fn make_image() -> Result<PathBuf> {
     let iso = image::usual_place(Kind::AlpineLike, Some(IMAGE));
     image::make(Kind::AlpineLike, Some(IMAGE), &iso)?;
+    Ok(iso)
+}
+
+fn boot(testbed: &mut Testbed, name: &str, memory: u32, words: &str) -> Result<Attempt> {
+    let iso = make_image()?;
     let proof = Proof::Sha256(medium::sha256(&iso)?);
-    let mut medium = Medium::prepare(bench, Way::Pmem, &iso, name, proof, None)?;
+    let mut medium = Medium::prepare(testbed, Way::Pmem, &iso, name, proof, None)?;
     medium.words = words.into();
-    medium.boot(bench, memory, None)
+    medium.boot(testbed, memory, None)
 }

@@ -8,27 +8,28 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, setns};
 
-use crate::bench::Bench;
-use crate::boot::MENU_LIMIT;
-use crate::clock;
-use crate::http;
-use crate::net::{Place, SERVER};
-use crate::process::run;
-use crate::qemu::{Firmware, Machine};
-use crate::server::{HTTP, server_command};
-use crate::student::Student;
+use crate::host::clock;
+use crate::host::http;
+use crate::host::process::run;
+use crate::room::addresses::SERVER;
+use crate::room::namespace::Place;
+use crate::room::qemu::{Firmware, Machine};
+use crate::room::route::MENU_LIMIT;
+use crate::room::server::{HTTP, server_command};
+use crate::room::student::Student;
+use crate::room::testbed::Testbed;
 
 /// How long the garbage flows in the short and the long test.
 const SHORT: Duration = Duration::from_secs(10);
 const LONG: Duration = Duration::from_secs(60);
 
-pub fn garbage(bench: &mut Bench) -> Result<String> {
+pub fn garbage(testbed: &mut Testbed) -> Result<String> {
     let name = "attack-garbage";
-    let lab = bench.sample_lab(name)?;
-    let mut server = bench.serve(&lab, name)?;
+    let lab = testbed.sample_lab(name)?;
+    let mut server = testbed.serve(&lab, name)?;
     let pid = server.pid();
-    let place = bench.lan.place()?;
-    let end = clock::now() + if bench.long { LONG } else { SHORT };
+    let place = testbed.lan.place()?;
+    let end = clock::now() + if testbed.long { LONG } else { SHORT };
     let attackers = [dhcp as Attacker, tftp, web, peer];
     let threads: Vec<_> = (1..)
         .zip(attackers)
@@ -40,14 +41,14 @@ pub fn garbage(bench: &mut Bench) -> Result<String> {
     }
     clock::check_interrupted()?;
     let outcome = server.check_running().and_then(|()| {
-        let mut status = server_command(&bench.programs.server, &lab);
+        let mut status = server_command(&testbed.programs.server, &lab);
         status.args(["status", "--json"]);
         run(status).context("after the garbage")?;
         http::get(HTTP, "/catalog.toml").context("after the garbage")
     });
     server.explain(outcome)?;
     let machine = Machine::new(Firmware::Bios, 1);
-    let mut student = Student::switch_on(name, &machine, &mut bench.lan, &bench.out)?;
+    let mut student = Student::switch_on(name, &machine, &mut testbed.lan, &testbed.out)?;
     server.explain(student.wait_step("menu", MENU_LIMIT))?;
     student.picture(&format!("{name}-menu"))?;
     anyhow::ensure!(server.pid() == pid, "it is another server now");

@@ -6,63 +6,67 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use image::RgbImage;
 
-use crate::bench::Bench;
-use crate::boot::{self, FirmwareKind, MENU_LIMIT, Route, START_LIMIT};
-use crate::cargo;
-use crate::clock;
-use crate::qemu::Machine;
-use crate::sample::{Addresses, SampleLab};
-use crate::screen::{Difference, Region, compare};
-use crate::student::Student;
+use crate::host::cargo;
+use crate::host::clock;
+use crate::room::qemu::Machine;
+use crate::room::route::{self, FirmwareKind, MENU_LIMIT, Route, START_LIMIT};
+use crate::room::sample::{Addresses, SampleLab};
+use crate::room::screen::{Difference, Region, compare};
+use crate::room::student::Student;
+use crate::room::testbed::Testbed;
 
 /// After a key or a step, until the screen shows it.
 const DRAWN: Duration = Duration::from_secs(20);
 
-pub fn bios(bench: &mut Bench) -> Result<String> {
-    whole_boot(bench, FirmwareKind::Bios, Addresses::Ours)
+pub fn bios(testbed: &mut Testbed) -> Result<String> {
+    whole_boot(testbed, FirmwareKind::Bios, Addresses::Ours)
 }
 
-pub fn uefi(bench: &mut Bench) -> Result<String> {
-    whole_boot(bench, FirmwareKind::Uefi, Addresses::Ours)
+pub fn uefi(testbed: &mut Testbed) -> Result<String> {
+    whole_boot(testbed, FirmwareKind::Uefi, Addresses::Ours)
 }
 
-pub fn uefi_http(bench: &mut Bench) -> Result<String> {
-    whole_boot(bench, FirmwareKind::UefiHttp, Addresses::Ours)
+pub fn uefi_http(testbed: &mut Testbed) -> Result<String> {
+    whole_boot(testbed, FirmwareKind::UefiHttp, Addresses::Ours)
 }
 
-pub fn uefi_secure(bench: &mut Bench) -> Result<String> {
-    whole_boot(bench, FirmwareKind::UefiSecure, Addresses::Ours)
+pub fn uefi_secure(testbed: &mut Testbed) -> Result<String> {
+    whole_boot(testbed, FirmwareKind::UefiSecure, Addresses::Ours)
 }
 
-pub fn bios_proxy(bench: &mut Bench) -> Result<String> {
-    whole_boot(bench, FirmwareKind::Bios, Addresses::Others)
+pub fn bios_proxy(testbed: &mut Testbed) -> Result<String> {
+    whole_boot(testbed, FirmwareKind::Bios, Addresses::Others)
 }
 
-pub fn uefi_proxy(bench: &mut Bench) -> Result<String> {
-    whole_boot(bench, FirmwareKind::Uefi, Addresses::Others)
+pub fn uefi_proxy(testbed: &mut Testbed) -> Result<String> {
+    whole_boot(testbed, FirmwareKind::Uefi, Addresses::Others)
 }
 
-pub fn uefi_http_proxy(bench: &mut Bench) -> Result<String> {
-    whole_boot(bench, FirmwareKind::UefiHttp, Addresses::Others)
+pub fn uefi_http_proxy(testbed: &mut Testbed) -> Result<String> {
+    whole_boot(testbed, FirmwareKind::UefiHttp, Addresses::Others)
 }
 
-pub fn uefi_secure_proxy(bench: &mut Bench) -> Result<String> {
-    whole_boot(bench, FirmwareKind::UefiSecure, Addresses::Others)
+pub fn uefi_secure_proxy(testbed: &mut Testbed) -> Result<String> {
+    whole_boot(testbed, FirmwareKind::UefiSecure, Addresses::Others)
 }
 
-fn whole_boot(bench: &mut Bench, firmware: FirmwareKind, addresses: Addresses) -> Result<String> {
+fn whole_boot(
+    testbed: &mut Testbed,
+    firmware: FirmwareKind,
+    addresses: Addresses,
+) -> Result<String> {
     let route = Route { firmware, addresses };
     let name = format!("boot-{}", route.name());
-    let lab = route.lab(bench)?;
-    let _others = route.other_server(bench)?;
-    let server = bench.serve(&lab, &name)?;
+    let lab = route.lab(testbed)?;
+    let _others = route.other_server(testbed)?;
+    let server = testbed.serve(&lab, &name)?;
     let machine = Machine::new(firmware.firmware(), 1);
-    let student = Student::switch_on(&name, &machine, &mut bench.lan, &bench.out)?;
-    server.explain(through_the_menu(bench, student, &lab, route))
+    let student = Student::switch_on(&name, &machine, &mut testbed.lan, &testbed.out)?;
+    server.explain(through_the_menu(testbed, student, &lab, route))
 }
 
 fn through_the_menu(
-    bench: &Bench,
+    testbed: &Testbed,
     mut student: Student,
     lab: &SampleLab,
     route: Route,
@@ -70,7 +74,7 @@ fn through_the_menu(
     let name = format!("boot-{}", route.name());
     student.wait_step("menu", MENU_LIMIT)?;
     let menu_secs = student.elapsed().as_secs_f64();
-    check_menu(bench, &mut student, &name, route.firmware)?;
+    check_menu(testbed, &mut student, &name, route.firmware)?;
     student.press(&["down", "ret"])?;
     let chosen = student.wait_step("chosen", DRAWN)?;
     let cmdline = student.wait_started(START_LIMIT)?;
@@ -84,7 +88,7 @@ fn through_the_menu(
     let verified = student.steps.iter().any(|step| step.word == "verify");
     ensure!(verified, "the node never said that it checks what it downloaded");
     if route.firmware == FirmwareKind::UefiSecure {
-        boot::check_secure_boot(&student)?;
+        route::check_secure_boot(&student)?;
     }
     student.switch_off()?;
     Ok(format!("menu after {menu_secs:.0} s, `{system}` runs after {secs:.0} s"))
@@ -92,14 +96,14 @@ fn through_the_menu(
 
 /// Compares the menu with its reference picture.
 fn check_menu(
-    bench: &Bench,
+    testbed: &Testbed,
     student: &mut Student,
     name: &str,
     firmware: FirmwareKind,
 ) -> Result<()> {
     let reference = reference(firmware);
     let name = format!("{name}-menu");
-    if bench.accept_screens {
+    if testbed.accept_screens {
         clock::pause(Duration::from_secs(3))?;
         let (file, _) = student.picture(&name)?;
         std::fs::copy(&file, &reference).context("cannot keep the reference picture")?;

@@ -6,21 +6,22 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
-use crate::bench::Bench;
-use crate::http;
-use crate::process::{Running, command, command_in, run, tail};
-use crate::sample::SampleLab;
-use crate::server::HTTP;
+use crate::host::http;
+use crate::host::process::{Running, command, run, tail};
+use crate::room::namespace::command_in;
+use crate::room::sample::SampleLab;
+use crate::room::server::HTTP;
+use crate::room::testbed::Testbed;
 
 /// The sample system is a few seconds' download; a swarm may need a while to begin.
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(120);
 /// The catalog entry that is fetched.
 const SYSTEM: &str = "sample";
 
-pub fn minisign(bench: &mut Bench) -> Result<String> {
-    let lab = bench.sample_lab("minisign")?;
-    let server = bench.serve(&lab, "minisign")?;
-    let folder = bench.scratch("minisign-files")?;
+pub fn minisign(testbed: &mut Testbed) -> Result<String> {
+    let lab = testbed.sample_lab("minisign")?;
+    let server = testbed.serve(&lab, "minisign")?;
+    let folder = testbed.scratch("minisign-files")?;
     for name in ["catalog.toml", "catalog.toml.minisig", "lab.pub"] {
         std::fs::write(folder.join(name), http::get(HTTP, &format!("/{name}"))?)?;
     }
@@ -43,18 +44,18 @@ fn flip_a_bit(file: &Path) -> Result<()> {
     Ok(std::fs::write(file, bytes)?)
 }
 
-pub fn aria2(bench: &mut Bench) -> Result<String> {
-    let lab = bench.sample_lab("aria2")?;
-    let server = bench.serve(&lab, "aria2")?;
+pub fn aria2(testbed: &mut Testbed) -> Result<String> {
+    let lab = testbed.sample_lab("aria2")?;
+    let server = testbed.serve(&lab, "aria2")?;
     let catalog = String::from_utf8(http::get(HTTP, "/catalog.toml")?)?;
     let magnet = magnet_of(&catalog, SYSTEM)?;
-    let folder = bench.scratch("aria2-files")?;
-    let place = bench.lan.place()?;
+    let folder = testbed.scratch("aria2-files")?;
+    let place = testbed.lan.place()?;
     let mut aria2 = command_in(&place, "aria2c");
     aria2.args(["--no-conf", "--seed-time=0", "--enable-dht=false", "--enable-dht6=false"]);
     aria2.args(["--bt-enable-lpd=false", "--summary-interval=0", "--file-allocation=none"]);
     aria2.arg("--dir").arg(&folder).arg(&magnet);
-    let mut process = Running::start("aria2c", aria2, &bench.out.join("aria2c.log"))?;
+    let mut process = Running::start("aria2c", aria2, &testbed.out.join("aria2c.log"))?;
     let outcome = process.wait(DOWNLOAD_LIMIT).and_then(|is_content| {
         ensure!(is_content, "aria2c failed:\n{}", tail(&process.printed(), 15));
         Ok(())

@@ -7,20 +7,20 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::bench::Bench;
-use crate::clock;
-use crate::http;
-use crate::net::SERVER;
-use crate::process::output;
-use crate::sample::SampleLab;
-use crate::server::{HTTP, server_command};
+use crate::host::clock;
+use crate::host::http;
+use crate::host::process::output;
+use crate::room::addresses::SERVER;
+use crate::room::sample::SampleLab;
+use crate::room::server::{HTTP, server_command};
+use crate::room::testbed::Testbed;
 
 /// `status` says so when the server does not run.
 const NOT_RUNNING: i32 = 3;
 
-pub fn run(bench: &mut Bench) -> Result<String> {
-    let lab = bench.sample_lab("daemon")?;
-    let cli = Cli { program: &bench.programs.server, lab: &lab };
+pub fn run(testbed: &mut Testbed) -> Result<String> {
+    let lab = testbed.sample_lab("daemon")?;
+    let cli = Cli { program: &testbed.programs.server, lab: &lab };
     let _stopper = Stopper(&cli);
     cli.expect("status", NOT_RUNNING, &[])?;
     cli.expect("stop", 0, &[])?;

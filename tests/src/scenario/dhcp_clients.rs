@@ -12,15 +12,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, socket};
+use nix::sys::socket::{MsgFlags, recv};
 
-use crate::bench::Bench;
-use crate::clock;
-use crate::dnsmasq::Dnsmasq;
-use crate::net::{Place, SERVER};
-use crate::process::{Running, command, command_in, run as run_command};
-use crate::sample::{Addresses, SampleLab, usual_words};
-use crate::server::Server;
+use crate::host::clock;
+use crate::host::process::{Running, command, run as run_command};
+use crate::room::addresses::SERVER;
+use crate::room::dnsmasq::Dnsmasq;
+use crate::room::namespace::{Place, command_in};
+use crate::room::packets::every_packet;
+use crate::room::sample::{Addresses, SampleLab, usual_words};
+use crate::room::server::Server;
+use crate::room::testbed::Testbed;
 
 /// A PC that is written down, and one network behind a relay.
 const MORE: &str = "[[host]]\nmac = \"02:00:00:00:00:09\"\naddress = \"10.77.0.9\"\n\
@@ -39,30 +41,30 @@ const RENEWAL_LIMIT: Duration = Duration::from_secs(75);
 /// Within this a foreign server must be told of.
 const WARNING_LIMIT: Duration = Duration::from_secs(35);
 
-pub fn run(bench: &mut Bench) -> Result<String> {
-    let full = full(bench)?;
-    let proxy = proxy(bench)?;
+pub fn run(testbed: &mut Testbed) -> Result<String> {
+    let full = full(testbed)?;
+    let proxy = proxy(testbed)?;
     Ok(format!("{full}; {proxy}"))
 }
 
-fn full(bench: &mut Bench) -> Result<String> {
-    let lab = bench.sample_lab("dhcp-clients")?;
+fn full(testbed: &mut Testbed) -> Result<String> {
+    let lab = testbed.sample_lab("dhcp-clients")?;
     lab.write_settings(Addresses::Ours, &(usual_words() + MORE))?;
     // The shortest lease, so that dhclient renews within the test.
     change_settings(&lab, "lease = \"1h\"", "lease = \"1m\"")?;
-    let server = bench.serve(&lab, "dhcp-clients")?;
+    let server = testbed.serve(&lab, "dhcp-clients")?;
     let outcome = (|| {
-        let dhclient = Client::dhclient(bench, "dhclient")?;
+        let dhclient = Client::dhclient(testbed, "dhclient")?;
         let first = dhclient.wait("BOUND", LEASE_LIMIT)?;
         ensure!(first.router == SERVER.to_string(), "dhclient's router is {:?}", first.router);
-        udhcpc(bench, &lab)?;
-        fixed_host(bench)?;
-        behind_relay(bench)?;
+        udhcpc(testbed, &lab)?;
+        fixed_host(testbed)?;
+        behind_relay(testbed)?;
         let renewed = dhclient.wait("RENEW", RENEWAL_LIMIT)?;
         ensure!(renewed.ip == first.ip, "dhclient renewed {} to {}", first.ip, renewed.ip);
         dhclient.release()?;
         was_released(&lab, &first.ip)?;
-        let secs = foreign_server(bench, &server)?;
+        let secs = foreign_server(testbed, &server)?;
         Ok(format!(
             "udhcpc and dhclient got, renewed and released leases, a host its fixed address and \
              name, a PC behind a relay an address of its network; a foreign server was told of \
@@ -73,8 +75,8 @@ fn full(bench: &mut Bench) -> Result<String> {
 }
 
 /// A lease, a renewal that is asked for, a release.
-fn udhcpc(bench: &mut Bench, lab: &SampleLab) -> Result<()> {
-    let client = Client::udhcpc(bench, "udhcpc", &[])?;
+fn udhcpc(testbed: &mut Testbed, lab: &SampleLab) -> Result<()> {
+    let client = Client::udhcpc(testbed, "udhcpc", &[])?;
     let bound = client.wait("bound", LEASE_LIMIT)?;
     client.signal(Signal::SIGUSR1)?;
     let renewed = client.wait("renew", LEASE_LIMIT)?;
@@ -97,11 +99,11 @@ fn was_released(lab: &SampleLab, ip: &str) -> Result<()> {
     })
 }
 
-fn fixed_host(bench: &mut Bench) -> Result<()> {
-    let place = bench.lan.place()?;
+fn fixed_host(testbed: &mut Testbed) -> Result<()> {
+    let place = testbed.lan.place()?;
     ip_in(&place, "link set eth0 down")?;
     ip_in(&place, &format!("link set eth0 address {HOST_MAC} up"))?;
-    let client = Client::udhcpc_in(bench, "fixed", place, &["-O", "hostname"])?;
+    let client = Client::udhcpc_in(testbed, "fixed", place, &["-O", "hostname"])?;
     let bound = client.wait("bound", LEASE_LIMIT)?;
     ensure!(bound.ip == HOST.to_string(), "the host got {}", bound.ip);
     ensure!(bound.name == "teacher", "the host is called {:?}", bound.name);
@@ -109,8 +111,8 @@ fn fixed_host(bench: &mut Bench) -> Result<()> {
 }
 
 /// A router that forwards, with dnsmasq as its relay agent, and a PC on its other side.
-fn behind_relay(bench: &mut Bench) -> Result<()> {
-    let (router, pc) = (bench.lan.place()?, bench.lan.place()?);
+fn behind_relay(testbed: &mut Testbed) -> Result<()> {
+    let (router, pc) = (testbed.lan.place()?, testbed.lan.place()?);
     let path =
         |place: &Place| format!("/proc/{}/fd/{}", std::process::id(), place.network().as_raw_fd());
     ip("link add inner0 type veth peer name inner1")?;
@@ -128,10 +130,11 @@ fn behind_relay(bench: &mut Bench) -> Result<()> {
     let mut relay = command_in(&router, "dnsmasq");
     relay.args(["--no-daemon", "--conf-file=/dev/null", "--port=0", "--pid-file=", "--user=root"]);
     relay.arg(format!("--dhcp-relay={RELAY},{SERVER}"));
-    let mut relay = Running::start("the relay", relay, &bench.out.join("dhcp-clients-relay.log"))?;
+    let mut relay =
+        Running::start("the relay", relay, &testbed.out.join("dhcp-clients-relay.log"))?;
     clock::pause(Duration::from_secs(1))?;
     relay.check_running()?;
-    let client = Client::udhcpc_in(bench, "behind-relay", pc, &[])?;
+    let client = Client::udhcpc_in(testbed, "behind-relay", pc, &[])?;
     let bound = client.wait("bound", LEASE_LIMIT)?;
     ensure!(bound.ip == BEHIND_RELAY.to_string(), "behind the relay a PC got {}", bound.ip);
     ensure!(bound.router == RELAY.to_string(), "its router is {:?}", bound.router);
@@ -143,13 +146,13 @@ fn behind_relay(bench: &mut Bench) -> Result<()> {
 }
 
 /// Starts another DHCP server; returns the seconds until ours told of it.
-fn foreign_server(bench: &mut Bench, server: &Server) -> Result<f64> {
+fn foreign_server(testbed: &mut Testbed, server: &Server) -> Result<f64> {
     let log = server.logged();
     ensure!(!log.contains("port 68"), "the server cannot look for others");
     ensure!(!log.contains("another DHCP server"), "there was no other server yet");
-    let place = bench.lan.place()?;
+    let place = testbed.lan.place()?;
     let (start, address) = (clock::now(), place.address());
-    let _stranger = Dnsmasq::give_addresses(place, &bench.scratch("dhcp-clients-foreign")?)?;
+    let _stranger = Dnsmasq::give_addresses(place, &testbed.scratch("dhcp-clients-foreign")?)?;
     let words = format!("another DHCP server, {address}, gives addresses here");
     clock::wait_for("the warning of a foreign server", WARNING_LIMIT, || {
         Ok(server.logged().contains(&words).then_some(()))
@@ -158,22 +161,22 @@ fn foreign_server(bench: &mut Bench, server: &Server) -> Result<f64> {
 }
 
 /// Beside another server ours names boot files and gives no address, whoever asks.
-fn proxy(bench: &mut Bench) -> Result<String> {
-    let lab = bench.sample_lab("dhcp-clients-proxy")?;
+fn proxy(testbed: &mut Testbed) -> Result<String> {
+    let lab = testbed.sample_lab("dhcp-clients-proxy")?;
     lab.write_settings(Addresses::Others, &(usual_words() + MORE))?;
-    let place = bench.lan.place()?;
-    let stranger = Dnsmasq::give_addresses(place, &bench.scratch("dhcp-clients-proxy-dns")?)?;
-    let server = bench.serve(&lab, "dhcp-clients-proxy")?;
+    let place = testbed.lan.place()?;
+    let stranger = Dnsmasq::give_addresses(place, &testbed.scratch("dhcp-clients-proxy-dns")?)?;
+    let server = testbed.serve(&lab, "dhcp-clients-proxy")?;
     let outcome = (|| {
         let replies = Replies::watch()?;
-        let client = Client::udhcpc(bench, "proxy-udhcpc", &[])?;
+        let client = Client::udhcpc(testbed, "proxy-udhcpc", &[])?;
         client.wait("bound", LEASE_LIMIT)?;
         ensure!(replies.ours().is_empty(), "ours answered a PC that does not boot");
-        let dhclient = Client::dhclient(bench, "proxy-dhclient")?;
+        let dhclient = Client::dhclient(testbed, "proxy-dhclient")?;
         dhclient.wait("BOUND", LEASE_LIMIT)?;
         // As firmware asks. What it makes of the answers does not matter here.
         let class = ["-V", "PXEClient:Arch:00000:UNDI:002001"];
-        let _firmware = Client::udhcpc(bench, "proxy-firmware", &class)?;
+        let _firmware = Client::udhcpc(testbed, "proxy-firmware", &class)?;
         let ours = clock::wait_for("an answer of the proxy", LEASE_LIMIT, || {
             Ok(Some(replies.ours()).filter(|ours| ours.len() > 1))
         })?;
@@ -208,13 +211,13 @@ struct Client {
 }
 
 impl Client {
-    fn udhcpc(bench: &mut Bench, name: &str, words: &[&str]) -> Result<Self> {
-        let place = bench.lan.place()?;
-        Self::udhcpc_in(bench, name, place, words)
+    fn udhcpc(testbed: &mut Testbed, name: &str, words: &[&str]) -> Result<Self> {
+        let place = testbed.lan.place()?;
+        Self::udhcpc_in(testbed, name, place, words)
     }
 
-    fn udhcpc_in(bench: &Bench, name: &str, place: Place, words: &[&str]) -> Result<Self> {
-        Self::start(bench, name, place, |client, folder| {
+    fn udhcpc_in(testbed: &Testbed, name: &str, place: Place, words: &[&str]) -> Result<Self> {
+        Self::start(testbed, name, place, |client, folder| {
             let mut busybox = command_in(client, "busybox");
             busybox.args(["udhcpc", "-f", "-i", "eth0", "-s"]).arg(folder.join("script"));
             busybox.args(words);
@@ -222,9 +225,9 @@ impl Client {
         })
     }
 
-    fn dhclient(bench: &mut Bench, name: &str) -> Result<Self> {
-        let place = bench.lan.place()?;
-        Self::start(bench, name, place, |client, folder| {
+    fn dhclient(testbed: &mut Testbed, name: &str) -> Result<Self> {
+        let place = testbed.lan.place()?;
+        Self::start(testbed, name, place, |client, folder| {
             let mut dhclient = command_in(client, "dhclient");
             dhclient.args(["-4", "-d"]).args(dhclient_words(folder)).arg("eth0");
             dhclient
@@ -232,18 +235,18 @@ impl Client {
     }
 
     fn start(
-        bench: &Bench,
+        testbed: &Testbed,
         name: &str,
         place: Place,
         command: impl FnOnce(&Place, &PathBuf) -> Command,
     ) -> Result<Self> {
-        let folder = bench.scratch(&format!("client-{name}"))?;
+        let folder = testbed.scratch(&format!("client-{name}"))?;
         let script = folder.join("script");
         fs::write(&script, script_text(&folder.join("notes"))).context("cannot write a script")?;
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
         fs::write(folder.join("dhclient.conf"), "").context("cannot write a configuration")?;
         ip_in(&place, "addr flush dev eth0")?;
-        let log = bench.out.join(format!("dhcp-clients-{name}.log"));
+        let log = testbed.out.join(format!("dhcp-clients-{name}.log"));
         let process = Running::start(name, command(&place, &folder), &log)?;
         Ok(Self { process, place, name: name.to_owned(), folder })
     }
@@ -314,13 +317,7 @@ struct Replies(Arc<Mutex<Vec<Ipv4Addr>>>);
 
 impl Replies {
     fn watch() -> Result<Self> {
-        let socket = socket(
-            AddressFamily::Packet,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::EthAll,
-        )
-        .context("cannot watch the virtual LAN")?;
+        let socket = every_packet()?;
         let seen = Arc::new(Mutex::new(Vec::new()));
         let noted = Arc::clone(&seen);
         std::thread::spawn(move || listen(&socket, &noted));

@@ -8,13 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::bench::Bench;
-use crate::clock;
-use crate::dnsmasq::Dnsmasq;
-use crate::net::SERVER;
-use crate::process::{command, output, run as run_command};
-use crate::sample::{Addresses, SampleLab, usual_words};
-use crate::server::server_command;
+use crate::host::clock;
+use crate::host::process::{command, output, run as run_command};
+use crate::room::addresses::SERVER;
+use crate::room::dnsmasq::Dnsmasq;
+use crate::room::sample::{Addresses, SampleLab, usual_words};
+use crate::room::server::server_command;
+use crate::room::testbed::Testbed;
 
 /// One PC of the lab has Secure Boot, so that the doctor goes that way too.
 const SECURE_HOST: &str =
@@ -23,20 +23,20 @@ const SECURE_HOST: &str =
 const WAYS: [&str; 5] = ["BIOS", "UEFI", "HTTP Boot", "iPXE", "Secure Boot"];
 const NFT_TABLE: &str = "doctor";
 
-pub fn full(bench: &mut Bench) -> Result<String> {
-    let lab = bench.sample_lab("doctor-full")?;
+pub fn full(testbed: &mut Testbed) -> Result<String> {
+    let lab = testbed.sample_lab("doctor-full")?;
     lab.write_settings(Addresses::Ours, &(usual_words() + SECURE_HOST))?;
     // Without a second one, the bridge has no link once the foreign server is gone.
-    let (place, _plugged_in) = (bench.lan.place()?, bench.lan.place()?);
-    let patient = Patient { bench, lab: &lab };
+    let (place, _plugged_in) = (testbed.lan.place()?, testbed.lan.place()?);
+    let patient = Patient { testbed, lab: &lab };
     patient.is_well("no server runs", &[("server", "no server of this lab runs")])?;
     let mut seen = files_and_ports(&patient)?;
 
-    let server = bench.serve(&lab, "doctor-full")?;
+    let server = testbed.serve(&lab, "doctor-full")?;
     server.explain(patient.is_well("the server runs", &[("dhcp", "no other server")]))?;
     server.explain(patient.boots_every_pc())?;
     seen += broken_while_running(&patient)?;
-    let mut stranger = Dnsmasq::give_addresses(place, &bench.scratch("doctor-dns")?)?;
+    let mut stranger = Dnsmasq::give_addresses(place, &testbed.scratch("doctor-dns")?)?;
     settle(&mut stranger)?;
     let words = format!("another DHCP server gives addresses here: {}", stranger.address());
     patient.complains("a foreign DHCP server", "dhcp", &words)?;
@@ -45,12 +45,12 @@ pub fn full(bench: &mut Bench) -> Result<String> {
     Ok(format!("{} faults found, each with its remedy, and none where all is well", seen + 1))
 }
 
-pub fn proxy(bench: &mut Bench) -> Result<String> {
-    let lab = bench.sample_lab("doctor-proxy")?;
+pub fn proxy(testbed: &mut Testbed) -> Result<String> {
+    let lab = testbed.sample_lab("doctor-proxy")?;
     lab.write_settings(Addresses::Others, &(usual_words() + SECURE_HOST))?;
-    let (place, _plugged_in) = (bench.lan.place()?, bench.lan.place()?);
-    let patient = Patient { bench, lab: &lab };
-    let mut others = Dnsmasq::give_addresses(place, &bench.scratch("doctor-dns-proxy")?)?;
+    let (place, _plugged_in) = (testbed.lan.place()?, testbed.lan.place()?);
+    let patient = Patient { testbed, lab: &lab };
+    let mut others = Dnsmasq::give_addresses(place, &testbed.scratch("doctor-dns-proxy")?)?;
     settle(&mut others)?;
     let words = format!("addresses come from {}", others.address());
     patient.is_well("no server runs", &[("dhcp", &words)])?;
@@ -58,7 +58,7 @@ pub fn proxy(bench: &mut Bench) -> Result<String> {
     patient.complains("port 4011 is taken", "ports", "UDP port 4011, but ")?;
     drop(taken);
 
-    let server = bench.serve(&lab, "doctor-proxy")?;
+    let server = testbed.serve(&lab, "doctor-proxy")?;
     let well = [("dhcp", words.as_str()), ("port 4011", "bt-server")];
     server.explain(patient.is_well("the server runs", &well))?;
     server.explain(patient.boots_every_pc())?;
@@ -137,14 +137,14 @@ fn nft(what: &str, rest: &str) -> Result<()> {
 
 /// A lab that the doctor looks at.
 struct Patient<'a> {
-    bench: &'a Bench,
+    testbed: &'a Testbed,
     lab: &'a SampleLab,
 }
 
 impl Patient<'_> {
     /// Runs the doctor; returns whether its exit code says that all is well, and what it saw.
     fn examine(&self) -> Result<(bool, Value)> {
-        let mut doctor = server_command(&self.bench.programs.server, self.lab);
+        let mut doctor = server_command(&self.testbed.programs.server, self.lab);
         doctor.args(["doctor", "--json"]);
         let output = output(&mut doctor)?;
         let said = String::from_utf8_lossy(&output.stderr);

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::bench::Bench;
-use crate::boot::{self, MENU_LIMIT, START_LIMIT};
-use crate::http;
-use crate::qemu::{Firmware, Machine};
-use crate::sample::{Addresses, SampleLab, usual_words};
-use crate::server::{HTTP, Server};
-use crate::student::Student;
-use crate::wire::{Sighting, Wire};
+use crate::host::http;
+use crate::room::packets::{Sighting, Wire};
+use crate::room::qemu::{Firmware, Machine};
+use crate::room::route::{self, MENU_LIMIT, START_LIMIT};
+use crate::room::sample::{Addresses, SampleLab, usual_words};
+use crate::room::server::{HTTP, Server};
+use crate::room::student::Student;
+use crate::room::testbed::Testbed;
 
 /// The system that one of the PCs starts without a student.
 const PRESET: &str = "exam";
@@ -26,20 +26,20 @@ const REFUSED_LIMIT: Duration = Duration::from_secs(120);
 
 /// Two kinds of PC in one lab: one starts a system by itself, with an iPXE of the operator's own;
 /// the other has Secure Boot on.
-pub fn own_ways(bench: &mut Bench) -> Result<String> {
-    let lab = lab_with_hosts(bench)?;
-    let server = bench.serve(&lab, "hosts")?;
+pub fn own_ways(testbed: &mut Testbed) -> Result<String> {
+    let lab = lab_with_hosts(testbed)?;
+    let server = testbed.serve(&lab, "hosts")?;
     let outcome = (|| {
-        let unattended = unattended(bench, &lab, &server)?;
-        let secure = secure(bench)?;
+        let unattended = unattended(testbed, &lab, &server)?;
+        let secure = secure(testbed)?;
         Ok(format!("{unattended}; {secure}"))
     })();
     server.explain(outcome)
 }
 
 /// PC 1 has a preset, PC 2 has Secure Boot on; all others are usual.
-fn lab_with_hosts(bench: &Bench) -> Result<SampleLab> {
-    let lab = bench.sample_lab("lab-hosts")?;
+fn lab_with_hosts(testbed: &Testbed) -> Result<SampleLab> {
+    let lab = testbed.sample_lab("lab-hosts")?;
     let mac = |number| Machine::new(Firmware::Uefi, number).mac;
     let settings = format!(
         "{}[[host]]\nmac = \"{}\"\npreset = \"{PRESET}\"\n\
@@ -55,9 +55,9 @@ fn lab_with_hosts(bench: &Bench) -> Result<SampleLab> {
     Ok(lab)
 }
 
-fn unattended(bench: &mut Bench, lab: &SampleLab, server: &Server) -> Result<String> {
+fn unattended(testbed: &mut Testbed, lab: &SampleLab, server: &Server) -> Result<String> {
     let machine = Machine::new(Firmware::Uefi, 1);
-    let mut student = Student::switch_on("hosts-preset", &machine, &mut bench.lan, &bench.out)?;
+    let mut student = Student::switch_on("hosts-preset", &machine, &mut testbed.lan, &testbed.out)?;
     student.wait_step("chosen", MENU_LIMIT)?;
     let cmdline = student.wait_started(START_LIMIT)?;
     ensure!(cmdline == lab.cmdline(PRESET)?, "the PC started something else: `{cmdline}`");
@@ -69,23 +69,23 @@ fn unattended(bench: &mut Bench, lab: &SampleLab, server: &Server) -> Result<Str
     Ok(format!("`{PRESET}` started by itself after {secs:.0} s, by an iPXE of the lab's own"))
 }
 
-fn secure(bench: &mut Bench) -> Result<String> {
+fn secure(testbed: &mut Testbed) -> Result<String> {
     let machine = Machine::new(Firmware::UefiSecure, 2);
-    let mut student = Student::switch_on("hosts-secure", &machine, &mut bench.lan, &bench.out)?;
+    let mut student = Student::switch_on("hosts-secure", &machine, &mut testbed.lan, &testbed.out)?;
     student.wait_step("menu", MENU_LIMIT)?;
-    boot::check_secure_boot(&student)?;
+    route::check_secure_boot(&student)?;
     student.switch_off()?;
     Ok("the PC with Secure Boot came by shim and GRUB".into())
 }
 
 /// Proves that the lab's Secure Boot is on: a loader without a signature does not run.
-pub fn unsigned_loader(bench: &mut Bench) -> Result<String> {
+pub fn unsigned_loader(testbed: &mut Testbed) -> Result<String> {
     let name = "secure-boot-refuses";
-    let lab = bench.sample_lab(name)?;
-    let server = bench.serve(&lab, name)?;
+    let lab = testbed.sample_lab(name)?;
+    let server = testbed.serve(&lab, name)?;
     let wire = Wire::watch()?;
     let machine = Machine::new(Firmware::UefiSecure, 1);
-    let mut student = Student::switch_on(name, &machine, &mut bench.lan, &bench.out)?;
+    let mut student = Student::switch_on(name, &machine, &mut testbed.lan, &testbed.out)?;
     let outcome = (|| {
         student.wait_console("Access Denied", REFUSED_LIMIT)?;
         student.picture(name)?;
@@ -100,11 +100,11 @@ pub fn unsigned_loader(bench: &mut Bench) -> Result<String> {
 }
 
 /// The script that newer iPXE builds fetch by the firmware's means leads to the menu by itself.
-pub fn autoexec(bench: &mut Bench) -> Result<String> {
+pub fn autoexec(testbed: &mut Testbed) -> Result<String> {
     let name = "autoexec";
-    let lab = bench.sample_lab(name)?;
-    let server = bench.serve(&lab, name)?;
-    let script = bench.scratch("autoexec-script")?.join("autoexec.ipxe");
+    let lab = testbed.sample_lab(name)?;
+    let server = testbed.serve(&lab, name)?;
+    let script = testbed.scratch("autoexec-script")?.join("autoexec.ipxe");
     std::fs::write(&script, http::get(HTTP, "/autoexec.ipxe")?).context("cannot keep it")?;
     let firmware = Firmware::Direct {
         kernel: IPXE_WITH_SCRIPT.into(),
@@ -112,7 +112,7 @@ pub fn autoexec(bench: &mut Bench) -> Result<String> {
         cmdline: String::new(),
     };
     let mut student =
-        Student::switch_on(name, &Machine::new(firmware, 1), &mut bench.lan, &bench.out)?;
+        Student::switch_on(name, &Machine::new(firmware, 1), &mut testbed.lan, &testbed.out)?;
     let outcome = student.wait_step("menu", MENU_LIMIT);
     let secs = student.elapsed().as_secs_f64();
     server.explain(outcome)?;

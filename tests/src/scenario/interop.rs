@@ -6,24 +6,25 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::bench::Bench;
-use crate::clock;
-use crate::http;
-use crate::net::{Place, SERVER};
-use crate::process::{Running, command_in, run, tail};
-use crate::sample::SampleLab;
+use crate::commands::swarm::engine::{libtorrent as lt, transmission as tr};
+use crate::host::clock;
+use crate::host::http;
+use crate::host::process::{Running, run, tail};
+use crate::room::addresses::SERVER;
+use crate::room::namespace::{Place, command_in};
+use crate::room::sample::SampleLab;
+use crate::room::server::HTTP;
+use crate::room::testbed::Testbed;
 use crate::scenario::clients::check_same_files;
 use crate::scenario::swarm::{bytes_from, fetch, figures};
-use crate::server::HTTP;
-use crate::swarm_bench::engine::{libtorrent as lt, transmission as tr};
 
 /// The catalog entry that is fetched.
 const SYSTEM: &str = "sample";
 /// A few seconds' download; some clients take half a minute until they give anything to a stranger.
 const LIMIT: Duration = Duration::from_secs(300);
 
-pub fn aria2(bench: &mut Bench) -> Result<String> {
-    there_and_back(bench, "aria2", |at| {
+pub fn aria2(testbed: &mut Testbed) -> Result<String> {
+    there_and_back(testbed, "aria2", |at| {
         let mut aria2 = command_in(at.place, "aria2c");
         aria2.args(["--no-conf", "--listen-port=6881", "--seed-ratio=0.0", "--enable-dht=false"]);
         aria2.args(["--enable-dht6=false", "--bt-enable-lpd=false", "--file-allocation=none"]);
@@ -32,14 +33,14 @@ pub fn aria2(bench: &mut Bench) -> Result<String> {
     })
 }
 
-pub fn transmission(bench: &mut Bench) -> Result<String> {
-    there_and_back(bench, "transmission", |at| {
+pub fn transmission(testbed: &mut Testbed) -> Result<String> {
+    there_and_back(testbed, "transmission", |at| {
         tr::client(at.place, &at.home, &at.downloads, &at.torrent, None)
     })
 }
 
-pub fn qbittorrent(bench: &mut Bench) -> Result<String> {
-    there_and_back(bench, "qbittorrent", |at| {
+pub fn qbittorrent(testbed: &mut Testbed) -> Result<String> {
+    there_and_back(testbed, "qbittorrent", |at| {
         // Without this it asks on a terminal whether one has read its legal notice.
         let settings = "[LegalNotice]\nAccepted=true\n\
              [BitTorrent]\nSession\\Port=6881\nSession\\DHTEnabled=false\n\
@@ -56,8 +57,8 @@ pub fn qbittorrent(bench: &mut Bench) -> Result<String> {
     })
 }
 
-pub fn rtorrent(bench: &mut Bench) -> Result<String> {
-    there_and_back(bench, "rtorrent", |at| {
+pub fn rtorrent(testbed: &mut Testbed) -> Result<String> {
+    there_and_back(testbed, "rtorrent", |at| {
         let session = at.home.join("session");
         std::fs::create_dir_all(&session)?;
         let settings = format!(
@@ -77,8 +78,8 @@ pub fn rtorrent(bench: &mut Bench) -> Result<String> {
     })
 }
 
-pub fn libtorrent(bench: &mut Bench) -> Result<String> {
-    there_and_back(bench, "libtorrent", |at| {
+pub fn libtorrent(testbed: &mut Testbed) -> Result<String> {
+    there_and_back(testbed, "libtorrent", |at| {
         let script = at.home.join("client.py");
         std::fs::write(&script, lt::SCRIPT)?;
         let mut python = command_in(at.place, "/usr/bin/python3");
@@ -97,27 +98,27 @@ pub(super) struct At<'a> {
 }
 
 pub(super) fn there_and_back(
-    bench: &mut Bench,
+    testbed: &mut Testbed,
     client: &str,
     make: impl Fn(&At) -> Result<Command>,
 ) -> Result<String> {
     let name = format!("interop-{client}");
-    let lab = bench.sample_lab(&name)?;
-    let server = bench.serve(&lab, &name)?;
-    let place = bench.lan.place()?;
-    let home = bench.scratch(&format!("{name}-home"))?;
+    let lab = testbed.sample_lab(&name)?;
+    let server = testbed.serve(&lab, &name)?;
+    let place = testbed.lan.place()?;
+    let home = testbed.scratch(&format!("{name}-home"))?;
     let (downloads, torrent) = (home.join("downloads"), home.join("sample.torrent"));
     std::fs::create_dir_all(&downloads)?;
     std::fs::write(&torrent, http::get(HTTP, &format!("/torrents/{SYSTEM}.torrent"))?)?;
     let at = At { place: &place, home, downloads, torrent };
-    let mut running = Running::start(client, make(&at)?, &bench.out.join(format!("{name}.log")))?;
+    let mut running = Running::start(client, make(&at)?, &testbed.out.join(format!("{name}.log")))?;
     let outcome = (|| {
         let begin = clock::now();
         wait_for_files(&mut running, &lab, &at.downloads.join(SYSTEM))
             .with_context(|| format!("{client} got nothing from us"))?;
         let there = (clock::now() - begin).as_secs_f64();
         let begin = clock::now();
-        let back = node_fetches(bench, &lab, &name, &place)
+        let back = node_fetches(testbed, &lab, &name, &place)
             .with_context(|| format!("nothing came back from {client}"))?;
         let back_took = (clock::now() - begin).as_secs_f64();
         running.check_running()?;
@@ -139,20 +140,20 @@ fn wait_for_files(client: &mut Running, lab: &SampleLab, folder: &Path) -> Resul
 }
 
 /// A node that reaches the server's web port only, so it has to get everything from the client.
-fn node_fetches(bench: &mut Bench, lab: &SampleLab, name: &str, client: &Place) -> Result<u64> {
-    let place = bench.lan.place()?;
+fn node_fetches(testbed: &mut Testbed, lab: &SampleLab, name: &str, client: &Place) -> Result<u64> {
+    let place = testbed.lan.place()?;
     let rules = format!(
         "table ip away {{ chain input {{ type filter hook input priority 0\n\
          ip saddr {SERVER} tcp sport != {} drop\n}}\n}}\n",
         HTTP.port()
     );
-    let folder = bench.scratch(&format!("{name}-node"))?;
+    let folder = testbed.scratch(&format!("{name}-node"))?;
     let file = folder.join("away.nft");
     std::fs::write(&file, rules)?;
     let mut nft = command_in(&place, "nft");
     nft.arg("-f").arg(file);
     run(nft)?;
-    let mut node = fetch(bench, lab, &place, &folder, &format!("{name}-node"), true)?;
+    let mut node = fetch(testbed, lab, &place, &folder, &format!("{name}-node"), true)?;
     let is_content = node.wait(LIMIT)?;
     ensure!(is_content, "the node failed:\n{}", tail(&node.printed(), 10));
     check_same_files(lab, &folder)?;

@@ -4,9 +4,9 @@
 use anyhow::Result;
 
 use super::interop::there_and_back;
-use crate::bench::Bench;
-use crate::swarm_bench::engine::librqbit::peer;
+use crate::commands::swarm::engine::librqbit::peer;
+use crate::room::testbed::Testbed;
 
-pub fn run(bench: &mut Bench) -> Result<String> {
-    there_and_back(bench, "librqbit", |at| peer(at.place, "fetch", &at.torrent, &at.downloads))
+pub fn run(testbed: &mut Testbed) -> Result<String> {
+    there_and_back(testbed, "librqbit", |at| peer(at.place, "fetch", &at.torrent, &at.downloads))
 }

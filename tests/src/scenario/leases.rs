@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 
-use crate::bench::Bench;
-use crate::clock;
-use crate::net::{Place, SERVER};
-use crate::relay::{self, ACK, DISCOVER, OFFER, REQUEST, Reply, address_option, message};
+use crate::host::clock;
+use crate::room::addresses::SERVER;
+use crate::room::namespace::Place;
+use crate::room::relay::{self, ACK, DISCOVER, OFFER, REQUEST, Reply, address_option, message};
+use crate::room::testbed::Testbed;
 
 /// Half of the sample lab's addresses: while more are free, the server takes newcomers at any rate.
 const NODES: u8 = 50;
@@ -23,16 +24,16 @@ const WINDOW: usize = 16;
 /// How long an answer may take before the client goes on without it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-pub fn run(bench: &mut Bench) -> Result<String> {
-    let rounds = if bench.long { 500 } else { 20 };
-    let lab = bench.sample_lab("leases")?;
-    let place = bench.lan.place()?;
+pub fn run(testbed: &mut Testbed) -> Result<String> {
+    let rounds = if testbed.long { 500 } else { 20 };
+    let lab = testbed.sample_lab("leases")?;
+    let place = testbed.lan.place()?;
     let mut client = Client::new(&place)?;
     // Printed, so that a failure can be replayed.
     let mut random = Random(u64::from(std::process::id()));
     println!("  seed {}", random.0);
     for round in 1..=rounds {
-        let server = bench.serve(&lab, "leases")?;
+        let server = testbed.serve(&lab, "leases")?;
         let outcome = client.check_all();
         server.explain(outcome).with_context(|| format!("round {round}"))?;
         let (pid, life) = (server.pid(), Duration::from_millis(20 + random.next() % 500));
@@ -44,7 +45,7 @@ pub fn run(bench: &mut Bench) -> Result<String> {
         killer.join().expect("it only sleeps and kills").context("the server was gone already")?;
         server.explain(load).with_context(|| format!("round {round}"))?;
     }
-    let server = bench.serve(&lab, "leases")?;
+    let server = testbed.serve(&lab, "leases")?;
     server.explain(client.check_all())?;
     Ok(format!(
         "{rounds} times kill -9 under load: {} ACKs, 0 leases lost, 0 second owners",

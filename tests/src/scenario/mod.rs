@@ -20,199 +20,245 @@ mod tftp_clients;
 
 use anyhow::Result;
 
-use crate::bench::Bench;
+use crate::host::cargo;
+use crate::host::packages;
+use crate::room::testbed::Testbed;
 
 /// One test of the whole.
+#[derive(Clone, Copy)]
 pub struct Scenario {
     /// Its name, for `cargo lab test NAME`.
     pub name: &'static str,
     /// What holds when it passes.
     pub what: &'static str,
     /// Runs it; returns what was seen.
-    pub run: fn(&mut Bench) -> Result<String>,
+    pub run: fn(&mut Testbed) -> Result<String>,
+    /// Whether nothing may run beside it.
+    pub is_alone: bool,
+    /// What has to be there before.
+    pub need: Option<Need>,
 }
 
-/// The one that needs a package of its own.
-pub const TRANSMISSION: &str = "interop-transmission";
-/// The one that needs a program built from crates of its own.
-pub const LIBRQBIT: &str = "interop-librqbit";
+impl Scenario {
+    /// Runs by itself, with nothing beside it. Each such mark has its reason beside it.
+    const fn alone(self) -> Self {
+        Self { is_alone: true, ..self }
+    }
+
+    /// Wants something that has to be there before the lab leaves the world's network.
+    const fn needs(self, need: Need) -> Self {
+        Self { need: Some(need), ..self }
+    }
+}
+
+const fn scenario(
+    name: &'static str,
+    what: &'static str,
+    run: fn(&mut Testbed) -> Result<String>,
+) -> Scenario {
+    Scenario { name, what, run, is_alone: false, need: None }
+}
+
+/// What is fetched, built or made once before the first scenario begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// A package that is no part of the usual ones.
+    Transmission,
+    /// A program built from crates of its own.
+    LibrqbitPeer,
+    /// A live ISO, which several scenarios add.
+    LiveImage,
+}
+
+impl Need {
+    /// Sees to it that it is there.
+    pub fn provide(self) -> Result<()> {
+        match self {
+            Self::Transmission => packages::ensure_transmission().map(drop),
+            Self::LibrqbitPeer => cargo::librqbit_peer().map(drop),
+            Self::LiveImage => added::make_image().map(drop),
+        }
+    }
+}
 
 /// All of them; the quick ones first.
 pub const ALL: &[Scenario] = &[
-    Scenario {
-        name: "daemon",
-        what: "start, stop and status answer in words, whatever state the server is in",
-        run: daemon::run,
-    },
-    Scenario {
-        name: "dhcp-clients",
-        what: "real DHCP clients get, renew and release addresses; beside another server they get none",
-        run: dhcp_clients::run,
-    },
-    Scenario {
-        name: "leases",
-        what: "a server killed at random under load loses no lease and gives no address twice",
-        run: leases::run,
-    },
-    Scenario {
-        name: "doctor-full",
-        what: "the doctor finds each of the things that can be wrong, and nothing where all is well",
-        run: doctor::full,
-    },
-    Scenario {
-        name: "doctor-proxy",
-        what: "the same beside another DHCP server",
-        run: doctor::proxy,
-    },
-    Scenario {
-        name: "tftp-clients",
-        what: "stock TFTP clients fetch every boot file, and strangers get nothing else",
-        run: tftp_clients::run,
-    },
-    Scenario {
-        name: "tftp-loss",
-        what: "8 TFTP clients get a file whole where 5 % of the packets are lost each way",
-        run: crate::tftp_load::survive_loss,
-    },
-    Scenario {
-        name: "minisign",
-        what: "the stock minisign tool accepts the published catalog",
-        run: clients::minisign,
-    },
-    Scenario {
-        name: "aria2",
-        what: "aria2c downloads a system with nothing but the magnet link",
-        run: clients::aria2,
-    },
-    Scenario {
-        name: "swarm",
-        what: "a node that boots while another still shares fetches from it and from the server",
-        run: swarm::second_node,
-    },
-    Scenario {
-        name: "interop-aria2",
-        what: "aria2 fetches a system from us, and a node fetches it from aria2 alone",
-        run: interop::aria2,
-    },
-    Scenario {
-        name: TRANSMISSION,
-        what: "Transmission fetches a system from us, and a node fetches it from Transmission alone",
-        run: interop::transmission,
-    },
-    Scenario {
-        name: "interop-qbittorrent",
-        what: "qBittorrent fetches a system from us, and a node fetches it from qBittorrent alone",
-        run: interop::qbittorrent,
-    },
-    Scenario {
-        name: "interop-rtorrent",
-        what: "rTorrent fetches a system from us, and a node fetches it from rTorrent alone",
-        run: interop::rtorrent,
-    },
-    Scenario {
-        name: "interop-libtorrent",
-        what: "libtorrent fetches a system from us, and a node fetches it from libtorrent alone",
-        run: interop::libtorrent,
-    },
-    Scenario {
-        name: LIBRQBIT,
-        what: "librqbit fetches a system from us, and a node fetches it from librqbit alone",
-        run: interop_librqbit::run,
-    },
-    Scenario {
-        name: "boot-bios",
-        what: "a BIOS PC boots by PXE into the picker and starts the chosen system",
-        run: boot::bios,
-    },
-    Scenario {
-        name: "boot-uefi",
-        what: "a UEFI PC boots by PXE into the picker and starts the chosen system",
-        run: boot::uefi,
-    },
-    Scenario {
-        name: "boot-bios-proxy",
-        what: "a BIOS PC boots where another DHCP server gives the addresses",
-        run: boot::bios_proxy,
-    },
-    Scenario {
-        name: "boot-uefi-proxy",
-        what: "a UEFI PC boots where another DHCP server gives the addresses",
-        run: boot::uefi_proxy,
-    },
-    Scenario { name: "boot-uefi-http", what: "a UEFI PC boots by HTTP", run: boot::uefi_http },
-    Scenario {
-        name: "boot-uefi-http-proxy",
-        what: "a UEFI PC boots by HTTP beside another DHCP server",
-        run: boot::uefi_http_proxy,
-    },
-    Scenario {
-        name: "boot-uefi-secure",
-        what: "a PC with Secure Boot boots by shim and GRUB, and starts a signed kernel",
-        run: boot::uefi_secure,
-    },
-    Scenario {
-        name: "boot-uefi-secure-proxy",
-        what: "a PC with Secure Boot boots beside another DHCP server",
-        run: boot::uefi_secure_proxy,
-    },
-    Scenario {
-        name: "hosts",
-        what: "PCs of one lab boot in ways of their own: one unattended, one with Secure Boot",
-        run: hosts::own_ways,
-    },
-    Scenario {
-        name: "autoexec",
-        what: "an iPXE that runs autoexec.ipxe before it has an address finds its way",
-        run: hosts::autoexec,
-    },
-    Scenario {
-        name: "secure-boot-refuses",
-        what: "a PC with Secure Boot refuses a loader without a signature",
-        run: hosts::unsigned_loader,
-    },
-    Scenario {
-        name: "added-live",
-        what: "a live ISO added by one command boots at one times its size, and sees the very medium",
-        run: added::live,
-    },
-    Scenario {
-        name: "added-divided",
-        what: "the same where the image has to lie in several pieces of memory",
-        run: added::divided,
-    },
-    Scenario {
-        name: "added-too-large",
-        what: "a live ISO that does not fit into a PC is refused in words, before the download",
-        run: added::too_large,
-    },
-    Scenario {
-        name: "refuse-flipped-bit",
-        what: "a catalog with one flipped bit is refused on the screen, in words",
-        run: refusal::flipped_bit,
-    },
-    Scenario {
-        name: "refuse-wrong-key",
-        what: "a catalog signed with another lab's keys is refused on the screen, in words",
-        run: refusal::wrong_key,
-    },
-    Scenario {
-        name: "refuse-changed-image",
-        what: "an image changed after signing never starts, and the screen says so",
-        run: refusal::changed_image,
-    },
-    Scenario {
-        name: "refuse-broken-kernel",
-        what: "after a kernel that cannot be started the picker is back with the reason, and starts another",
-        run: refusal::broken_kernel,
-    },
-    Scenario {
-        name: "no-server",
-        what: "a node without a server says so, and goes on once the server is back",
-        run: refusal::no_server,
-    },
-    Scenario {
-        name: "attack-garbage",
-        what: "bt-server survives garbage on each port and serves the next real boot",
-        run: attack::garbage,
-    },
+    scenario(
+        "daemon",
+        "start, stop and status answer in words, whatever state the server is in",
+        daemon::run,
+    ),
+    scenario(
+        "dhcp-clients",
+        "real DHCP clients get, renew and release addresses; beside another server they get none",
+        dhcp_clients::run,
+    ),
+    // A node that waits 2 s in vain counts as a lost lease, and each answer waits for the disk, which
+    // others would keep busy with their labs.
+    scenario(
+        "leases",
+        "a server killed at random under load loses no lease and gives no address twice",
+        leases::run,
+    )
+    .alone(),
+    scenario(
+        "doctor-full",
+        "the doctor finds each of the things that can be wrong, and nothing where all is well",
+        doctor::full,
+    ),
+    scenario("doctor-proxy", "the same beside another DHCP server", doctor::proxy),
+    scenario(
+        "tftp-clients",
+        "stock TFTP clients fetch every boot file, and strangers get nothing else",
+        tftp_clients::run,
+    ),
+    // Each lost packet costs a timeout, and the clients give up after 40 s.
+    scenario(
+        "tftp-loss",
+        "8 TFTP clients get a file whole where 5 % of the packets are lost each way",
+        crate::commands::tftp_load::survive_loss,
+    )
+    .alone(),
+    scenario(
+        "minisign",
+        "the stock minisign tool accepts the published catalog",
+        clients::minisign,
+    ),
+    scenario("aria2", "aria2c downloads a system with nothing but the magnet link", clients::aria2),
+    scenario(
+        "swarm",
+        "a node that boots while another still shares fetches from it and from the server",
+        swarm::second_node,
+    ),
+    scenario(
+        "interop-aria2",
+        "aria2 fetches a system from us, and a node fetches it from aria2 alone",
+        interop::aria2,
+    ),
+    scenario(
+        "interop-transmission",
+        "Transmission fetches a system from us, and a node fetches it from Transmission alone",
+        interop::transmission,
+    )
+    .needs(Need::Transmission),
+    scenario(
+        "interop-qbittorrent",
+        "qBittorrent fetches a system from us, and a node fetches it from qBittorrent alone",
+        interop::qbittorrent,
+    ),
+    scenario(
+        "interop-rtorrent",
+        "rTorrent fetches a system from us, and a node fetches it from rTorrent alone",
+        interop::rtorrent,
+    ),
+    scenario(
+        "interop-libtorrent",
+        "libtorrent fetches a system from us, and a node fetches it from libtorrent alone",
+        interop::libtorrent,
+    ),
+    scenario(
+        "interop-librqbit",
+        "librqbit fetches a system from us, and a node fetches it from librqbit alone",
+        interop_librqbit::run,
+    )
+    .needs(Need::LibrqbitPeer),
+    scenario(
+        "boot-bios",
+        "a BIOS PC boots by PXE into the picker and starts the chosen system",
+        boot::bios,
+    ),
+    scenario(
+        "boot-uefi",
+        "a UEFI PC boots by PXE into the picker and starts the chosen system",
+        boot::uefi,
+    ),
+    scenario(
+        "boot-bios-proxy",
+        "a BIOS PC boots where another DHCP server gives the addresses",
+        boot::bios_proxy,
+    ),
+    scenario(
+        "boot-uefi-proxy",
+        "a UEFI PC boots where another DHCP server gives the addresses",
+        boot::uefi_proxy,
+    ),
+    scenario("boot-uefi-http", "a UEFI PC boots by HTTP", boot::uefi_http),
+    scenario(
+        "boot-uefi-http-proxy",
+        "a UEFI PC boots by HTTP beside another DHCP server",
+        boot::uefi_http_proxy,
+    ),
+    scenario(
+        "boot-uefi-secure",
+        "a PC with Secure Boot boots by shim and GRUB, and starts a signed kernel",
+        boot::uefi_secure,
+    ),
+    scenario(
+        "boot-uefi-secure-proxy",
+        "a PC with Secure Boot boots beside another DHCP server",
+        boot::uefi_secure_proxy,
+    ),
+    scenario(
+        "hosts",
+        "PCs of one lab boot in ways of their own: one unattended, one with Secure Boot",
+        hosts::own_ways,
+    ),
+    scenario(
+        "autoexec",
+        "an iPXE that runs autoexec.ipxe before it has an address finds its way",
+        hosts::autoexec,
+    ),
+    scenario(
+        "secure-boot-refuses",
+        "a PC with Secure Boot refuses a loader without a signature",
+        hosts::unsigned_loader,
+    ),
+    scenario(
+        "added-live",
+        "a live ISO added by one command boots at one times its size, and sees the very medium",
+        added::live,
+    )
+    .needs(Need::LiveImage),
+    scenario(
+        "added-divided",
+        "the same where the image has to lie in several pieces of memory",
+        added::divided,
+    )
+    .needs(Need::LiveImage),
+    scenario(
+        "added-too-large",
+        "a live ISO that does not fit into a PC is refused in words, before the download",
+        added::too_large,
+    )
+    .needs(Need::LiveImage),
+    scenario(
+        "refuse-flipped-bit",
+        "a catalog with one flipped bit is refused on the screen, in words",
+        refusal::flipped_bit,
+    ),
+    scenario(
+        "refuse-wrong-key",
+        "a catalog signed with another lab's keys is refused on the screen, in words",
+        refusal::wrong_key,
+    ),
+    scenario(
+        "refuse-changed-image",
+        "an image changed after signing never starts, and the screen says so",
+        refusal::changed_image,
+    ),
+    scenario(
+        "refuse-broken-kernel",
+        "after a kernel that cannot be started the picker is back with the reason, and starts another",
+        refusal::broken_kernel,
+    ),
+    scenario(
+        "no-server",
+        "a node without a server says so, and goes on once the server is back",
+        refusal::no_server,
+    ),
+    scenario(
+        "attack-garbage",
+        "bt-server survives garbage on each port and serves the next real boot",
+        attack::garbage,
+    ),
 ];

@@ -7,15 +7,15 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 
-use crate::bench::{Bench, direct};
-use crate::boot::START_LIMIT;
-use crate::clock;
-use crate::proxy::Proxy;
-use crate::qemu::{Firmware, Machine};
-use crate::screen::shows_something;
-use crate::server::HTTP;
-use crate::steps::Step;
-use crate::student::Student;
+use crate::host::clock;
+use crate::room::proxy::Proxy;
+use crate::room::qemu::{Firmware, Machine};
+use crate::room::route::START_LIMIT;
+use crate::room::screen::shows_something;
+use crate::room::serial_log::Step;
+use crate::room::server::HTTP;
+use crate::room::student::Student;
+use crate::room::testbed::{Testbed, direct};
 
 /// From power-on to the catalog, without a firmware.
 const CATALOG_LIMIT: Duration = Duration::from_secs(120);
@@ -24,14 +24,14 @@ const PROBLEM_LIMIT: Duration = Duration::from_secs(180);
 /// After a key or a step, until the screen shows it.
 const DRAWN: Duration = Duration::from_secs(30);
 
-pub fn flipped_bit(bench: &mut Bench) -> Result<String> {
+pub fn flipped_bit(testbed: &mut Testbed) -> Result<String> {
     let name = "refuse-flipped-bit";
-    let lab = bench.sample_lab(name)?;
-    let server = bench.serve(&lab, name)?;
+    let lab = testbed.sample_lab(name)?;
+    let server = testbed.serve(&lab, name)?;
     let proxy = Proxy::start()?;
     let firmware = through(direct(&lab, ""), &proxy);
     let mut student =
-        Student::switch_on(name, &Machine::new(firmware, 1), &mut bench.lan, &bench.out)?;
+        Student::switch_on(name, &Machine::new(firmware, 1), &mut testbed.lan, &testbed.out)?;
     let outcome =
         refused(&mut student, name, CATALOG_LIMIT, &["bad-signature"]).and_then(|words| {
             proxy.become_honest();
@@ -51,30 +51,30 @@ fn through(firmware: Firmware, proxy: &Proxy) -> Firmware {
     Firmware::Direct { kernel, initramfs, cmdline }
 }
 
-pub fn wrong_key(bench: &mut Bench) -> Result<String> {
+pub fn wrong_key(testbed: &mut Testbed) -> Result<String> {
     let name = "refuse-wrong-key";
-    let old = bench.sample_lab(&format!("{name}-old"))?;
-    let rekeyed = bench.sample_lab(name)?;
+    let old = testbed.sample_lab(&format!("{name}-old"))?;
+    let rekeyed = testbed.sample_lab(name)?;
     // The lab's id stays: only the signature can tell.
-    let keys = bench.other_keys(&format!("{name}-keys"))?;
+    let keys = testbed.other_keys(&format!("{name}-keys"))?;
     for file in ["root.key", "root.pub", "signing.key", "signing.pub"] {
         std::fs::copy(keys.join(file), rekeyed.folder().join("keys").join(file))
             .with_context(|| format!("cannot put {file} in place"))?;
     }
-    let server = bench.serve(&rekeyed, name)?;
+    let server = testbed.serve(&rekeyed, name)?;
     let machine = Machine::new(direct(&old, ""), 1);
-    let mut student = Student::switch_on(name, &machine, &mut bench.lan, &bench.out)?;
+    let mut student = Student::switch_on(name, &machine, &mut testbed.lan, &testbed.out)?;
     let words = refused(&mut student, name, CATALOG_LIMIT, &["bad-signature"]);
     Ok(format!("the screen says \"{}\"", server.explain(words)?))
 }
 
-pub fn changed_image(bench: &mut Bench) -> Result<String> {
+pub fn changed_image(testbed: &mut Testbed) -> Result<String> {
     let name = "refuse-changed-image";
-    let lab = bench.sample_lab(name)?;
-    let server = bench.serve(&lab, name)?;
+    let lab = testbed.sample_lab(name)?;
+    let server = testbed.serve(&lab, name)?;
     change_secretly(&lab.image("initrd"))?;
     let machine = Machine::new(direct(&lab, ""), 1);
-    let mut student = Student::switch_on(name, &machine, &mut bench.lan, &bench.out)?;
+    let mut student = Student::switch_on(name, &machine, &mut testbed.lan, &testbed.out)?;
     let outcome = (|| {
         student.wait_step("menu", CATALOG_LIMIT)?;
         student.press(&["ret"])?;
@@ -101,13 +101,13 @@ fn change_secretly(file: &Path) -> Result<()> {
         .context("cannot set back the file's time")
 }
 
-pub fn broken_kernel(bench: &mut Bench) -> Result<String> {
+pub fn broken_kernel(testbed: &mut Testbed) -> Result<String> {
     let name = "refuse-broken-kernel";
-    let lab = bench.sample_lab(name)?;
+    let lab = testbed.sample_lab(name)?;
     cut_off_kernel(lab.folder(), &lab.image("kernel"))?;
-    let server = bench.serve(&lab, name)?;
+    let server = testbed.serve(&lab, name)?;
     let machine = Machine::new(direct(&lab, ""), 1);
-    let mut student = Student::switch_on(name, &machine, &mut bench.lan, &bench.out)?;
+    let mut student = Student::switch_on(name, &machine, &mut testbed.lan, &testbed.out)?;
     let outcome = (|| {
         student.wait_step("menu", CATALOG_LIMIT)?;
         student.press(&["ret"])?;
@@ -134,18 +134,18 @@ fn cut_off_kernel(lab: &Path, kernel: &Path) -> Result<()> {
     std::fs::write(&entry, changed).context("cannot change the entry")
 }
 
-pub fn no_server(bench: &mut Bench) -> Result<String> {
+pub fn no_server(testbed: &mut Testbed) -> Result<String> {
     let name = "no-server";
-    let lab = bench.sample_lab(name)?;
-    let mut server = bench.serve(&lab, name)?;
+    let lab = testbed.sample_lab(name)?;
+    let mut server = testbed.serve(&lab, name)?;
     // The PC gets its address from the server, then finds it gone: it boots slower than this.
     let machine = Machine::new(direct(&lab, ""), 1);
-    let mut student = Student::switch_on(name, &machine, &mut bench.lan, &bench.out)?;
+    let mut student = Student::switch_on(name, &machine, &mut testbed.lan, &testbed.out)?;
     student.wait_step("network", CATALOG_LIMIT)?;
     server.check_running()?;
     drop(server);
     let words = refused(&mut student, name, PROBLEM_LIMIT, &["no-server"])?;
-    let server = bench.serve(&lab, &format!("{name}-again"))?;
+    let server = testbed.serve(&lab, &format!("{name}-again"))?;
     student.press(&["ret"])?;
     let menu = student.wait_recovered("menu", DRAWN).context("after the server was started again");
     server.explain(menu)?;

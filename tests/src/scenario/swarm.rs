@@ -6,35 +6,35 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::bench::{Bench, direct};
-use crate::boot::{MENU_LIMIT, START_LIMIT};
-use crate::clock;
-use crate::http;
-use crate::net::Place;
-use crate::process::{Running, command_in};
-use crate::qemu::Machine;
-use crate::sample::SampleLab;
+use crate::host::clock;
+use crate::host::http;
+use crate::host::process::Running;
+use crate::room::namespace::{Place, command_in};
+use crate::room::qemu::Machine;
+use crate::room::route::{MENU_LIMIT, START_LIMIT};
+use crate::room::sample::SampleLab;
+use crate::room::server::HTTP;
+use crate::room::student::Student;
+use crate::room::testbed::{Testbed, direct};
 use crate::scenario::clients::check_same_files;
-use crate::server::HTTP;
-use crate::student::Student;
 
 const SYSTEM: &str = "sample";
 /// The sample system is a few seconds' download.
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(120);
 
-pub fn second_node(bench: &mut Bench) -> Result<String> {
-    let lab = bench.sample_lab("swarm")?;
-    let server = bench.serve(&lab, "swarm")?;
-    let first_place = bench.lan.place()?;
-    let folder = bench.scratch("swarm-first")?;
-    let mut first = fetch(bench, &lab, &first_place, &folder, "swarm-first", false)?;
+pub fn second_node(testbed: &mut Testbed) -> Result<String> {
+    let lab = testbed.sample_lab("swarm")?;
+    let server = testbed.serve(&lab, "swarm")?;
+    let first_place = testbed.lan.place()?;
+    let folder = testbed.scratch("swarm-first")?;
+    let mut first = fetch(testbed, &lab, &first_place, &folder, "swarm-first", false)?;
     let outcome = (|| {
         clock::wait_for("the first node to have everything", DOWNLOAD_LIMIT, || {
             first.check_running()?;
             Ok(check_same_files(&lab, &folder).ok())
         })?;
-        let second = second_fetch(bench, &lab, &first_place)?;
-        let pc = pc_boots(bench, &lab)?;
+        let second = second_fetch(testbed, &lab, &first_place)?;
+        let pc = pc_boots(testbed, &lab)?;
         first.check_running()?;
         Ok(format!("a second node got {second}; a PC that boots then {pc}"))
     })();
@@ -42,10 +42,10 @@ pub fn second_node(bench: &mut Bench) -> Result<String> {
 }
 
 /// A second node without a screen: its own figures say from whom it got what.
-fn second_fetch(bench: &mut Bench, lab: &SampleLab, first: &Place) -> Result<String> {
-    let place = bench.lan.place()?;
-    let folder = bench.scratch("swarm-second")?;
-    let mut second = fetch(bench, lab, &place, &folder, "swarm-second", true)?;
+fn second_fetch(testbed: &mut Testbed, lab: &SampleLab, first: &Place) -> Result<String> {
+    let place = testbed.lan.place()?;
+    let folder = testbed.scratch("swarm-second")?;
+    let mut second = fetch(testbed, lab, &place, &folder, "swarm-second", true)?;
     ensure!(second.wait(DOWNLOAD_LIMIT)?, "the second node failed:\n{}", second.printed());
     check_same_files(lab, &folder)?;
     let figures = figures(&second.printed())?;
@@ -57,10 +57,10 @@ fn second_fetch(bench: &mut Bench, lab: &SampleLab, first: &Place) -> Result<Str
 }
 
 /// A PC that boots while the first still shares: the server sends only a part of what it gets.
-fn pc_boots(bench: &mut Bench, lab: &SampleLab) -> Result<String> {
+fn pc_boots(testbed: &mut Testbed, lab: &SampleLab) -> Result<String> {
     let before = uploaded()?;
     let machine = Machine::new(direct(lab, &format!("bt.preset={SYSTEM}")), 9);
-    let mut student = Student::switch_on("swarm-pc", &machine, &mut bench.lan, &bench.out)?;
+    let mut student = Student::switch_on("swarm-pc", &machine, &mut testbed.lan, &testbed.out)?;
     student.wait_step("verify", MENU_LIMIT)?;
     let by_server = uploaded()? - before;
     student.wait_started(START_LIMIT)?;
@@ -85,20 +85,20 @@ fn uploaded() -> Result<u64> {
 
 /// Starts `bt-node fetch` in a place; it prints its figures as JSON.
 pub fn fetch(
-    bench: &Bench,
+    testbed: &Testbed,
     lab: &SampleLab,
     place: &Place,
     folder: &Path,
     name: &str,
     once: bool,
 ) -> Result<Running> {
-    let mut fetch = command_in(place, &bench.programs.node);
+    let mut fetch = command_in(place, &testbed.programs.node);
     fetch.args(["fetch", "--server", &format!("http://{HTTP}"), "--system", SYSTEM, "--json"]);
     fetch.arg("--key").arg(lab.folder().join("keys/root.pub")).arg("--out").arg(folder);
     if once {
         fetch.arg("--once");
     }
-    Running::start(name, fetch, &bench.out.join(format!("{name}.log")))
+    Running::start(name, fetch, &testbed.out.join(format!("{name}.log")))
 }
 
 /// The line of JSON in what a node has printed.

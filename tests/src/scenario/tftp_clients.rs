@@ -10,10 +10,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns};
 
-use crate::bench::Bench;
-use crate::clock;
-use crate::net::{Place, SERVER};
-use crate::process::{command_in, output};
+use crate::host::clock;
+use crate::host::process::output;
+use crate::room::addresses::SERVER;
+use crate::room::namespace::{Place, command_in};
+use crate::room::testbed::Testbed;
 
 /// Where Debian has what the server reads.
 const LOADERS: [(&str, &str); 6] = [
@@ -31,13 +32,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// A client that never answers is forgotten by then.
 const FORGOTTEN: Duration = Duration::from_secs(15);
 
-pub fn run(bench: &mut Bench) -> Result<String> {
-    let lab = bench.sample_lab("tftp-clients")?;
+pub fn run(testbed: &mut Testbed) -> Result<String> {
+    let lab = testbed.sample_lab("tftp-clients")?;
     let initramfs = fs::File::options().append(true).open(lab.initramfs())?;
     initramfs.set_len(LONG).context("cannot lengthen the initramfs")?;
     set_traps(&lab.folder().join("ipxe"))?;
-    let server = bench.serve(&lab, "tftp-clients")?;
-    let place = bench.lan.place()?;
+    let server = testbed.serve(&lab, "tftp-clients")?;
+    let place = testbed.lan.place()?;
     let mut allowed = BTreeMap::from([
         ("vmlinuz", fs::read(lab.kernel())?),
         ("initrd.img", fs::read(lab.initramfs())?),
@@ -45,7 +46,7 @@ pub fn run(bench: &mut Bench) -> Result<String> {
     for (name, path) in LOADERS {
         allowed.insert(name, fs::read(path).with_context(|| path.to_owned())?);
     }
-    let folder = bench.scratch("tftp-fetched")?;
+    let folder = testbed.scratch("tftp-fetched")?;
     let outcome = stock_clients(&place, &allowed, &folder)
         .and_then(|fetched| Ok((fetched, strangers(&place, &allowed)?)));
     let (fetched, (names, bytes)) = server.explain(outcome)?;

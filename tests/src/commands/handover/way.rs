@@ -1,0 +1,34 @@
+//! Core: the ways in which an image can get to its system.
+
+use clap::ValueEnum;
+
+/// How an image gets to its system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Way {
+    /// Ours: the image stays where it was downloaded
+    Pmem,
+    /// Ours: the image as a file of the initramfs
+    Initrd,
+    /// kexec-tools: image appended to the initrd, loaded by the kernel
+    KexecTools,
+}
+
+impl Way {
+    /// As `--ways` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pmem => "pmem",
+            Self::Initrd => "initrd",
+            Self::KexecTools => "kexec-tools",
+        }
+    }
+
+    /// Sizes to begin with, in MiB, for an image of so many: surely too small, and probably enough.
+    pub fn guess(self, image: u32) -> (u32, u32) {
+        match self {
+            Self::Pmem => (image, image + 448),
+            Self::Initrd => (image, 2 * image + 512),
+            Self::KexecTools => (2 * image, 4 * image + 512),
+        }
+    }
+}

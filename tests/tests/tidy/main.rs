@@ -1,0 +1,201 @@
+//! Shell: the style guide's rules that a machine can check, over every tracked file.
+
+mod layout;
+mod planted_faults;
+mod source_tree;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+
+use source_tree::SourceTree;
+
+/// This workspace, read once.
+static TREE: LazyLock<SourceTree> = LazyLock::new(|| SourceTree::read(&workspace()));
+
+/// The workspace's folder.
+fn workspace() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().expect("the package lies in the workspace's folder").to_owned()
+}
+
+/// Every source file below a package's `src` folder, its name from the workspace, and its text.
+fn sources(extension: &str) -> Vec<(String, String)> {
+    let mut sources = Vec::new();
+    for entry in walkdir::WalkDir::new(workspace()).sort_by_file_name() {
+        let entry = entry.expect("the checkout is readable");
+        let path = entry.path().strip_prefix(workspace()).expect("it lies inside");
+        let is_ours = !path.starts_with("target") && !path.starts_with(".git");
+        if is_ours && path.extension().is_some_and(|it| it == extension) {
+            let text = std::fs::read_to_string(entry.path()).expect("source files are text");
+            sources.push((path.display().to_string(), text));
+        }
+    }
+    assert!(!sources.is_empty(), "no .{extension} file was found");
+    sources
+}
+
+/// Fails with every place that breaks a rule, one per line.
+fn assert_none(rule: &str, broken: Vec<String>) {
+    assert!(broken.is_empty(), "{rule}:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn every_module_says_whether_it_is_core_or_shell() {
+    let rule = "begin each file with `//! Core:` or `//! Shell:`, and divide what is both";
+    assert_none(rule, layout::unmarked(&TREE));
+}
+
+#[test]
+fn every_source_file_belongs_to_a_module() {
+    assert_none("no `mod` leads to these files", layout::orphans(&TREE));
+}
+
+#[test]
+fn cores_do_no_input_or_output() {
+    let rule = "a core has no clock, files, network, threads or log";
+    assert_none(rule, layout::cores_with_input_or_output(&TREE));
+}
+
+#[test]
+fn cores_stand_on_cores() {
+    let rule = "a core imports no shell: move what it needs into a core of its own";
+    assert_none(rule, layout::cores_on_shells(&TREE));
+}
+
+#[test]
+fn no_files_of_a_package_import_each_other_in_a_circle() {
+    let rule = "open each circle: move what both need into a file below them";
+    assert_none(rule, layout::circles(&TREE));
+}
+
+#[test]
+fn no_file_is_longer_than_one_idea() {
+    let rule = format!("more than {} lines of code without tests", layout::MAX_CODE_LINES);
+    assert_none(&rule, layout::long_files(&TREE));
+}
+
+#[test]
+fn tests_stand_at_the_end_of_a_file() {
+    assert_none("move `#[cfg(test)]` to the end", layout::early_tests(&TREE));
+}
+
+#[test]
+fn modules_with_children_are_called_mod_rs() {
+    let rule = "move the file into its folder as `mod.rs`";
+    assert_none(rule, layout::modules_beside_their_folder(&TREE));
+}
+
+#[test]
+fn an_import_names_one_module() {
+    let rule = "write one module's path a line; braces list names only";
+    assert_none(rule, layout::nested_imports(&TREE));
+}
+
+#[test]
+fn nothing_is_unwrapped_outside_tests() {
+    let mut broken = Vec::new();
+    for file in &TREE.files {
+        for (line, _) in file.methods.iter().filter(|(_, method)| method == "unwrap") {
+            broken.push(format!("{}:{line}", file.path.display()));
+        }
+    }
+    assert_none("say with `expect` why it cannot fail, or handle it", broken);
+}
+
+#[test]
+fn nothing_is_left_to_do_and_no_test_is_switched_off() {
+    // In two parts, so that this file does not find itself.
+    let forbidden =
+        [["to", "do!("].concat(), ["unimple", "mented!("].concat(), ["#[ig", "nore"].concat()];
+    let mut broken = Vec::new();
+    for (name, text) in sources("rs") {
+        for (number, line) in (1..).zip(text.lines()) {
+            if forbidden.iter().any(|word| line.contains(word)) {
+                broken.push(format!("{name}:{number}: {}", line.trim()));
+            }
+        }
+    }
+    assert_none("finish these", broken);
+}
+
+#[test]
+fn colours_stand_only_in_the_theme() {
+    let is_colour = |line: &str| {
+        line.split('#').skip(1).any(|after| {
+            let digits = after.chars().take_while(char::is_ascii_hexdigit).count();
+            matches!(digits, 3 | 4 | 6 | 8)
+        })
+    };
+    let mut broken = Vec::new();
+    for (name, text) in sources("slint") {
+        if name.ends_with("theme.slint") {
+            continue;
+        }
+        for (number, line) in (1..).zip(text.lines()) {
+            if is_colour(line.split("//").next().unwrap_or(line)) {
+                broken.push(format!("{name}:{number}: {}", line.trim()));
+            }
+        }
+    }
+    assert_none("give the colour a name in theme.slint", broken);
+}
+
+#[test]
+fn no_tracked_file_names_a_folder_of_somebodys_machine() {
+    let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(workspace()).output();
+    let listed = listed.expect("git is there, it fetched the checkout").stdout;
+    let listed = String::from_utf8(listed).expect("file names are text");
+    let mut broken = Vec::new();
+    for name in listed.split('\0').filter(|name| !name.is_empty()) {
+        // Pictures and captures are no text; a tracked file may just have been deleted.
+        let Ok(text) = std::fs::read_to_string(workspace().join(name)) else { continue };
+        for (number, line) in (1..).zip(text.lines()) {
+            if names_a_private_folder(line) {
+                broken.push(format!("{name}:{number}: {}", line.trim()));
+            }
+        }
+    }
+    assert_none("these paths exist on one machine only", broken);
+}
+
+/// Whether a line holds `/home/<name>`, `/Users/<name>` or `/root/<file>`.
+fn names_a_private_folder(line: &str) -> bool {
+    ["/home/", "/Users/", "/root/"].iter().any(|folder| {
+        line.match_indices(folder).any(|(at, _)| {
+            let before = line[..at].chars().next_back();
+            let after = line[at + folder.len()..].chars().next();
+            let begins_a_path = before.is_none_or(|it| !it.is_alphanumeric() && it != '.');
+            begins_a_path && after.is_some_and(|it| it.is_ascii_alphanumeric() || it == '.')
+        })
+    })
+}
+
+#[test]
+fn private_folders_are_recognised() {
+    assert!(names_a_private_folder(&["see /ho", "me/eve/x"].concat()));
+    assert!(!names_a_private_folder("https://example.org/home/page"));
+    assert!(!names_a_private_folder("/home/*/lab"));
+}
+
+/// These packages are no members of the workspace, so nothing else notices when one goes stale.
+fn assert_lock_file_is_up_to_date(folder: &str) {
+    let manifest = workspace().join(folder).join("Cargo.toml");
+    let mut metadata = Command::new(env!("CARGO"));
+    metadata.args(["metadata", "--locked", "--format-version", "1"]);
+    // Crates for other systems need not be fetched for it.
+    metadata.args(["--filter-platform", "x86_64-unknown-linux-gnu", "--manifest-path"]);
+    let output = metadata.arg(manifest).output().expect("cargo runs");
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "`cargo update --workspace` in {folder} mends it:\n{words}");
+}
+
+#[test]
+fn the_fuzz_targets_lock_file_is_up_to_date() {
+    assert_lock_file_is_up_to_date("server/fuzz");
+}
+
+#[test]
+fn the_librqbit_peers_lock_file_is_up_to_date() {
+    assert_lock_file_is_up_to_date("tests/librqbit");
+}
