@@ -59,7 +59,7 @@ pub struct Problem {
     /// Why, one short line.
     pub why: String,
     /// What to do next, one short line.
-    pub remedy: String,
+    pub next_step: String,
     /// One technical line in small print, for the supervisor.
     pub detail: String,
 }
@@ -70,14 +70,14 @@ impl Problem {
         kind: ProblemKind,
         what: impl Into<String>,
         why: impl Into<String>,
-        remedy: impl Into<String>,
+        next_step: impl Into<String>,
         detail: impl Into<String>,
     ) -> Self {
         Self {
             kind,
             what: what.into(),
             why: why.into(),
-            remedy: remedy.into(),
+            next_step: next_step.into(),
             detail: detail.into(),
         }
     }

@@ -452,7 +452,7 @@ mod tests {
     }
 
     fn problem(kind: ProblemKind) -> Problem {
-        Problem::new(kind, "what", "why", "remedy", "detail")
+        Problem::new(kind, "what", "why", "next step", "detail")
     }
 
     fn download(progress: Progress) -> Working {

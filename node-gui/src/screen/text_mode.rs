@@ -31,7 +31,7 @@ pub fn line(journey: &Journey) -> String {
         Journey::Starting { system, .. } => format!("Starting {system}"),
         Journey::Stopped { problem, .. } => format!(
             "{}\n  {}\n  {}\n  ({})",
-            problem.what, problem.why, problem.remedy, problem.detail
+            problem.what, problem.why, problem.next_step, problem.detail
         ),
         Journey::Leaving { how: Leaving::PowerOff } => "Powering off".to_owned(),
         Journey::Leaving { how: Leaving::Restart } => "Restarting".to_owned(),

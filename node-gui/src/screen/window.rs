@@ -391,7 +391,7 @@ impl Inner {
             Screen::Stopped(problem) => {
                 view.set_what((&problem.what).into());
                 view.set_why((&problem.why).into());
-                view.set_remedy((&problem.remedy).into());
+                view.set_next_step((&problem.next_step).into());
                 self.say(Stage::Stopped, "", &problem.detail, 0);
             }
             Screen::Leaving { headline, detail } => self.say(Stage::Leaving, headline, detail, 0),

@@ -227,7 +227,7 @@ async fn picture(http: &Http, digest: Digest) -> IconRef {
 fn refused(error: &CatalogError) -> Problem {
     use ProblemKind::{BadCatalog, BadSignature, Expired};
     const STOP: &str = "Tell your supervisor. Nothing was started.";
-    let (kind, what, why, remedy) = match error {
+    let (kind, what, why, next_step) = match error {
         CatalogError::Altered { .. } => (
             BadSignature,
             "The list of systems was changed",
@@ -283,7 +283,7 @@ fn refused(error: &CatalogError) -> Problem {
             "Tell your supervisor: server and boot files may have different versions.",
         ),
     };
-    Problem::new(kind, what, why, remedy, error.to_string())
+    Problem::new(kind, what, why, next_step, error.to_string())
 }
 
 fn no_trust(detail: String) -> Problem {
@@ -382,7 +382,7 @@ mod tests {
         assert_eq!((item.id.as_str(), item.name.as_str()), ("next", "Debian 14"));
         let obstacle = item.obstacle.as_ref().expect("it cannot start here");
         assert_eq!(obstacle.what, "This system needs newer boot files");
-        assert!(obstacle.remedy.contains("ask your supervisor to rebuild the boot files"));
+        assert!(obstacle.next_step.contains("ask your supervisor to rebuild the boot files"));
         assert!(obstacle.detail.contains("needs version 9"), "{}", obstacle.detail);
 
         assert!(too_new_items(&catalog, Some("B2")).is_empty(), "it is for room A1 only");

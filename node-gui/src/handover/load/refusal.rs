@@ -11,12 +11,12 @@ use crate::journey::problem::{Problem, ProblemKind};
 #[must_use]
 pub fn refused(call: &str, id: &SystemId, error: &io::Error) -> Problem {
     let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
-    let (why, remedy) = reason(errno);
+    let (why, next_step) = reason(errno);
     Problem::new(
         ProblemKind::KexecRefused,
         "This PC refused to start the system",
         why,
-        remedy,
+        next_step,
         format!("{call} of {id}: {errno:?}: {error}"),
     )
 }
