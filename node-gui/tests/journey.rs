@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bt_catalog::SystemId;
 use bt_node::journey::{
-    Connecting, Effect, Event, IconRef, Journey, Menu, MenuItem, Problem, Progress, Proof, Ready,
-    UiEvent,
+    Connected, Connecting, Effect, Event, IconRef, Journey, Menu, MenuItem, Problem, Progress,
+    Proof, UiEvent,
 };
 
 /// Everything below this line of the page is drawn.
@@ -81,7 +81,7 @@ fn events() -> Vec<Event<Claim>> {
         events.push(Event::Connecting(what, String::new()));
     }
     let ready = |preset: Option<&str>, timeout| {
-        Event::Ready(Ready { menu: menu(), preset: preset.map(str::to_owned), timeout })
+        Event::Ready(Connected { menu: menu(), preset: preset.map(str::to_owned), timeout })
     };
     events.extend([ready(None, None), ready(None, Some(2))]);
     for name in ["a", "too-big", "missing"] {

@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 use self::note::{Event, Note, Say, What, post};
 use self::work::Shared;
 use crate::download::verified::VerifiedSystem;
-use crate::handover::page_pool::Keeper;
+use crate::handover::page_pool::PagePool;
 use crate::init::modules::Drivers;
 use crate::init::{mounts, panic, reaper, serial};
 use crate::journey::{Effect, Journey};
@@ -48,7 +48,7 @@ pub fn run_as_init() -> ! {
         .init();
     serial::step("init", &[]);
     // First of all, before memory is fragmented; the pages are cleared in the background while drivers load.
-    let keeper = Keeper::start();
+    let page_pool = PagePool::start();
     reaper::reap_forever();
     load_drivers();
     let runtime = match tokio::runtime::Runtime::new() {
@@ -56,7 +56,7 @@ pub fn run_as_init() -> ! {
         Err(error) => panic::give_up(&format!("cannot start the async runtime: {error}")),
     };
     let (notes, inbox) = mpsc::unbounded_channel();
-    runtime.spawn(App::new(line, keeper, notes.clone()).run(inbox));
+    runtime.spawn(App::new(line, page_pool, notes.clone()).run(inbox));
     if let Err(error) = show_screen(&notes) {
         tracing::warn!(%error, "cannot show the picker; continuing in text mode");
         post(&notes, None, What::Screen(None));
@@ -99,9 +99,9 @@ struct App {
 }
 
 impl App {
-    fn new(line: Cmdline, keeper: Keeper, notes: mpsc::UnboundedSender<Note>) -> Self {
+    fn new(line: Cmdline, page_pool: PagePool, notes: mpsc::UnboundedSender<Note>) -> Self {
         Self {
-            shared: Arc::new(Shared::new(line, keeper)),
+            shared: Arc::new(Shared::new(line, page_pool)),
             notes,
             screen: None,
             is_text: false,

@@ -12,16 +12,16 @@ use super::note::{Event, Say};
 use crate::download::verified::{VerifiedSystem, accept};
 use crate::download::verify::{self, Refused};
 use crate::download::{Download, no_room};
-use crate::handover::page_pool::Keeper;
+use crate::handover::page_pool::PagePool;
 use crate::handover::payload::Payload;
-use crate::handover::plan::{self, Plan};
+use crate::handover::plan::{self, BootPlan};
 use crate::handover::{load, machine};
 use crate::init::console::{self, Graphics};
 use crate::init::mounts::PAYLOAD;
 use crate::init::network::{Network, Patience};
 use crate::init::serial;
 use crate::journey::problem::{Problem, ProblemKind};
-use crate::journey::{Connecting, Leaving, Ready};
+use crate::journey::{Connected, Connecting, Leaving};
 use crate::server::catalog::{self, Identity};
 use crate::server::http::Http;
 use crate::server::reporter::Reporter;
@@ -41,7 +41,7 @@ pub(super) struct Shared {
     /// The lab, once its catalog was verified.
     pub(super) lab: parking_lot::Mutex<Option<Lab>>,
     network: parking_lot::Mutex<Option<Network>>,
-    keeper: Keeper,
+    page_pool: PagePool,
     /// The payload in memory. The task that works on it holds the lock, so that the next one waits for its end.
     payload: tokio::sync::Mutex<Option<Download>>,
     graphics: parking_lot::Mutex<Option<Graphics>>,
@@ -57,10 +57,10 @@ pub(super) struct Lab {
 }
 
 impl Shared {
-    pub(super) fn new(line: Cmdline, keeper: Keeper) -> Self {
+    pub(super) fn new(line: Cmdline, page_pool: PagePool) -> Self {
         Self {
             line,
-            keeper,
+            page_pool,
             lab: parking_lot::Mutex::default(),
             network: parking_lot::Mutex::default(),
             payload: tokio::sync::Mutex::default(),
@@ -143,7 +143,7 @@ pub(super) async fn connect(shared: Arc<Shared>, say: Say) {
     }
 }
 
-async fn try_connect(shared: &Arc<Shared>, say: &Say) -> Result<Ready, Problem> {
+async fn try_connect(shared: &Arc<Shared>, say: &Say) -> Result<Connected, Problem> {
     say.event(Event::Connecting(Connecting::Network, String::new()));
     let (server, who, mac) = network_up(shared, say).await?;
     let http = Http::new(&server)?;
@@ -152,7 +152,7 @@ async fn try_connect(shared: &Arc<Shared>, say: &Say) -> Result<Ready, Problem> 
     serial::step("catalog", &[("version", &catalog.version.to_string())]);
     let name = who.name.clone();
     let this = Arc::clone(shared);
-    let machine = spawn_blocking(move || machine::look(this.keeper.runs())).await;
+    let machine = spawn_blocking(move || machine::look(this.page_pool.runs())).await;
     let machine =
         machine.map_err(|error| Problem::internal(format!("cannot inspect this PC: {error}")))?;
     let obstacle = |system: &System| plan::plan(system, &machine).err();
@@ -161,7 +161,7 @@ async fn try_connect(shared: &Arc<Shared>, say: &Say) -> Result<Ready, Problem> 
     let timeout =
         Some(shared.line.node.timeout.unwrap_or(catalog.timeout_secs)).filter(|secs| *secs > 0);
     *shared.lab.lock() = Some(Lab { http, catalog, reporter, mac, name });
-    Ok(Ready { menu, preset: shared.line.node.preset.clone(), timeout })
+    Ok(Connected { menu, preset: shared.line.node.preset.clone(), timeout })
 }
 
 fn trust() -> Result<Trust, Problem> {
@@ -253,7 +253,7 @@ async fn begin_one(
     system: &System,
 ) -> Result<Download, Problem> {
     let this = Arc::clone(shared);
-    let machine = spawn_blocking(move || machine::look(this.keeper.runs())).await;
+    let machine = spawn_blocking(move || machine::look(this.page_pool.runs())).await;
     let machine =
         machine.map_err(|error| Problem::internal(format!("cannot inspect this PC: {error}")))?;
     let plan = plan::plan(system, &machine)?;
@@ -262,13 +262,13 @@ async fn begin_one(
 }
 
 /// Makes room for the files where the plan wants them; what is not needed goes back to the kernel.
-fn room(shared: &Shared, system: &System, plan: Plan) -> Result<Payload, Problem> {
+fn room(shared: &Shared, system: &System, plan: BootPlan) -> Result<Payload, Problem> {
     let payload = match plan {
-        Plan::Files => {
-            shared.keeper.release();
+        BootPlan::Files => {
+            shared.page_pool.release();
             Payload::as_kexec_files(system, &Path::new(PAYLOAD).join(system.id.as_str()))
         }
-        plan => Payload::in_memory(system, shared.keeper.take(), plan),
+        plan => Payload::in_memory(system, shared.page_pool.take(), plan),
     };
     payload.map_err(|error| no_room(system, &error))
 }

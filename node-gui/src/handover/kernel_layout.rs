@@ -11,7 +11,7 @@ const FOUR_GIB: u64 = 4 << 30;
 
 /// Where the next kernel's parts go.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Layout {
+pub struct KernelLayout {
     /// The kernel, with what it needs to unpack itself, in complete frames.
     pub kernel: Range,
     /// Boot page, command line and the rest, right after it.
@@ -20,7 +20,7 @@ pub struct Layout {
     pub map: Vec<Entry>,
 }
 
-impl Layout {
+impl KernelLayout {
     /// Finds room outside the initrd and the medium.
     ///
     /// # Errors
@@ -55,10 +55,10 @@ mod tests {
         Range { start: start * MIB, size: (end - start) * MIB }
     }
 
-    fn layout(initrd: Range, medium: &[Range]) -> Result<Layout, String> {
+    fn layout(initrd: Range, medium: &[Range]) -> Result<KernelLayout, String> {
         let kernel = KernelImage::parse(&kernel_file(100_000)).expect("a kernel");
         let firmware = [Entry { range: range(1, 1152), kind: RAM }];
-        Layout::of(&kernel, &firmware, initrd, medium)
+        KernelLayout::of(&kernel, &firmware, initrd, medium)
     }
 
     #[test]

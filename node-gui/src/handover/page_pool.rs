@@ -11,26 +11,26 @@ use super::placement::Range;
 
 /// Holds the huge pages between two choices.
 #[derive(Debug)]
-pub struct Keeper(Mutex<State>);
+pub struct PagePool(Mutex<State>);
 
 #[derive(Debug)]
 enum State {
     /// Being mapped, which clears them, while drivers load.
-    Coming(JoinHandle<io::Result<Pages>>),
-    Here(Pages),
+    Mapping(JoinHandle<io::Result<Pages>>),
+    Ready(Pages),
     /// Lent to a payload, or returned to the kernel.
-    Gone,
+    Lent,
 }
 
-impl Keeper {
+impl PagePool {
     /// Reserves the pages now and maps them in the background. Under lockdown they would be of no use.
     #[must_use]
     pub fn start() -> Self {
         if machine::is_locked_down() {
-            return Self(Mutex::new(State::Gone));
+            return Self(Mutex::new(State::Lent));
         }
         pages::reserve();
-        Self(Mutex::new(State::Coming(std::thread::spawn(Pages::map))))
+        Self(Mutex::new(State::Mapping(std::thread::spawn(Pages::map))))
     }
 
     /// The contiguous runs there are now. Pages that a payload has returned are mapped again. May block for as long as
@@ -39,7 +39,7 @@ impl Keeper {
         let mut state = self.0.lock();
         let pages = gather(&mut state);
         let runs = pages.runs();
-        *state = State::Here(pages);
+        *state = State::Ready(pages);
         runs
     }
 
@@ -58,13 +58,13 @@ impl Keeper {
 
 /// Takes the pages out of the state; where there are none, reserves what is available.
 fn gather(state: &mut State) -> Pages {
-    let mapped = match std::mem::replace(state, State::Gone) {
-        State::Here(pages) => return pages,
-        State::Coming(thread) => {
+    let mapped = match std::mem::replace(state, State::Lent) {
+        State::Ready(pages) => return pages,
+        State::Mapping(thread) => {
             thread.join().unwrap_or_else(|_| Err(io::Error::other("mapping huge pages failed")))
         }
-        State::Gone if machine::is_locked_down() => Ok(Pages::none()),
-        State::Gone => {
+        State::Lent if machine::is_locked_down() => Ok(Pages::none()),
+        State::Lent => {
             pages::reserve();
             Pages::map()
         }

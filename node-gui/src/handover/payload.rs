@@ -14,7 +14,7 @@ use parking_lot::RwLock;
 use super::initrd::Piece;
 use super::pages::Pages;
 use super::placement::Range;
-use super::plan::{Plan, composition};
+use super::plan::{BootPlan, composition};
 
 /// The files of a system that is being downloaded.
 #[derive(Debug)]
@@ -30,11 +30,11 @@ struct Stretch {
     /// Offset in the torrent.
     start: u64,
     length: u64,
-    place: Place,
+    place: Destination,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Destination {
     /// A physical address in huge pages.
     Memory(u64),
     /// An offset in the kernel's buffer.
@@ -65,7 +65,7 @@ pub struct Memory {
     /// The kernel's file.
     pub kernel: RwLock<Vec<u8>>,
     /// The boot method, and where everything is placed.
-    pub plan: Plan,
+    pub plan: BootPlan,
     /// The initrd's exact range; size 0: none.
     pub initrd: Range,
 }
@@ -79,7 +79,7 @@ impl Payload {
         let mut payload = Self::with_files(folder, false)?;
         for file in &system.files {
             let number = payload.add_file(Some(file.role), file.role.name(), file.length)?;
-            payload.add(file.length, |_| Place::File(number, 0));
+            payload.add(file.length, |_| Destination::File(number, 0));
         }
         Ok(payload)
     }
@@ -99,8 +99,10 @@ impl Payload {
         };
         for file in &system.files {
             let place = match (file.role, initrd) {
-                (Role::Kernel, _) | (_, None) => Place::File(kernel, 0),
-                (role, Some(number)) => Place::File(number, offset_of(&initrd_parts.pieces, role)),
+                (Role::Kernel, _) | (_, None) => Destination::File(kernel, 0),
+                (role, Some(number)) => {
+                    Destination::File(number, offset_of(&initrd_parts.pieces, role))
+                }
             };
             payload.add(file.length, |_| place);
         }
@@ -116,15 +118,17 @@ impl Payload {
     ///
     /// # Errors
     /// If the plan is outside these pages.
-    pub fn in_memory(system: &System, mut pages: Pages, plan: Plan) -> io::Result<Self> {
-        let (places, is_medium) = match &plan {
-            Plan::Pmem(places) => (places.clone(), true),
-            Plan::InPlace(places) => (places.clone(), false),
-            Plan::Files => return Err(io::Error::other("this plan does not keep files in memory")),
+    pub fn in_memory(system: &System, mut pages: Pages, plan: BootPlan) -> io::Result<Self> {
+        let (placement, is_medium) = match &plan {
+            BootPlan::Pmem(placement) => (placement.clone(), true),
+            BootPlan::InPlace(placement) => (placement.clone(), false),
+            BootPlan::Files => {
+                return Err(io::Error::other("this plan does not keep files in memory"));
+            }
         };
-        pages.keep_only(&places.ranges().collect::<Vec<_>>());
+        pages.keep_only(&placement.ranges().collect::<Vec<_>>());
         let initrd_parts = composition(system, !is_medium);
-        let start = places.initrd.map_or(0, |range| range.start);
+        let start = placement.initrd.map_or(0, |range| range.start);
         for (at, bytes) in own_bytes(&initrd_parts.pieces) {
             pages.write(start + at, bytes)?;
         }
@@ -135,11 +139,11 @@ impl Payload {
         let mut payload = Self { stretches: Vec::new(), total: 0, store: Store::Memory(memory) };
         for file in &system.files {
             match file.role {
-                Role::Kernel => payload.add(file.length, |_| Place::Kernel(0)),
-                Role::Image if is_medium => payload.add_medium(file.length, &places.medium),
+                Role::Kernel => payload.add(file.length, |_| Destination::Kernel(0)),
+                Role::Image if is_medium => payload.add_medium(file.length, &placement.medium),
                 role => {
                     let at = start + offset_of(&initrd_parts.pieces, role);
-                    payload.add(file.length, |_| Place::Memory(at));
+                    payload.add(file.length, |_| Destination::Memory(at));
                 }
             }
         }
@@ -170,7 +174,7 @@ impl Payload {
     }
 
     /// The next bytes of the torrent go where `place` says.
-    fn add(&mut self, length: u64, place: impl FnOnce(u64) -> Place) {
+    fn add(&mut self, length: u64, place: impl FnOnce(u64) -> Destination) {
         let start = self.total;
         self.stretches.push(Stretch { start, length, place: place(start) });
         self.total += length;
@@ -181,7 +185,7 @@ impl Payload {
         let mut left = length;
         for range in ranges {
             let take = left.min(range.size);
-            self.add(take, |_| Place::Memory(range.start));
+            self.add(take, |_| Destination::Memory(range.start));
             left -= take;
         }
     }
@@ -219,7 +223,7 @@ impl Payload {
         &self,
         offset: u64,
         length: usize,
-        mut part: impl FnMut(Place, u64, std::ops::Range<usize>) -> io::Result<()>,
+        mut part: impl FnMut(Destination, u64, std::ops::Range<usize>) -> io::Result<()>,
     ) -> io::Result<()> {
         if offset.checked_add(length as u64).is_none_or(|end| end > self.total) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "outside the payload"));
@@ -247,14 +251,14 @@ impl Payload {
         from_file: impl Fn(&File, u64, &mut [u8]) -> io::Result<()>,
     ) -> io::Result<()> {
         self.each_part(offset, buf.len(), |place, at, range| match place {
-            Place::Memory(start) => self.in_pages()?.pages.read(start + at, &mut buf[range]),
-            Place::Kernel(start) => {
+            Destination::Memory(start) => self.in_pages()?.pages.read(start + at, &mut buf[range]),
+            Destination::Kernel(start) => {
                 let kernel = self.in_pages()?.kernel.read();
                 let from = usize::try_from(start + at).map_err(io::Error::other)?;
                 buf[range.clone()].copy_from_slice(&kernel[from..from + range.len()]);
                 Ok(())
             }
-            Place::File(number, start) => {
+            Destination::File(number, start) => {
                 from_file(self.file(number)?, start + at, &mut buf[range])
             }
         })
@@ -286,14 +290,16 @@ impl Storage for Payload {
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.each_part(offset, data.len(), |place, at, range| match place {
-            Place::Memory(start) => self.in_pages()?.pages.write(start + at, &data[range]),
-            Place::Kernel(start) => {
+            Destination::Memory(start) => self.in_pages()?.pages.write(start + at, &data[range]),
+            Destination::Kernel(start) => {
                 let mut kernel = self.in_pages()?.kernel.write();
                 let to = usize::try_from(start + at).map_err(io::Error::other)?;
                 kernel[to..to + range.len()].copy_from_slice(&data[range]);
                 Ok(())
             }
-            Place::File(number, start) => self.file(number)?.write_all_at(&data[range], start + at),
+            Destination::File(number, start) => {
+                self.file(number)?.write_all_at(&data[range], start + at)
+            }
         })
     }
 }

@@ -65,14 +65,14 @@ pub struct Wish {
 
 /// Where everything is placed: complete pages, without overlaps.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Places {
+pub struct Placement {
     /// The medium's ranges by rising address, each of complete pages; together at least its length.
     pub medium: Vec<Range>,
     /// The initrd's range.
     pub initrd: Option<Range>,
 }
 
-impl Places {
+impl Placement {
     /// Bytes of memory that they take.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -92,7 +92,7 @@ impl Places {
 ///
 /// # Errors
 /// How many bytes there are for the part that found no room.
-pub fn place(runs: &[Range], wish: Wish) -> Result<Places, NoRoom> {
+pub fn place(runs: &[Range], wish: Wish) -> Result<Placement, NoRoom> {
     let mut free = runs.to_vec();
     let size = whole_pages(wish.initrd);
     let mut initrd = None;
@@ -108,7 +108,7 @@ pub fn place(runs: &[Range], wish: Wish) -> Result<Places, NoRoom> {
         run.size -= size;
     }
     let medium = place_medium(free, wish)?;
-    Ok(Places { medium, initrd })
+    Ok(Placement { medium, initrd })
 }
 
 fn place_medium(mut free: Vec<Range>, wish: Wish) -> Result<Vec<Range>, NoRoom> {
@@ -198,19 +198,19 @@ mod tests {
     #[test]
     fn the_medium_takes_the_upper_end_of_the_shortest_run_that_holds_it() {
         let runs = [range(8, 100), range(200, 50)];
-        let places = place(&runs, wish(40, 5)).expect("fits");
-        assert_eq!(places.initrd, Some(range(245, 5)));
-        assert_eq!(places.medium, [range(205, 40)]);
-        let places = place(&runs, wish(60, 5)).expect("fits");
-        assert_eq!(places.medium, [range(48, 60)]);
-        assert_eq!(places.bytes(), 65 * PAGE);
+        let placement = place(&runs, wish(40, 5)).expect("fits");
+        assert_eq!(placement.initrd, Some(range(245, 5)));
+        assert_eq!(placement.medium, [range(205, 40)]);
+        let placement = place(&runs, wish(60, 5)).expect("fits");
+        assert_eq!(placement.medium, [range(48, 60)]);
+        assert_eq!(placement.bytes(), 65 * PAGE);
     }
 
     #[test]
     fn two_short_runs_are_joined_by_rising_address_only_where_allowed() {
         let runs = [range(8, 30), range(100, 50)];
-        let places = place(&runs, wish(70, 0)).expect("80 in two");
-        assert_eq!(places.medium, [range(18, 20), range(100, 50)]);
+        let placement = place(&runs, wish(70, 0)).expect("80 in two");
+        assert_eq!(placement.medium, [range(18, 20), range(100, 50)]);
         let one = place(&runs, Wish { max_ranges: 1, ..wish(70, 0) });
         assert_eq!(one, Err(NoRoom::Medium { needed: 70 * PAGE, found: 50 * PAGE }));
     }
@@ -238,14 +238,14 @@ mod tests {
                 runs.push(range(at, pages));
                 at += pages + gap;
             }
-            if let Ok(places) = place(&runs, wish(medium, initrd)) {
-                let all: Vec<Range> = places.ranges().collect();
+            if let Ok(placement) = place(&runs, wish(medium, initrd)) {
+                let all: Vec<Range> = placement.ranges().collect();
                 for (number, one) in all.iter().enumerate() {
                     prop_assert!(runs.iter().any(|run| run.start <= one.start && one.end() <= run.end()));
                     prop_assert!(all[..number].iter().all(|other| !other.overlaps(*one)));
                 }
-                prop_assert_eq!(places.medium.iter().map(|r| r.size).sum::<u64>(), medium * PAGE);
-                prop_assert!(places.medium.is_sorted());
+                prop_assert_eq!(placement.medium.iter().map(|r| r.size).sum::<u64>(), medium * PAGE);
+                prop_assert!(placement.medium.is_sorted());
             }
         }
     }

@@ -14,7 +14,7 @@ use bt_catalog::{ByteSize, Firmware, MAX_RANGES, Role, System, Way};
 use super::initrd::{Composition, MAX_IMAGE};
 use super::kernel_layout::BUNDLE;
 use super::memory_map::{Entry, KernelRoom, place_kernel};
-use super::placement::{NoRoom, PAGE, Places, Range, Wish, place, whole_pages};
+use super::placement::{NoRoom, PAGE, Placement, Range, Wish, place, whole_pages};
 use crate::journey::problem::{Problem, ProblemKind};
 
 /// What the node itself needs while it loads the next kernel.
@@ -49,16 +49,16 @@ pub struct Machine {
 
 /// How a system will be started.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Plan {
+pub enum BootPlan {
     /// The image in memory that the system sees as a disk.
-    Pmem(Places),
+    Pmem(Placement),
     /// Everything in the initrd, which is not moved.
-    InPlace(Places),
+    InPlace(Placement),
     /// Files, loaded by the kernel itself.
     Files,
 }
 
-impl Plan {
+impl BootPlan {
     /// The word for this boot method in step records.
     #[must_use]
     pub fn word(&self) -> &'static str {
@@ -74,7 +74,7 @@ impl Plan {
 ///
 /// # Errors
 /// Why it cannot start, with the sizes, as a plain-language problem.
-pub fn plan(system: &System, machine: &Machine) -> Result<Plan, Problem> {
+pub fn plan(system: &System, machine: &Machine) -> Result<BootPlan, Problem> {
     check_kind(system, machine)?;
     if machine.is_locked_down {
         return files(system, machine);
@@ -138,7 +138,7 @@ pub fn composition(system: &System, with_image: bool) -> Composition {
     Composition::of(of(Role::Initrd), of(Role::Handover), of(Role::Image).filter(|_| with_image))
 }
 
-fn pmem(system: &System, machine: &Machine) -> Result<Plan, Problem> {
+fn pmem(system: &System, machine: &Machine) -> Result<BootPlan, Problem> {
     let image = whole_pages(length(system, Role::Image));
     check_pc(system, machine, image.saturating_add(system.min_ram.0))?;
     let wish = Wish {
@@ -147,10 +147,10 @@ fn pmem(system: &System, machine: &Machine) -> Result<Plan, Problem> {
         max_ranges: MAX_RANGES,
         initrd_below: u64::MAX,
     };
-    Ok(Plan::Pmem(placed(system, machine, wish)?))
+    Ok(BootPlan::Pmem(placed(system, machine, wish)?))
 }
 
-fn in_place(system: &System, machine: &Machine) -> Result<Plan, Problem> {
+fn in_place(system: &System, machine: &Machine) -> Result<BootPlan, Problem> {
     let image = length(system, Role::Image);
     if image > MAX_IMAGE {
         return Err(refuse(system, too_large_image()));
@@ -159,20 +159,21 @@ fn in_place(system: &System, machine: &Machine) -> Result<Plan, Problem> {
     let twice = if image > 0 { initrd.saturating_mul(2) } else { initrd };
     check_pc(system, machine, twice.saturating_add(system.min_ram.0))?;
     let wish = Wish { medium: 0, initrd, max_ranges: 1, initrd_below: u64::MAX };
-    Ok(Plan::InPlace(placed(system, machine, wish)?))
+    Ok(BootPlan::InPlace(placed(system, machine, wish)?))
 }
 
 /// Checks that the node has enough memory to load the kernel, and finds contiguous room.
-fn placed(system: &System, machine: &Machine, wish: Wish) -> Result<Places, Problem> {
+fn placed(system: &System, machine: &Machine, wish: Wish) -> Result<Placement, Problem> {
     let kernel = length(system, Role::Kernel).saturating_add(kernel_area(system));
     let pages = whole_pages(wish.medium).saturating_add(whole_pages(wish.initrd));
     let needed = pages.saturating_add(kernel).saturating_add(NODE);
     if machine.available < needed {
         return Err(too_small(system, needed, machine.available, "free", machine));
     }
-    let places = place(&machine.runs, wish).map_err(|error| in_pieces(system, error, machine))?;
-    check_kernel(system, wish, &places, machine)?;
-    Ok(places)
+    let placement =
+        place(&machine.runs, wish).map_err(|error| in_pieces(system, error, machine))?;
+    check_kernel(system, wish, &placement, machine)?;
+    Ok(placement)
 }
 
 /// The problem of memory that is there, but fragmented.
@@ -193,14 +194,14 @@ fn in_pieces(system: &System, error: NoRoom, machine: &Machine) -> Problem {
 fn check_kernel(
     system: &System,
     wish: Wish,
-    places: &Places,
+    placement: &Placement,
     machine: &Machine,
 ) -> Result<(), Problem> {
     let kernel = kernel_area(system).max(length(system, Role::Kernel)).saturating_add(BUNDLE);
     let room = KernelRoom { size: kernel, align: PAGE, limit: u64::MAX };
-    let start = places.initrd.map_or(0, |range| range.start);
+    let start = placement.initrd.map_or(0, |range| range.start);
     let initrd = Range { start, size: wish.initrd };
-    match place_kernel(&machine.map, initrd, &places.medium, room) {
+    match place_kernel(&machine.map, initrd, &placement.medium, room) {
         Ok(_) => Ok(()),
         Err(why) => {
             let needs = ByteSize(kernel);
@@ -214,7 +215,7 @@ fn check_kernel(
     }
 }
 
-fn files(system: &System, machine: &Machine) -> Result<Plan, Problem> {
+fn files(system: &System, machine: &Machine) -> Result<BootPlan, Problem> {
     let image = length(system, Role::Image);
     if image > MAX_IMAGE {
         return Err(refuse(system, too_large_image()));
@@ -231,7 +232,7 @@ fn files(system: &System, machine: &Machine) -> Result<Plan, Problem> {
     if machine.available < needed {
         return Err(too_small(system, needed, machine.available, "free", machine));
     }
-    Ok(Plan::Files)
+    Ok(BootPlan::Files)
 }
 
 /// Whether the system itself will have enough memory.
@@ -337,7 +338,7 @@ mod tests {
 
     #[test]
     fn an_image_is_needed_once() {
-        assert!(matches!(plan(&live(800), &pc(1152)), Ok(Plan::Pmem(_))));
+        assert!(matches!(plan(&live(800), &pc(1152)), Ok(BootPlan::Pmem(_))));
         assert_eq!(why(&live(800), &pc(752)), "Needs 1.1 GiB; this PC has 752 MiB.");
     }
 
@@ -353,7 +354,7 @@ mod tests {
     #[test]
     fn a_system_set_to_the_initrd_method_needs_its_image_twice() {
         let system = System { way: Some(Way::Initrd), ..live(300) };
-        assert!(matches!(plan(&system, &pc(1100)), Ok(Plan::InPlace(_))));
+        assert!(matches!(plan(&system, &pc(1100)), Ok(BootPlan::InPlace(_))));
         assert!(why(&system, &pc(900)).starts_with("Needs 1002 MiB"), "{}", why(&system, &pc(900)));
         assert!(plan(&live(300), &pc(900)).is_ok());
     }
@@ -363,7 +364,7 @@ mod tests {
         let locked = |ram| Machine { is_locked_down: true, ..pc(ram) };
         let signed = System { kernel_signed: true, ..live(300) };
         assert!(why(&live(300), &locked(4096)).contains("not signed"));
-        assert_eq!(plan(&signed, &locked(1400)), Ok(Plan::Files));
+        assert_eq!(plan(&signed, &locked(1400)), Ok(BootPlan::Files));
         assert!(why(&signed, &locked(1200)).contains("free"));
         let forced = System { way: Some(Way::Pmem), ..signed };
         assert!(why(&forced, &locked(4096)).contains("forbids"));
@@ -420,8 +421,8 @@ mod tests {
     fn a_small_plain_system_starts_without_huge_pages() {
         let (plain, _) = sample("a");
         let machine = Machine { runs: Vec::new(), ..pc(600) };
-        assert_eq!(plan(&plain, &machine), Ok(Plan::Files));
-        assert!(matches!(plan(&plain, &pc(600)), Ok(Plan::InPlace(_))));
+        assert_eq!(plan(&plain, &machine), Ok(BootPlan::Files));
+        assert!(matches!(plan(&plain, &pc(600)), Ok(BootPlan::InPlace(_))));
     }
 
     proptest! {

@@ -141,7 +141,7 @@ pub enum Event<P> {
     /// Connecting reached this part.
     Connecting(Connecting, String),
     /// The catalog is here and its signature is valid.
-    Ready(Ready),
+    Ready(Connected),
     /// Connecting failed.
     ConnectFailed(Problem),
     /// Progress of this system's download.
@@ -156,10 +156,10 @@ pub enum Event<P> {
     Failed(SystemId, Problem),
 }
 
-/// What the start ends with.
+/// What connecting ends with.
 #[derive(Debug, Clone)]
-pub struct Ready {
-    /// What to choose from.
+pub struct Connected {
+    /// The systems to choose from.
     pub menu: Arc<Menu>,
     /// A system to start without asking, as it was configured.
     pub preset: Option<String>,
@@ -322,8 +322,8 @@ fn download<P>(menu: Arc<Menu>, system: SystemId) -> Step<P> {
 }
 
 /// The catalog is here: a preset starts, else the menu opens with its countdown.
-fn open<P>(ready: Ready) -> Step<P> {
-    let Ready { menu, preset, timeout } = ready;
+fn open<P>(ready: Connected) -> Step<P> {
+    let Connected { menu, preset, timeout } = ready;
     let preset = preset.map(|name| {
         let item = menu.systems.iter().find(|item| item.id.as_str() == name);
         item.map(|item| item.id.clone()).ok_or(name)
@@ -412,7 +412,7 @@ mod tests {
     }
 
     fn ready(preset: Option<&str>, timeout: Option<u32>) -> Event {
-        Event::Ready(Ready { menu: menu(), preset: preset.map(str::to_owned), timeout })
+        Event::Ready(Connected { menu: menu(), preset: preset.map(str::to_owned), timeout })
     }
 
     fn choose(name: &str) -> Event {

@@ -4,7 +4,7 @@
 //! hole        [ kernel, with room to unpack itself | boot page, command line, trampoline, UEFI's tables ]
 //! elsewhere   [ initrd ]  [ medium ]     huge pages, never moved: no segment, no copy, no hash
 //! ```
-//! [`Layout`] finds the hole.
+//! [`KernelLayout`] finds the hole.
 
 use std::fs;
 use std::io;
@@ -15,11 +15,11 @@ use super::refusal::refused;
 use crate::download::verified::VerifiedSystem;
 use crate::handover::boot_params::{self, KernelImage, Start};
 use crate::handover::efi;
-use crate::handover::kernel_layout::{BUNDLE, Layout};
+use crate::handover::kernel_layout::{BUNDLE, KernelLayout};
 use crate::handover::machine::memory_map;
 use crate::handover::payload::Memory;
 use crate::handover::placement::Range;
-use crate::handover::plan::Plan;
+use crate::handover::plan::BootPlan;
 use crate::handover::screen;
 use crate::journey::problem::{Problem, ProblemKind};
 
@@ -37,10 +37,10 @@ pub fn load(system: &VerifiedSystem, memory: &Memory) -> Result<(), Problem> {
     let file = memory.kernel.read();
     let kernel = KernelImage::parse(&file).map_err(|why| unusable(system, &why))?;
     let medium = match &memory.plan {
-        Plan::Pmem(places) => places.medium.clone(),
-        Plan::InPlace(_) | Plan::Files => Vec::new(),
+        BootPlan::Pmem(placement) => placement.medium.clone(),
+        BootPlan::InPlace(_) | BootPlan::Files => Vec::new(),
     };
-    let layout = Layout::of(&kernel, &memory_map(), memory.initrd, &medium);
+    let layout = KernelLayout::of(&kernel, &memory_map(), memory.initrd, &medium);
     let layout = layout.map_err(|why| no_place(system, &why))?;
     let bundle = bundle(system, &kernel, &layout, memory.initrd, &medium)?;
     let segments =
@@ -53,7 +53,7 @@ pub fn load(system: &VerifiedSystem, memory: &Memory) -> Result<(), Problem> {
 fn bundle(
     system: &VerifiedSystem,
     kernel: &KernelImage,
-    layout: &Layout,
+    layout: &KernelLayout,
     initrd: Range,
     medium: &[Range],
 ) -> Result<Vec<u8>, Problem> {
