@@ -1,6 +1,6 @@
 //! Core: a system's picture from its name or from bytes of the catalog, as pixels of the wanted size.
 //!
-//! Every picture that cannot be shown becomes a letter on a coloured tile: a lab's systems can be distinguished even
+//! Every picture that cannot be shown becomes a letter on a coloured square: a lab's systems can be distinguished even
 //! without any picture. The built-in ones are our own drawings in `assets/icons`.
 
 use std::io::Cursor;
@@ -22,7 +22,7 @@ pub enum Picture {
     Svg(Vec<u8>),
     /// Pixels with straight alpha.
     Pixels(RgbaImage),
-    /// A letter on a tile of this colour (red, green, blue).
+    /// A letter on a square of this colour (red, green, blue).
     Monogram(String, [u8; 3]),
 }
 
@@ -48,7 +48,7 @@ const BUILT_IN: &[(&str, &[u8])] = &[
     ("ubuntu", include_bytes!("../../assets/icons/ubuntu.svg")),
 ];
 
-/// The tiles of letters, each dark enough for a white letter.
+/// The squares behind letters, each dark enough for a white letter.
 const TINTS: [[u8; 3]; 8] = [
     [0x3a, 0x6e, 0xa5],
     [0x7a, 0x53, 0x9e],

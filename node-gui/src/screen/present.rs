@@ -50,7 +50,7 @@ pub enum Screen {
         /// The systems themselves, for their pictures.
         menu: Arc<Menu>,
         /// One tile for each system, in the menu's order.
-        cards: Vec<Card>,
+        tiles: Vec<Tile>,
         /// The tile that is highlighted first.
         first: usize,
         /// The system that starts automatically.
@@ -76,7 +76,7 @@ pub const WORKING_STEPS: [&str; 3] = ["Download", "Verify", "Start"];
 
 /// One system in the menu.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Card {
+pub struct Tile {
     /// Which one.
     pub id: SystemId,
     /// Its name.
@@ -207,7 +207,7 @@ fn choosing(menu: &Arc<Menu>, countdown: Option<&Countdown>) -> Presentation {
         headline: headline.to_owned(),
         detail: detail.to_owned(),
         menu: Arc::clone(menu),
-        cards: menu.systems.iter().map(card).collect(),
+        tiles: menu.systems.iter().map(tile).collect(),
         first,
         countdown,
     };
@@ -220,10 +220,10 @@ fn choosing(menu: &Arc<Menu>, countdown: Option<&Countdown>) -> Presentation {
 
 /// The tile of this system.
 #[must_use]
-pub fn card(item: &MenuItem) -> Card {
+pub fn tile(item: &MenuItem) -> Tile {
     let MenuItem { id, name, note, size, obstacle, .. } = item;
     let obstacle = obstacle.as_ref().map_or(String::new(), |problem| problem.why.clone());
-    Card { id: id.clone(), name: name.clone(), note: note.clone(), size: bytes(*size), obstacle }
+    Tile { id: id.clone(), name: name.clone(), note: note.clone(), size: bytes(*size), obstacle }
 }
 
 fn downloading(menu: &Arc<Menu>, system: &SystemId, progress: &Progress) -> Presentation {
@@ -568,10 +568,10 @@ mod tests {
     fn the_default_is_highlighted_and_its_countdown_shown() {
         let countdown = Some(Countdown { system: id("debian"), seconds_left: 12 });
         let shown = present(&Journey::Menu { menu: menu(), countdown });
-        let Screen::Menu { first, countdown: Some(line), cards, .. } = shown.screen else {
+        let Screen::Menu { first, countdown: Some(line), tiles, .. } = shown.screen else {
             panic!("a menu with a countdown shows both");
         };
-        assert_eq!((first, cards.len(), line.seconds_left), (1, 2, 12));
+        assert_eq!((first, tiles.len(), line.seconds_left), (1, 2, 12));
         assert_eq!(line.text, "Debian starts in 12 s. Press any key to choose another system.");
         assert_eq!((shown.lab.as_str(), shown.place.as_str()), ("Lab", "A1  ·  10.77.0.61"));
     }

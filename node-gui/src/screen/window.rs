@@ -19,7 +19,7 @@ use slint::{
     ComponentHandle, Image, LogicalPosition, ModelRc, Rgba8Pixel, SharedPixelBuffer, VecModel,
 };
 
-use self::generated::{Action, App, Card, Glyph, Hint, Stage, Theme, Tile, View};
+use self::generated::{Action, App, Glyph, Hint, Icon, Stage, Theme, Tile, View};
 use crate::journey::{Menu, MenuItem, UiEvent};
 use crate::screen::fonts::{self, NoFont};
 use crate::screen::icons::{self, Picture};
@@ -204,9 +204,9 @@ impl Inner {
                 }
             }
         };
-        view.on_card_hovered(with(|this, index| this.hover(Focus::Card(index))));
+        view.on_tile_hovered(with(|this, index| this.hover(Focus::Tile(index))));
         view.on_action_hovered(with(|this, index| this.hover(Focus::Button(index))));
-        view.on_card_chosen(with(|this, index| this.activate(Focus::Card(index))));
+        view.on_tile_chosen(with(|this, index| this.activate(Focus::Tile(index))));
         view.on_action_chosen(with(|this, index| this.activate(Focus::Button(index))));
     }
 
@@ -288,8 +288,8 @@ impl Inner {
     fn activate(&self, focus: Focus) {
         self.hover(focus);
         let event = match (self.state.borrow().shown.as_ref(), focus) {
-            (Some(Presentation { screen: Screen::Menu { cards, .. }, .. }), Focus::Card(index)) => {
-                cards.get(index).map(|card| UiEvent::Choose(card.id.clone()))
+            (Some(Presentation { screen: Screen::Menu { tiles, .. }, .. }), Focus::Tile(index)) => {
+                tiles.get(index).map(|tile| UiEvent::Choose(tile.id.clone()))
             }
             (Some(shown), Focus::Button(index)) => {
                 shown.buttons.get(index).map(|button| button.event.clone())
@@ -383,7 +383,7 @@ impl Inner {
                 self.say(Stage::Connecting, headline, detail, *step);
             }
             Screen::Menu { menu, headline, detail, countdown, .. } => {
-                self.show_cards(menu);
+                self.show_tiles(menu);
                 self.show_countdown(countdown.as_ref());
                 self.say(Stage::Menu, headline, detail, 0);
             }
@@ -415,10 +415,10 @@ impl Inner {
         }
         let buttons = next.buttons.len();
         state.selection = match &next.screen {
-            Screen::Menu { cards, first, .. } => {
-                let chosen = cards.iter().position(|card| Some(&card.id) == state.chosen.as_ref());
+            Screen::Menu { tiles, first, .. } => {
+                let chosen = tiles.iter().position(|tile| Some(&tile.id) == state.chosen.as_ref());
                 let first = chosen.unwrap_or(*first);
-                Selection::new(cards.len(), self.columns(cards.len()), buttons, first)
+                Selection::new(tiles.len(), self.columns(tiles.len()), buttons, first)
             }
             // A second Enter, pressed in haste, must not cancel what the first one began.
             Screen::Working(_) => Selection::resting(buttons),
@@ -427,22 +427,22 @@ impl Inner {
     }
 
     /// Tiles side by side.
-    fn columns(&self, cards: usize) -> usize {
+    fn columns(&self, tiles: usize) -> usize {
         let width = self.size().0 / self.scale.get();
         let most = 2 + WIDE.iter().filter(|wide| width >= **wide).count();
         // Four tiles look better two by two than three and one.
-        let most = if cards == 4 { 2 } else { most };
-        cards.clamp(1, most)
+        let most = if tiles == 4 { 2 } else { most };
+        tiles.clamp(1, most)
     }
 
     fn show_selection(&self) {
         let selection = self.state.borrow().selection;
         let view = self.app.global::<View>();
-        view.set_cards_focused(matches!(selection.focus(), Focus::Card(_)));
-        view.set_selected(selection.card().map_or(-1, |index| index as i32));
+        view.set_tiles_focused(matches!(selection.focus(), Focus::Tile(_)));
+        view.set_selected(selection.tile().map_or(-1, |index| index as i32));
         view.set_focused_action(match selection.focus() {
             Focus::Button(index) => index as i32,
-            Focus::Card(_) | Focus::Nothing => -1,
+            Focus::Tile(_) | Focus::Nothing => -1,
         });
     }
 
@@ -455,25 +455,25 @@ impl Inner {
     }
 
     /// Pictures are made once for each menu, not for each second of its countdown.
-    fn show_cards(&self, menu: &Arc<Menu>) {
+    fn show_tiles(&self, menu: &Arc<Menu>) {
         let mut state = self.state.borrow_mut();
         if state.menu.as_ref().is_some_and(|before| Arc::ptr_eq(before, menu)) {
             return;
         }
         let view = self.app.global::<View>();
-        let card = |item: &MenuItem| {
-            let present::Card { name, note, size, obstacle, .. } = present::card(item);
-            let tile = self.tile(item, ICON);
-            Card {
+        let tile = |item: &MenuItem| {
+            let present::Tile { name, note, size, obstacle, .. } = present::tile(item);
+            let icon = self.icon(item, ICON);
+            Tile {
                 name: name.into(),
                 note: note.into(),
                 size: size.into(),
                 obstacle: obstacle.into(),
-                tile,
+                icon,
             }
         };
         view.set_columns(self.columns(menu.systems.len()) as i32);
-        view.set_cards(model(menu.systems.iter().map(card)));
+        view.set_tiles(model(menu.systems.iter().map(tile)));
         state.menu = Some(Arc::clone(menu));
     }
 
@@ -497,7 +497,7 @@ impl Inner {
             Some(Screen::Working(before)) if before.system == work.system
         );
         if let Some(item) = work.menu.item(&work.system).filter(|_| !is_same_system) {
-            view.set_tile(self.tile(item, ICON_LARGE));
+            view.set_icon(self.icon(item, ICON_LARGE));
         }
         view.set_name((&work.name).into());
         view.set_progress(work.fraction);
@@ -511,19 +511,19 @@ impl Inner {
     }
 
     /// The picture of a system, `side` lengths of the theme wide.
-    fn tile(&self, item: &MenuItem, side: f32) -> Tile {
+    fn icon(&self, item: &MenuItem, side: f32) -> Icon {
         let side = (side * self.scale.get() * self.app.window().scale_factor()).round() as u32;
         let image = match icons::picture(item) {
             Picture::Pixels(pixels) => Some(image_of(&icons::fitted(&pixels, side))),
             Picture::Svg(bytes) => drawn(&bytes, side),
-            Picture::Monogram(letter, tint) => return letter_tile(&letter, tint),
+            Picture::Monogram(letter, tint) => return letter_icon(&letter, tint),
         };
         if let Some(picture) = image {
-            return Tile { picture, ..Tile::default() };
+            return Icon { picture, ..Icon::default() };
         }
         match icons::monogram(&item.name) {
-            Picture::Monogram(letter, tint) => letter_tile(&letter, tint),
-            Picture::Svg(_) | Picture::Pixels(_) => Tile::default(),
+            Picture::Monogram(letter, tint) => letter_icon(&letter, tint),
+            Picture::Svg(_) | Picture::Pixels(_) => Icon::default(),
         }
     }
 }
@@ -549,9 +549,9 @@ fn hint(hint: &present::Hint) -> Hint {
     Hint { keys, meaning: hint.meaning.into() }
 }
 
-fn letter_tile(letter: &str, [red, green, blue]: [u8; 3]) -> Tile {
+fn letter_icon(letter: &str, [red, green, blue]: [u8; 3]) -> Icon {
     let tint = slint::Color::from_rgb_u8(red, green, blue);
-    Tile { letter: letter.into(), tint, ..Tile::default() }
+    Icon { letter: letter.into(), tint, ..Icon::default() }
 }
 
 /// Draws an SVG once, as pixels: Slint would draw it again for every frame.
