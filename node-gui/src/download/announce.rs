@@ -1,4 +1,4 @@
-//! Shell: the node's side of the tracker (BEP 3): who are the others, and here am I.
+//! Shell: the node's side of the tracker (BEP 3): announces this node and learns of others.
 
 use bt_catalog::paths;
 use bt_swarm::announce::{Announce, Answer, Event, parse_response, query};
@@ -17,7 +17,7 @@ pub enum TrackerError {
     /// No answer.
     #[error(transparent)]
     Http(#[from] HttpError),
-    /// An answer that says no, or nothing.
+    /// An answer that is a refusal or invalid.
     #[error(transparent)]
     Answer(#[from] bt_swarm::announce::AnnounceError),
 }
@@ -29,7 +29,7 @@ pub struct Tracker {
     infohash: Infohash,
     peer_id: PeerId,
     port: u16,
-    /// How many others still fetch, as last told since this node has everything.
+    /// How many others still download, as last reported since this node has everything.
     needy: watch::Sender<Option<u32>>,
 }
 
@@ -41,13 +41,13 @@ impl Tracker {
         Self { http, infohash, peer_id: node.peer_id(), port: node.port(), needy }
     }
 
-    /// How many others still fetch; `None` until this node has everything and has said so.
+    /// How many others still download; `None` until this node has everything and has announced it.
     #[must_use]
     pub fn needy(&self) -> watch::Receiver<Option<u32>> {
         self.needy.subscribe()
     }
 
-    /// Announces for as long as it is polled, and gives the engine the peers that it hears of.
+    /// Announces for as long as it is polled, and passes the peers that it learns of to the engine.
     pub async fn announce_forever(&self, node: &Node) {
         let mut rhythm = Rhythm::default();
         let mut event = Some(Event::Started);
@@ -67,7 +67,7 @@ impl Tracker {
                     rhythm.after_failure()
                 }
             };
-            // The end of the download is told at once: others may then come to us.
+            // The end of the download is announced at once: others may then connect to this node.
             let end = async {
                 match node.finished().await {
                     Ok(()) if !is_complete => {}
@@ -84,10 +84,10 @@ impl Tracker {
         }
     }
 
-    /// Tells the tracker that we leave.
+    /// Announces that this node leaves.
     pub async fn farewell(&self, node: &Node) {
         if let Err(error) = self.announce(node, Some(Event::Stopped)).await {
-            tracing::debug!(%error, "the tracker does not know that we left");
+            tracing::debug!(%error, "cannot announce that this node leaves");
         }
     }
 

@@ -29,18 +29,18 @@ pub mod stall;
 pub mod verified;
 pub mod verify;
 
-/// The largest .torrent: 4096 pieces or a few more take about 90 KiB; a foreign piece length may need more.
+/// The largest .torrent: 4096 pieces or a few more take about 90 KiB; a .torrent made elsewhere may need more.
 const TORRENT: usize = 8 << 20;
-/// How often progress is looked at: often enough to look alive, seldom enough to cost nothing.
+/// How often progress is read: often enough to look alive, seldom enough to cost nothing.
 const LOOK: Duration = Duration::from_millis(300);
 /// How long a farewell may take: the next kernel waits for it.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// How a download stands.
+/// The state of a download.
 #[derive(Debug, Clone, Default)]
 struct State {
     sample: Sample,
-    /// `Some` once the engine is through: with the payload, or with the reason.
+    /// `Some` once the engine has finished: with the payload, or with the reason.
     end: Option<Result<(), Problem>>,
 }
 
@@ -74,7 +74,7 @@ impl Download {
         let storage: Arc<Payload> = Arc::clone(&payload);
         let infohash = metainfo.infohash();
         let server = server_address(http.server());
-        // Any free port will do, as is the default: the tracker tells it to the others.
+        // Any free port will do, which is the default: the tracker passes it on to the other PCs.
         let network = server.and_then(own_network);
         let options = NodeOptions { server, network, ..NodeOptions::default() };
         let node = Node::start(metainfo, storage, options).await.map_err(|error| {
@@ -142,30 +142,30 @@ impl Download {
                 None => {}
             }
             if self.state.changed().await.is_err() {
-                return Err(Problem::internal("the download ended by itself"));
+                return Err(Problem::internal("the download ended unexpectedly"));
             }
         }
     }
 
-    /// Waits until the tracker says that no other PC fetches this system any more, but not longer than `most`.
+    /// Waits until the tracker reports that no other PC downloads this system any more, but not longer than `most`.
     pub async fn unneeded(&mut self, most: Duration) {
         let unneeded = self.needy.wait_for(|needy| *needy == Some(0));
         if tokio::time::timeout(most, unneeded).await.is_err() {
-            tracing::debug!("others still fetch, but this PC has stayed long enough");
+            tracing::debug!("other PCs still download, but the time to share is over");
         }
     }
 
-    /// Leaves the swarm and lets go of the files.
+    /// Leaves the swarm and releases the files.
     pub async fn stop(self) {
-        // The task may have ended by itself; then there is nobody to tell.
+        // The task may have ended already; then the message has no receiver.
         self.stop.send(()).ok();
         if let Err(error) = self.task.await {
-            tracing::warn!(%error, "the swarm ended badly");
+            tracing::warn!(%error, "the swarm task failed");
         }
     }
 }
 
-/// Owns the node of the engine from start to farewell.
+/// Owns the node of the engine from start to stop.
 async fn drive(
     id: SystemId,
     node: Node,
@@ -190,7 +190,7 @@ async fn drive(
         _ = stopped => {}
     }
     if tokio::time::timeout(FAREWELL, tracker.farewell(&node)).await.is_err() {
-        tracing::debug!("no time for a farewell to the tracker");
+        tracing::debug!("timed out while leaving the tracker");
     }
     node.stop().await;
 }
@@ -225,10 +225,10 @@ fn check_torrent(system: &System, bytes: &[u8]) -> Result<Metainfo, String> {
     }
     let signed = system.files.iter().map(|file| (file.role.name(), file.length));
     let named = metainfo.files().iter().map(|(name, length)| (name.as_str(), *length));
-    if signed.eq(named) { Ok(metainfo) } else { Err("it names other files".to_owned()) }
+    if signed.eq(named) { Ok(metainfo) } else { Err("it lists other files".to_owned()) }
 }
 
-/// The server's address, to tell it from the other PCs; `None` when the URL has a name.
+/// The server's address, to distinguish it from the other PCs; `None` when the URL has a host name.
 fn server_address(url: &str) -> Option<IpAddr> {
     let authority = url.strip_prefix("http://")?.split('/').next()?;
     match authority.parse::<SocketAddr>() {
@@ -237,8 +237,8 @@ fn server_address(url: &str) -> Option<IpAddr> {
     }
 }
 
-/// This PC's address on its way to the server and the length of its network's prefix: PCs of the same room
-/// are asked first. `None` when the kernel does not tell; all PCs are alike then.
+/// This PC's address on the route to the server and the length of its network's prefix: PCs of the same network
+/// are preferred. `None` when it cannot be determined; then all PCs are alike.
 fn own_network(server: IpAddr) -> Option<(IpAddr, u8)> {
     let any: IpAddr = match server {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -278,12 +278,12 @@ fn stalled(id: &SystemId, progress: Progress) -> Problem {
         ProblemKind::Stalled,
         "The download got stuck",
         format!("No data arrived for {} minutes.", GIVE_UP.as_secs() / 60),
-        "Check the network cable and try again: what is here already is kept.",
-        format!("{id}: {} of {} bytes, then nothing", progress.done, progress.total),
+        "Check the network cable and try again. What is already downloaded is kept.",
+        format!("{id}: no data after {} of {} bytes", progress.done, progress.total),
     )
 }
 
-/// The engine's failure in words.
+/// The engine's failure as a plain-language problem.
 fn failed(id: &SystemId, error: &SwarmError) -> Problem {
     match error {
         SwarmError::WrongSource { .. } => Problem::new(
@@ -296,22 +296,22 @@ fn failed(id: &SystemId, error: &SwarmError) -> Problem {
         SwarmError::Storage(source) => Problem::new(
             ProblemKind::NoMemory,
             "The download could not be stored",
-            "This PC's memory did not take all of the files.",
-            "Choose another system, or a PC with more memory.",
+            "This PC's memory could not hold all of the files.",
+            "Choose another system, or use a PC with more memory.",
             format!("{id}: {error}: {source}"),
         ),
         SwarmError::Stopped => Problem::internal(format!("{id}: {error}")),
     }
 }
 
-/// The words for a payload that could not be set up.
+/// The problem of a payload that could not be set up.
 #[must_use]
 pub fn no_room(system: &System, error: &std::io::Error) -> Problem {
     Problem::new(
         ProblemKind::NoMemory,
         format!("There is no room for {}", system.name),
         "Its files do not fit into this PC's memory.",
-        "Choose another system, or a PC with more memory.",
+        "Choose another system, or use a PC with more memory.",
         error.to_string(),
     )
 }
@@ -319,9 +319,9 @@ pub fn no_room(system: &System, error: &std::io::Error) -> Problem {
 fn wrong_torrent(system: &System, why: String) -> Problem {
     Problem::new(
         ProblemKind::BadSignature,
-        format!("The description of {} was changed", system.name),
-        "The download's description is not the one that your lab signed.",
-        "Try again. If it stays, tell your supervisor.",
+        format!("The torrent file for {} does not match the catalog", system.name),
+        "It is not the one that your lab signed.",
+        "Try again. If this keeps happening, tell your supervisor.",
         format!("{}.torrent: {why}", system.id),
     )
 }
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn the_own_network_is_that_of_the_way_to_the_server() {
+    fn the_own_network_is_that_of_the_route_to_the_server() {
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
         assert_eq!(own_network(loopback), Some((loopback, 8)));
         assert_eq!(prefix(Ipv4Addr::new(255, 255, 252, 0).into()), 22);
@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_file_changed_after_signing_is_told_in_words() {
+    async fn a_file_changed_after_signing_is_a_problem() {
         let lab = lab();
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
         let seed = Seed::start(SeedOptions { listen }).await.expect("a free port");
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_foreign_torrent_is_told_in_words() {
+    async fn another_torrent_is_a_problem() {
         let lab = lab();
         let http = serve(b"d4:infodee".to_vec(), 1).await;
         let here = tempfile::tempdir().expect("a temporary folder");

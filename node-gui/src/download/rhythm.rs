@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-/// A room starts together, so newcomers are looked for often at first.
+/// A room starts together, so new PCs are looked for often at first.
 const EARLY: Duration = Duration::from_secs(3);
 /// How many announces count as the first ones.
 const EARLY_TIMES: u32 = 10;
 /// The shortest time between two announces, whatever the tracker says.
 const SHORTEST: Duration = Duration::from_secs(1);
-/// The longest, so that a tracker's typing error does not leave a node alone.
+/// The longest, so that a wrong interval of the tracker does not isolate a node.
 const LONGEST: Duration = Duration::from_secs(120);
 /// The longest wait after failures; a server that returns is found within it.
 const LONGEST_RETRY: Duration = Duration::from_secs(8);

@@ -1,4 +1,4 @@
-//! Core: who helps now, and since when nothing came.
+//! Core: who sends data now, and how long nothing has arrived.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -6,23 +6,23 @@ use std::time::{Duration, Instant};
 
 use crate::journey::Progress;
 
-/// A peer helps when it sent data within this time.
+/// A peer counts as sending when it sent data within this time.
 const HELPS: Duration = Duration::from_secs(2);
-/// Without data for so long a download is shown as waiting.
-const TELL_STALL: Duration = Duration::from_secs(20);
-/// Without data for so long a download has failed.
+/// Without data for this long a download is shown as waiting.
+const SHOW_STALL: Duration = Duration::from_secs(20);
+/// Without data for this long a download has failed.
 pub const GIVE_UP: Duration = Duration::from_secs(120);
 
-/// What the engine says about a download at one moment.
+/// What the engine reports about a download at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sample {
     /// Bytes here.
     pub done: u64,
-    /// Bytes in all.
+    /// Bytes in total.
     pub total: u64,
     /// Bytes per second.
     pub speed: u64,
-    /// Bytes received from each peer, in all.
+    /// Bytes received from each peer in total.
     pub from: Vec<(SocketAddr, u64)>,
 }
 
@@ -65,17 +65,17 @@ impl Pace {
             speed: sample.speed,
             peers: helping.iter().filter(|is_server| !**is_server).count(),
             from_server: helping.contains(&true),
-            stalled_for: (waited >= TELL_STALL).then_some(waited),
+            stalled_for: (waited >= SHOW_STALL).then_some(waited),
         }
     }
 
-    /// Whether nothing came for so long that a person must be asked.
+    /// Whether nothing has arrived for so long that a person must decide.
     #[must_use]
     pub fn is_hopeless(&self, now: Instant) -> bool {
         now.duration_since(self.grew) >= GIVE_UP
     }
 
-    /// Forgets how long nothing came: somebody wants to try on.
+    /// Restarts the wait: somebody wants to continue.
     pub fn hope_again(&mut self, now: Instant) {
         self.grew = now;
     }
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn who_sent_nothing_for_two_seconds_helps_no_more() {
+    fn a_peer_that_sent_nothing_for_two_seconds_is_not_counted() {
         let (mut pace, now) = start();
         pace.look(&sample(1, &[("10.0.0.7:4000", 9)]), now);
         assert_eq!(pace.look(&sample(1, &[("10.0.0.7:4000", 9)]), after(now, 3)).peers, 0);
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stall_is_told_then_given_up_and_ends_with_the_first_byte() {
+    fn a_stall_is_shown_then_given_up_and_ends_with_the_first_byte() {
         let (mut pace, now) = start();
         assert_eq!(pace.look(&sample(0, &[]), after(now, 19)).stalled_for, None);
         let stalled = pace.look(&sample(0, &[]), after(now, 21)).stalled_for;
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn trying_on_starts_the_wait_anew() {
+    fn trying_again_restarts_the_wait() {
         let (mut pace, now) = start();
         pace.hope_again(after(now, 125));
         assert!(!pace.is_hopeless(after(now, 130)));

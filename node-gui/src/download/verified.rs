@@ -1,5 +1,5 @@
-//! Shell: the proof that a system's files are the signed ones, and the files with it. Nobody else makes a
-//! [`VerifiedSystem`].
+//! Shell: the proof that a system's files are the signed ones, together with the files. Only this module and
+//! [`verify`](super::verify) make a [`VerifiedSystem`].
 
 use std::sync::Arc;
 
@@ -62,7 +62,7 @@ impl VerifiedSystem {
         &self.payload
     }
 
-    /// Its files, for good; `None` while somebody else holds them too.
+    /// Takes its files; `None` while something else holds them too.
     #[must_use]
     pub fn into_payload(self) -> Option<Payload> {
         Arc::into_inner(self.payload)

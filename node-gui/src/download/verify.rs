@@ -1,8 +1,9 @@
 //! Shell: proves a downloaded payload against the signed catalog.
 //!
-//! The SHA-1 of BitTorrent's pieces is never the proof, SHA-256 is: of every piece, as the .torrent states them whose own
-//! SHA-256 the catalog states. The engine takes them while the pieces arrive, so that nothing is left to do at the end
-//! ([`accept`](super::verified::accept)). A .torrent without them is of an older server; then every file is hashed as a whole ([`verify`]).
+//! The SHA-1 of BitTorrent's pieces is never the proof. The SHA-256 of every piece is: the .torrent states them, and the
+//! catalog states the .torrent's own SHA-256. The engine verifies the pieces as they arrive, so that nothing is left to
+//! do at the end ([`accept`](super::verified::accept)). A .torrent without them comes from an older server; then every
+//! file is hashed completely ([`verify`]).
 
 use std::io;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ pub enum Refused {
     Problem(Problem),
 }
 
-/// Hashes every file of the system. Blocks for seconds; for a thread of its own.
+/// Hashes every file of the system. Blocks for seconds, so call it on a thread of its own.
 ///
 /// `progress` gets the bytes hashed so far, in all files, and says whether to go on.
 ///
@@ -50,7 +51,7 @@ pub fn verify(
     Ok(VerifiedSystem::hashed(system.clone(), Arc::clone(payload)))
 }
 
-/// SHA-256 of the next bytes of the payload; the inner error is the caller's wish to stop.
+/// SHA-256 of the next bytes of the payload; the inner error is a cancellation by the caller.
 fn hash(
     payload: &Payload,
     done: &mut u64,
@@ -76,9 +77,9 @@ fn wrong_hash(system: &System, expected: &SystemFile, digest: Digest) -> Problem
     let name = expected.role.name();
     Problem::new(
         ProblemKind::HashWrong,
-        format!("{} did not arrive unharmed", system.name),
+        format!("{} was damaged in transit", system.name),
         format!("Its file “{name}” is not the one that your lab signed, so it was not started."),
-        "Try again. If it stays, tell your supervisor: the file was changed after signing.",
+        "Try again. If this keeps happening, tell your supervisor: the file was changed after signing.",
         format!("{}/{name}: sha256 {digest}; the catalog says {}", system.id, expected.sha256),
     )
 }

@@ -27,8 +27,8 @@ pub const ROOT_KEY: &str = "/etc/boottorrent/root.pub";
 pub const LAB: &str = "/etc/boottorrent/lab.toml";
 /// How often a catalog that fails its check is fetched again before it counts as refused.
 const CHECKS: u32 = 3;
-/// How often a server that does not answer is asked.
-const ASKS: u32 = 4;
+/// How often a server that does not answer is tried.
+const TRIES: u32 = 4;
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(700);
 
@@ -56,7 +56,7 @@ pub fn trust(key: &Path, lab: &Path) -> Result<Trust, Problem> {
     Ok(Trust { root, lab_id: Some(lab_id), version_floor: raw.version_floor })
 }
 
-/// The four documents as they came.
+/// The four documents as received.
 struct Documents {
     keys: Vec<u8>,
     keys_signature: String,
@@ -68,7 +68,7 @@ impl Documents {
     fn open(&self, trust: &Trust) -> Result<Catalog, CatalogError> {
         let keys = Signed { bytes: &self.keys, signature: &self.keys_signature };
         let catalog = Signed { bytes: &self.catalog, signature: &self.catalog_signature };
-        // A clock that stands before the catalog was made is wrong and proves nothing; one after its expiry counts.
+        // A clock set before the catalog was issued is wrong and proves nothing; one after its expiry counts.
         trust.open(keys, catalog, Some(Timestamp::now()))
     }
 }
@@ -84,7 +84,7 @@ pub async fn fetch(http: &Http, trust: &Trust) -> Result<Catalog, Problem> {
         match documents.open(trust) {
             Ok(catalog) => return Ok(catalog),
             Err(error) if check == CHECKS => return Err(refused(&error)),
-            Err(error) => tracing::info!(%error, check, "catalog refused, asking again"),
+            Err(error) => tracing::info!(%error, check, "catalog refused, fetching it again"),
         }
         check += 1;
         tokio::time::sleep(PAUSE).await;
@@ -102,18 +102,18 @@ async fn documents(http: &Http) -> Result<Documents, Problem> {
     })
 }
 
-/// Asks again when the server does not answer: it may just be starting.
+/// Retries when the server does not answer: it may just be starting.
 async fn patient_get(http: &Http, path: &str) -> Result<Vec<u8>, Problem> {
-    let mut ask = 1;
+    let mut attempt = 1;
     loop {
         match http.get(path, MAX_BYTES).await {
             Ok(bytes) => return Ok(bytes),
-            Err(error @ HttpError::Unreachable { .. }) if ask < ASKS => {
-                tracing::info!(%error, ask, "no answer, asking again");
+            Err(error @ HttpError::Unreachable { .. }) if attempt < TRIES => {
+                tracing::info!(%error, attempt, "no answer, trying again");
             }
             Err(error) => return Err(error.problem()),
         }
-        ask += 1;
+        attempt += 1;
         tokio::time::sleep(PAUSE).await;
     }
 }
@@ -129,7 +129,7 @@ pub struct Identity {
 
 /// The menu of this catalog, with its pictures.
 ///
-/// A picture that is missing or not the signed one is replaced by the plain drawing: it must not keep a class waiting.
+/// A picture that is missing or not the signed one is replaced by the plain drawing: a class must not wait for it.
 /// `obstacle` says why a system cannot start on this PC. Systems that need newer boot files come last: they are shown, so
 /// that nobody looks for them, and say what has to be done.
 pub async fn menu(
@@ -213,11 +213,11 @@ async fn picture(http: &Http, digest: Digest) -> IconRef {
     match http.get(&paths::icon(&digest), MAX_BYTES).await {
         Ok(bytes) if Digest(Sha256::digest(&bytes).into()) == digest => IconRef::File(bytes),
         Ok(_) => {
-            tracing::warn!(%digest, "an icon is not the signed one");
+            tracing::warn!(%digest, "an icon does not match the catalog");
             IconRef::Builtin(String::new())
         }
         Err(error) => {
-            tracing::warn!(%error, "an icon is missing");
+            tracing::warn!(%error, "cannot fetch an icon");
             IconRef::Builtin(String::new())
         }
     }

@@ -6,8 +6,8 @@ use crate::journey::problem::{Problem, ProblemKind};
 
 /// A server in the same room answers in milliseconds; this is for a busy one.
 const CONNECT: Duration = Duration::from_secs(3);
-/// The longest that one small document may take.
-const WHOLE: Duration = Duration::from_secs(20);
+/// The longest time for one small document.
+const TOTAL: Duration = Duration::from_secs(20);
 
 /// A client bound to the lab's server.
 #[derive(Debug, Clone)]
@@ -51,7 +51,7 @@ impl Http {
     /// # Errors
     /// When the client cannot be built.
     pub fn new(server: &str) -> Result<Self, Problem> {
-        let client = reqwest::Client::builder().connect_timeout(CONNECT).timeout(WHOLE).no_proxy();
+        let client = reqwest::Client::builder().connect_timeout(CONNECT).timeout(TOTAL).no_proxy();
         let client = client.build().map_err(|error| {
             Problem::internal(format!("cannot build the HTTP client: {}", chain(&error)))
         })?;
@@ -67,7 +67,7 @@ impl Http {
     /// The document at this path of the server (with its slash), of at most `limit` bytes.
     ///
     /// # Errors
-    /// When it is not there, too long, or the server is not.
+    /// When the document is missing or too long, or the server does not answer.
     pub async fn get(&self, path: &str, limit: usize) -> Result<Vec<u8>, HttpError> {
         self.get_url(format!("{}{path}", self.server), limit).await
     }
@@ -95,7 +95,7 @@ impl Http {
     /// Sends JSON to this path and waits for the answer, which is not read.
     ///
     /// # Errors
-    /// When the server is not there.
+    /// When the server does not answer.
     pub async fn post(&self, path: &str, json: Vec<u8>) -> Result<(), HttpError> {
         let url = format!("{}{path}", self.server);
         let request = self.client.post(&url).header("content-type", "application/json").body(json);
@@ -107,7 +107,7 @@ impl Http {
 }
 
 impl HttpError {
-    /// The screen's words for this error.
+    /// This error as a plain-language problem.
     #[must_use]
     pub fn problem(&self) -> Problem {
         let (what, why) = match self {
@@ -116,18 +116,18 @@ impl HttpError {
             }
             Self::Status { .. } => (
                 "The server has no systems to offer",
-                "The lab's server answered, but not with what this PC needs.",
+                "The lab's server answered, but not with the files that this PC needs.",
             ),
             Self::TooLong { .. } => {
-                ("The server's answer makes no sense", "It sent far more data than there can be.")
+                ("The server's answer is invalid", "It sent far more data than expected.")
             }
         };
-        let remedy = "Try again. If it stays, tell your supervisor.";
-        Problem::new(ProblemKind::NoServer, what, why, remedy, self.to_string())
+        let next_step = "Try again. If this keeps happening, tell your supervisor.";
+        Problem::new(ProblemKind::NoServer, what, why, next_step, self.to_string())
     }
 }
 
-/// The URL is told once, by us.
+/// The URL is named once, by [`HttpError`].
 fn unreachable(url: &str, source: reqwest::Error) -> HttpError {
     HttpError::Unreachable { url: url.to_owned(), source: source.without_url() }
 }
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_document_arrives_whole() {
+    async fn a_document_arrives_complete() {
         let http = answer(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").await;
         assert_eq!(http.get("/x", 5).await.expect("is there"), b"hello");
     }
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_missing_document_and_a_missing_server_are_told_apart() {
+    async fn a_missing_document_and_a_missing_server_are_different_problems() {
         let http = answer(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await;
         let error = http.get("/x", 4).await.expect_err("404");
         assert!(error.to_string().contains("404") && error.problem().what.contains("no systems"));

@@ -1,4 +1,4 @@
-//! Shell: what the node and its server say to each other by HTTP, without the swarm.
+//! Shell: what node and server exchange over HTTP, apart from the swarm.
 
 pub mod catalog;
 pub mod http;

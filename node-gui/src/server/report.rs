@@ -1,4 +1,4 @@
-//! Core: what there is to report of a node's journey, as `bt_catalog::Report`.
+//! Core: a node's journey as a `bt_catalog::Report`.
 
 use bt_catalog::{Mac, Report};
 
@@ -32,7 +32,7 @@ pub fn report_of(journey: &Journey, mac: Mac, name: Option<&str>) -> Report {
     report
 }
 
-/// Whether `later` is worth a message of its own at once, and not only with the next progress.
+/// Whether `later` is to be sent at once, and not with the next progress.
 #[must_use]
 pub fn changes_stage(earlier: &Report, later: &Report) -> bool {
     let key = |report: &Report| (report.stage, report.system.clone(), report.problem.clone());

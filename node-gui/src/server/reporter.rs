@@ -1,6 +1,6 @@
 //! Shell: sends the newest report at each change of stage, and every two seconds while a download runs.
 //!
-//! A report that does not arrive is forgotten.
+//! A report that does not arrive is not sent again.
 
 use std::time::Duration;
 
