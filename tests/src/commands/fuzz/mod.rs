@@ -1,5 +1,7 @@
 //! Shell: `cargo lab fuzz`: libFuzzer on everything that the server reads from the network.
 
+mod grown;
+
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -27,20 +29,24 @@ const LIMITS: [&str; 3] = ["-max_len=1500", "-timeout=5", "-rss_limit_mb=512"];
 
 /// Look for inputs that break the server: millions of packets and requests, guided by coverage
 ///
-/// Builds libFuzzer's targets and starts each from the corpus in server/fuzz/corpus; what it finds
-/// on the way is kept for the next run. A panic, 5 seconds or 512 MiB for one input stop a target,
-/// and the input is left in a file. 10 million inputs take some minutes for each target.
+/// Builds libFuzzer's targets and starts each from the corpus in server/fuzz/corpus; inputs that
+/// reach new code are kept for the next run. A panic, or one input that takes 5 seconds or 512 MiB,
+/// stops a target, and the input is saved to a file. 10 million inputs take some minutes for each
+/// target.
 #[derive(Args)]
 pub struct Options {
-    /// Only this one: dhcp, tftp, announce, report or script
+    /// Fuzz only this target: dhcp, tftp, announce, report or script
     #[arg(long)]
     target: Option<String>,
     /// Inputs for each target
     #[arg(long, default_value_t = 1_000_000)]
     executions: u64,
-    /// The same seed tries the same inputs, when nothing is kept from an earlier run
+    /// Seed of the random numbers: the same one tries the same inputs, unless an earlier run kept some
     #[arg(long, default_value_t = 1)]
     seed: u32,
+    /// Add the inputs that reach new code to server/fuzz/corpus, the smallest for each
+    #[arg(long)]
+    keep: bool,
     /// Install missing Debian packages without asking
     #[arg(long)]
     yes: bool,
@@ -51,7 +57,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let wanted = |target: &&str| options.target.as_ref().is_none_or(|only| only == target);
     let targets: Vec<&str> = TARGETS.into_iter().filter(|target| wanted(target)).collect();
     if targets.is_empty() {
-        bail!("there is no such target; there are {}", TARGETS.join(", "));
+        bail!("unknown target; expected one of {}", TARGETS.join(", "));
     }
     packages::ensure_packages(Extra::Fuzzing, options.yes)?;
     let out = std::path::absolute(cargo::results_folder().join("fuzz"))?;
@@ -64,7 +70,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     }
     let survived = figures.iter().filter(|it| it["survived"] == true).count();
     let line = format!(
-        "{survived} of {} targets took {} inputs each and did not break",
+        "{survived} of {} targets survived {} inputs each",
         targets.len(),
         options.executions
     );
@@ -96,12 +102,13 @@ fn one(program: &Path, target: &str, out: &Path, options: &Options) -> Result<Va
     fuzz.args(LIMITS).arg("-print_final_stats=1");
     fuzz.arg(format!("-runs={}", options.executions)).arg(format!("-seed={}", options.seed));
     fuzz.arg(format!("-artifact_prefix={}/{target}-", out.display()));
-    fuzz.arg(grown).arg(folder().join("corpus").join(target)).stderr(Stdio::piped());
+    let corpus = working_corpus(target, out)?;
+    fuzz.args([&grown, &corpus]).stderr(Stdio::piped());
     let mut child = fuzz.spawn().with_context(|| format!("cannot run {}", shown(&fuzz)))?;
-    let words = child.stderr.take().expect("it is a pipe");
+    let log_lines = child.stderr.take().expect("it is a pipe");
     let mut file = File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
     let mut figures = json!({ "target": target });
-    for line in BufReader::new(words).lines() {
+    for line in BufReader::new(log_lines).lines() {
         let line = line?;
         writeln!(file, "{line}")?;
         if line.contains(" pulse ") {
@@ -115,9 +122,58 @@ fn one(program: &Path, target: &str, out: &Path, options: &Options) -> Result<Va
     clock::check_interrupted()?;
     println!("{figures}");
     if figures["survived"] == false {
-        println!("the input, and what happened, are in {} and {}", out.display(), log.display());
+        println!("the input is in {}, the log in {}", out.display(), log.display());
+    } else if options.keep {
+        keep(program, target, &grown, &corpus)?;
     }
     Ok(figures)
+}
+
+/// Copies a target's corpus into a folder that libFuzzer can read: its files, and the inputs of its
+/// packed file as files of their own.
+fn working_corpus(target: &str, out: &Path) -> Result<PathBuf> {
+    let (named, working) = (folder().join("corpus").join(target), out.join("corpus").join(target));
+    if working.exists() {
+        fs::remove_dir_all(&working)
+            .with_context(|| format!("cannot remove {}", working.display()))?;
+    }
+    fs::create_dir_all(&working).with_context(|| format!("cannot make {}", working.display()))?;
+    for entry in fs::read_dir(&named)? {
+        let entry = entry?;
+        fs::copy(entry.path(), working.join(entry.file_name()))?;
+    }
+    let packed = grown_file(target);
+    let inputs = fs::read(&packed).with_context(|| format!("cannot read {}", packed.display()))?;
+    let inputs = grown::unpack(&inputs).with_context(|| packed.display().to_string())?;
+    for (number, input) in inputs.into_iter().enumerate() {
+        fs::write(working.join(format!("grown-{number:04}")), input)?;
+    }
+    Ok(working)
+}
+
+/// The packed inputs of a target.
+fn grown_file(target: &str) -> PathBuf {
+    folder().join("corpus").join(target).with_extension("grown")
+}
+
+/// Lets libFuzzer add to the working corpus what reaches new code, and packs all that has no file
+/// of its own in the repository.
+fn keep(program: &Path, target: &str, grown: &Path, working: &Path) -> Result<()> {
+    let mut merge = command(program);
+    merge.args(LIMITS).args(["-merge=1", "-use_counters=0"]).args([working, grown]);
+    run_visibly(merge)?;
+    let (named, mut inputs) = (folder().join("corpus").join(target), Vec::new());
+    for entry in fs::read_dir(working)? {
+        let entry = entry?;
+        if !named.join(entry.file_name()).exists() {
+            inputs.push(fs::read(entry.path())?);
+        }
+    }
+    let (count, packed) = (inputs.len(), grown_file(target));
+    fs::write(&packed, grown::pack(inputs)?)
+        .with_context(|| format!("cannot write {}", packed.display()))?;
+    println!("{target}: {count} inputs are packed in {}", packed.display());
+    Ok(())
 }
 
 /// Reads libFuzzer's `stat::number_of_executed_units: 1000000`.
@@ -136,6 +192,29 @@ mod tests {
             let (folder, source) = (folder(), format!("fuzz_targets/{target}.rs"));
             assert!(folder.join(&source).is_file(), "{source}");
             assert!(folder.join("corpus").join(target).is_dir(), "{target}");
+        }
+    }
+
+    #[test]
+    fn grown_inputs_are_packed_as_this_program_packs_them() {
+        for target in TARGETS {
+            let packed = fs::read(grown_file(target)).expect("readable");
+            let inputs = grown::unpack(&packed).expect("complete");
+            assert!(inputs.len() > 50, "{target}: {}", inputs.len());
+            assert_eq!(grown::pack(inputs).expect("short inputs"), packed, "{target}");
+        }
+    }
+
+    #[test]
+    fn the_working_corpus_holds_the_named_and_the_grown_inputs() {
+        let out = tempfile::tempdir().expect("a folder");
+        for target in TARGETS {
+            let working = working_corpus(target, out.path()).expect("a corpus");
+            let named = fs::read_dir(folder().join("corpus").join(target)).expect("readable");
+            let packed = fs::read(grown_file(target)).expect("readable");
+            let grown = grown::unpack(&packed).expect("complete").len();
+            let copied = fs::read_dir(working).expect("readable").count();
+            assert_eq!(copied, named.count() + grown, "{target}");
         }
     }
 
