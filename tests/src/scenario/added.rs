@@ -25,7 +25,7 @@ pub fn live(testbed: &mut Testbed) -> Result<String> {
     let attempt = boot(testbed, "added-live", ENOUGH, "")?;
     ensure!(attempt == Attempt::Started, "{}", words(&attempt));
     let image = IMAGE >> 20;
-    Ok(format!("an ISO of {image} MiB runs in a PC of {ENOUGH} MiB and has the right SHA-256"))
+    Ok(format!("an ISO of {image} MiB runs on a PC with {ENOUGH} MiB and has the right SHA-256"))
 }
 
 pub fn divided(testbed: &mut Testbed) -> Result<String> {
@@ -33,9 +33,10 @@ pub fn divided(testbed: &mut Testbed) -> Result<String> {
     let attempt = boot(testbed, name, ENOUGH, DIVIDED)?;
     ensure!(attempt == Attempt::Started, "{}", words(&attempt));
     let console = testbed.out.join(format!("{name}-in-{ENOUGH}-serial.log"));
-    let console = std::fs::read_to_string(&console).context("the serial log is gone")?;
-    ensure!(console.contains("device=/dev/dm-0"), "the image lay in one piece");
-    Ok("the image lay in several pieces, and the system read the right one".into())
+    let console = std::fs::read_to_string(&console).context("cannot read the serial log")?;
+    ensure!(console.contains("device=/dev/dm-0"), "the image was not split");
+    Ok("the image was split over several regions of memory, and the system read it unchanged"
+        .into())
 }
 
 pub fn too_large(testbed: &mut Testbed) -> Result<String> {

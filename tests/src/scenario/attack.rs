@@ -51,7 +51,7 @@ pub fn garbage(testbed: &mut Testbed) -> Result<String> {
     let mut student = Student::switch_on(name, &machine, &mut testbed.lan, &testbed.out)?;
     server.explain(student.wait_step("menu", MENU_LIMIT))?;
     student.picture(&format!("{name}-menu"))?;
-    anyhow::ensure!(server.pid() == pid, "it is another server now");
+    anyhow::ensure!(server.pid() == pid, "the server was restarted");
     let [dhcp, tftp, web, peer] = sent[..] else { unreachable!("four attackers") };
     Ok(format!(
         "{dhcp} packets to DHCP, {tftp} to TFTP, {web} connections to HTTP, {peer} to the seed; \

@@ -63,7 +63,7 @@ pub fn aria2(testbed: &mut Testbed) -> Result<String> {
     server.explain(outcome)?;
     check_same_files(&lab, &folder.join(SYSTEM))?;
     let magnet = magnet.split('&').next().unwrap_or(&magnet);
-    Ok(format!("{magnet} is enough for aria2c; all files have the right SHA-256"))
+    Ok(format!("aria2c needs only {magnet}; all files have the right SHA-256"))
 }
 
 /// The magnet link of the system `id` in a published catalog.
@@ -87,7 +87,7 @@ pub fn check_same_files(lab: &SampleLab, folder: &Path) -> Result<()> {
     for name in ["kernel", "initrd"] {
         ensure!(
             digest(&folder.join(name))? == digest(&lab.image(name))?,
-            "{name} in {} differs from what the lab has",
+            "{name} in {} differs from the lab's own",
             folder.display()
         );
     }

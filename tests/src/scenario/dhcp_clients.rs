@@ -66,8 +66,8 @@ fn full(testbed: &mut Testbed) -> Result<String> {
         was_released(&lab, &first.ip)?;
         let secs = foreign_server(testbed, &server)?;
         Ok(format!(
-            "udhcpc and dhclient got, renewed and released leases, a host its fixed address and \
-             name, a PC behind a relay an address of its network; a foreign server was told of \
+            "udhcpc and dhclient got, renewed and released leases, a host got its reservation and \
+             name, a PC behind a relay a lease of its own network; a rogue server was reported \
              after {secs:.0} s"
         ))
     })();
@@ -148,13 +148,13 @@ fn behind_relay(testbed: &mut Testbed) -> Result<()> {
 /// Starts another DHCP server; returns the seconds until ours told of it.
 fn foreign_server(testbed: &mut Testbed, server: &Server) -> Result<f64> {
     let log = server.logged();
-    ensure!(!log.contains("port 68"), "the server cannot look for others");
-    ensure!(!log.contains("another DHCP server"), "there was no other server yet");
+    ensure!(!log.contains("port 68"), "the server cannot detect other DHCP servers");
+    ensure!(!log.contains("another DHCP server"), "a server was reported before there was one");
     let place = testbed.lan.place()?;
     let (start, address) = (clock::now(), place.address());
-    let _stranger = Dnsmasq::give_addresses(place, &testbed.scratch("dhcp-clients-foreign")?)?;
+    let _stranger = Dnsmasq::give_addresses(place, &testbed.scratch("dhcp-clients-rogue")?)?;
     let words = format!("another DHCP server, {address}, gives addresses here");
-    clock::wait_for("the warning of a foreign server", WARNING_LIMIT, || {
+    clock::wait_for("the warning about a rogue DHCP server", WARNING_LIMIT, || {
         Ok(server.logged().contains(&words).then_some(()))
     })?;
     Ok(start.elapsed().as_secs_f64())
@@ -171,7 +171,7 @@ fn proxy(testbed: &mut Testbed) -> Result<String> {
         let replies = Replies::watch()?;
         let client = Client::udhcpc(testbed, "proxy-udhcpc", &[])?;
         client.wait("bound", LEASE_LIMIT)?;
-        ensure!(replies.ours().is_empty(), "ours answered a PC that does not boot");
+        ensure!(replies.ours().is_empty(), "bt-server answered a client that does not boot");
         let dhclient = Client::dhclient(testbed, "proxy-dhclient")?;
         dhclient.wait("BOUND", LEASE_LIMIT)?;
         // As firmware asks. What it makes of the answers does not matter here.
@@ -181,8 +181,15 @@ fn proxy(testbed: &mut Testbed) -> Result<String> {
             Ok(Some(replies.ours()).filter(|ours| ours.len() > 1))
         })?;
         let given = ours.iter().filter(|ip| !ip.is_unspecified()).count();
-        ensure!(given == 0, "beside {} the proxy gave {given} addresses", stranger.address());
-        Ok(format!("beside dnsmasq {} answers of ours held no address", ours.len()))
+        ensure!(
+            given == 0,
+            "with {} on the network, the proxy assigned {given} addresses",
+            stranger.address()
+        );
+        Ok(format!(
+            "with dnsmasq on the network, none of bt-server's {} replies assigned an address",
+            ours.len()
+        ))
     })();
     server.explain(outcome)
 }
@@ -265,7 +272,7 @@ impl Client {
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {
-        kill(self.process.pid(), signal).with_context(|| format!("{} is gone", self.name))
+        kill(self.process.pid(), signal).with_context(|| format!("{} has exited", self.name))
     }
 
     /// Ends a dhclient; it gives its address back.

@@ -115,7 +115,7 @@ pub(super) fn there_and_back(
     let outcome = (|| {
         let begin = clock::now();
         wait_for_files(&mut running, &lab, &at.downloads.join(SYSTEM))
-            .with_context(|| format!("{client} got nothing from us"))?;
+            .with_context(|| format!("{client} got nothing from bt-server"))?;
         let there = (clock::now() - begin).as_secs_f64();
         let begin = clock::now();
         let back = node_fetches(testbed, &lab, &name, &place)
@@ -123,7 +123,7 @@ pub(super) fn there_and_back(
         let back_took = (clock::now() - begin).as_secs_f64();
         running.check_running()?;
         Ok(format!(
-            "{client} had the system from our server after {there:.0} s; a node got all of it, \
+            "{client} fetched the system from bt-server in {there:.0} s; a node fetched all of it, \
              {:.1} MB, from {client} alone in {back_took:.0} s",
             back as f64 / 1e6
         ))

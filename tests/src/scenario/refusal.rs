@@ -36,9 +36,9 @@ pub fn flipped_bit(testbed: &mut Testbed) -> Result<String> {
         refused(&mut student, name, CATALOG_LIMIT, &["bad-signature"]).and_then(|words| {
             proxy.become_honest();
             student.press(&["ret"])?;
-            student.wait_step("menu", DRAWN).context("after the catalog was put right")?;
+            student.wait_step("menu", DRAWN).context("after the catalog was repaired")?;
             Ok(format!(
-                "the screen says \"{words}\"; with the true catalog, Retry leads to the menu"
+                "the screen says \"{words}\"; with the intact catalog, Retry leads to the picker"
             ))
         });
     server.explain(outcome)
@@ -116,7 +116,7 @@ pub fn broken_kernel(testbed: &mut Testbed) -> Result<String> {
         student.wait_recovered("menu", DRAWN).context("after the kernel was refused")?;
         student.press(&["right", "ret"])?;
         student.wait_started(START_LIMIT).context("another system, afterwards")?;
-        Ok(format!("the screen says \"{words}\"; back in the menu, the next system starts"))
+        Ok(format!("the screen says \"{words}\"; back in the picker, the next system starts"))
     })();
     server.explain(outcome)
 }
@@ -149,7 +149,7 @@ pub fn no_server(testbed: &mut Testbed) -> Result<String> {
     student.press(&["ret"])?;
     let menu = student.wait_recovered("menu", DRAWN).context("after the server was started again");
     server.explain(menu)?;
-    Ok(format!("the screen says \"{words}\"; with the server back, Retry leads to the menu"))
+    Ok(format!("the screen says \"{words}\"; with the server back, Retry leads to the picker"))
 }
 
 /// Waits for a problem of one of these kinds, takes its picture, and returns its words.

@@ -70,7 +70,7 @@ fn pc_boots(testbed: &mut Testbed, lab: &SampleLab) -> Result<String> {
         .sum::<std::io::Result<u64>>()?;
     ensure!(
         (1..total).contains(&by_server),
-        "of {total} bytes for the PC the server sent {by_server}: not from both"
+        "the server sent {by_server} of the PC's {total} bytes; expected a part of them"
     );
     Ok(format!("got {:.1} of its {:.1} MB from the server", mb(by_server), mb(total)))
 }
@@ -80,7 +80,7 @@ fn uploaded() -> Result<u64> {
     let status: Value = serde_json::from_slice(&http::get(HTTP, "/status.json")?)?;
     let systems = status["systems"].as_array().context("the status lists no systems")?;
     let system = systems.iter().find(|system| system["id"] == SYSTEM);
-    system.and_then(|it| it["uploaded"].as_u64()).context("the status tells no uploaded bytes")
+    system.and_then(|it| it["uploaded"].as_u64()).context("the status shows no uploaded bytes")
 }
 
 /// Starts `bt-node fetch` in a place; it prints its figures as JSON.

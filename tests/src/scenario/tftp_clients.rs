@@ -51,7 +51,7 @@ pub fn run(testbed: &mut Testbed) -> Result<String> {
         .and_then(|fetched| Ok((fetched, strangers(&place, &allowed)?)));
     let (fetched, (names, bytes)) = server.explain(outcome)?;
     Ok(format!(
-        "{} stock clients fetched {fetched} files byte by byte, one longer than 65536 blocks; {names} \
+        "{} stock clients fetched {fetched} files unchanged, one longer than 65536 blocks; {names} \
          hostile requests got nothing; a client that never answers was sent {bytes} bytes",
         Stock::ALL.len()
     ))
@@ -118,7 +118,7 @@ fn stock_clients(place: &Place, allowed: &BTreeMap<&str, Vec<u8>>, folder: &Path
             let got = fs::read(&file).unwrap_or_default();
             ensure!(
                 got == *expected,
-                "{stock:?} has {} of {} bytes of {name}, or others: {said:?}",
+                "{stock:?} fetched {} of {} bytes of {name}, or wrong ones: {said:?}",
                 got.len(),
                 expected.len()
             );
@@ -130,8 +130,9 @@ fn stock_clients(place: &Place, allowed: &BTreeMap<&str, Vec<u8>>, folder: &Path
         let printed = [said.stdout, said.stderr].concat();
         let words = String::from_utf8_lossy(&printed).to_lowercase();
         // curl 7.88 loses the words of an error that comes first of all, and says something else.
-        let is_told = words.contains("not found") || stock == Stock::Curl && !said.status.success();
-        ensure!(is_told, "{stock:?} is not told that there is no file: {words}");
+        let is_reported =
+            words.contains("not found") || stock == Stock::Curl && !said.status.success();
+        ensure!(is_reported, "{stock:?} does not report that the file is missing: {words}");
     }
     Ok(fetched)
 }
@@ -263,7 +264,7 @@ fn silent_client(place: &Place) -> Result<usize> {
             last = clock::now();
         }
     }
-    ensure!(bytes > 0, "there was no answer at all");
+    ensure!(bytes > 0, "the request got no answer");
     ensure!(bytes <= 5 * WINDOW, "{bytes} bytes were sent to a client that never answered");
     let sent_for = last - start;
     ensure!(
