@@ -1,4 +1,4 @@
-//! Shell: a peer that says it has everything and sends noise (BEP 3, with our server's tracker).
+//! Shell: a peer that says it has everything and sends noise (BEP 3, with bt-server's tracker).
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
@@ -44,7 +44,8 @@ pub struct Evil {
 impl Evil {
     /// Starts it in the place of node `node`, and waits until it listens.
     pub fn start(stage: &Stage, node: usize) -> Result<Self> {
-        let metainfo = Metainfo::parse(&ours::torrent(stage)?).context("our own torrent")?;
+        let metainfo = Metainfo::parse(&ours::torrent(stage)?)
+            .context("cannot read the torrent of bt-server")?;
         let knowledge = Arc::new(Knowledge {
             infohash: metainfo.infohash().0,
             pieces: metainfo.pieces() as usize,
@@ -67,7 +68,7 @@ impl Evil {
                 Err(error) => drop(tell.send(Err(error.context("an evil peer cannot start")))),
             }
         });
-        told.recv().context("the evil peer's thread is gone")??;
+        told.recv().context("the evil peer's thread has stopped")??;
         Ok(Self { knowledge, thread: Some(thread) })
     }
 
@@ -110,7 +111,7 @@ fn live(knowledge: &Arc<Knowledge>, listener: &TcpListener, mut named: Vec<Socke
     }
 }
 
-/// Tells the tracker that it is here with everything; returns whom it names.
+/// Announces to the tracker as a seed; returns the peers that it names.
 fn announce(knowledge: &Knowledge) -> Result<Vec<SocketAddrV4>> {
     let escaped: String = knowledge.infohash.iter().map(|byte| format!("%{byte:02x}")).collect();
     let id = String::from_utf8_lossy(PEER_ID);
@@ -123,7 +124,7 @@ fn announce(knowledge: &Knowledge) -> Result<Vec<SocketAddrV4>> {
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
-    peers_of(&answer).context("the tracker names no peers")
+    peers_of(&answer).context("the tracker's answer has no peers")
 }
 
 /// The compact list of peers (BEP 23) in a tracker's answer.
@@ -190,7 +191,7 @@ fn have_everything(pieces: usize) -> Vec<u8> {
     [&length.to_be_bytes()[..], &[5], &bits].concat()
 }
 
-/// Reads whole messages, and stops when the run is over.
+/// Reads complete messages, and stops when the run is over.
 struct Reader<'a> {
     stream: TcpStream,
     knowledge: &'a Knowledge,

@@ -24,11 +24,11 @@ pub const MAX_NODES: usize = 250;
 /// How the room is wired.
 #[derive(Clone, Copy, Debug)]
 pub struct Wiring {
-    /// PCs beside the server.
+    /// PCs, without the server.
     pub nodes: usize,
-    /// Rate of a node's cable, each way, in Mbit/s.
+    /// Rate of a node's cable in each direction, in Mbit/s.
     pub mbit: u32,
-    /// Rate of the server's cable, each way, in Mbit/s.
+    /// Rate of the server's cable in each direction, in Mbit/s.
     pub server_mbit: u32,
     /// Lost packets of 1000, on the bridge.
     pub loss_permille: u32,
@@ -94,7 +94,7 @@ impl Room {
     pub fn server_sent(&self) -> Result<Sent> {
         let mut tc = command_in(&self.server, "tc");
         tc.args(["-j", "-s", "qdisc", "show", "dev", "eth0"]);
-        read_sent(&run(tc)?).context("tc tells nothing of the server's link")
+        read_sent(&run(tc)?).context("tc shows no counters of the server's link")
     }
 
     /// Forgets who fed whom so far.
@@ -119,7 +119,7 @@ impl Room {
             return Ok(0);
         }
         let text = nft("-j list counter bridge room lost")?;
-        let listed: Value = serde_json::from_str(&text).context("nft speaks no JSON")?;
+        let listed: Value = serde_json::from_str(&text).context("the output of nft is not JSON")?;
         let entries = listed["nftables"].as_array().context("nft lists nothing")?;
         let packets = entries.iter().find_map(|entry| entry["counter"]["packets"].as_u64());
         packets.context("nft lists no counter")
@@ -139,12 +139,12 @@ pub fn node_address(node: usize) -> Ipv4Addr {
 }
 
 fn pc(number: usize, address: Ipv4Addr, mbit: u32, loses: bool) -> Result<Place> {
-    ensure!(number <= MAX_NODES, "a room has at most {MAX_NODES} nodes");
+    ensure!(number <= MAX_NODES, "the maximum is {MAX_NODES} nodes in a room");
     let (here, there) = (format!("cable{number}"), format!("pc{number}"));
     namespace::ip(&format!("link add {here} type veth peer name {there}"))?;
     let place = Place::with_cable(&there, address, 16)?;
     if loses {
-        // Else whole bundles of packets would get lost, of up to 64 KiB.
+        // Else bundles of packets, of up to 64 KiB, would be lost together.
         place.ip("link set dev eth0 gso_max_segs 1")?;
     }
     namespace::ip(&format!("link set {here} master {BRIDGE} up"))?;

@@ -1,4 +1,4 @@
-//! Shell: a plain tracker (BEP 3, BEP 23) for the engines that ours is compared with.
+//! Shell: a plain tracker (BEP 3, BEP 23) for the engines that BootTorrent is compared with.
 //!
 //! It names everybody to everybody, without delay, so no engine waits for it.
 
@@ -54,7 +54,7 @@ impl Tracker {
                 Err(error) => drop(tell.send(Err(error))),
             }
         });
-        told.recv().context("the tracker's thread is gone")??;
+        told.recv().context("the tracker's thread has stopped")??;
         Ok(Self { peers, is_over, thread: Some(thread) })
     }
 

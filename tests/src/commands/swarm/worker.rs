@@ -80,7 +80,7 @@ impl Worker {
     pub fn go(&mut self) -> Result<()> {
         self.cpu_before = self.total_cpu()?;
         self.started = clock::now();
-        self.input.write_all(b"go\n").context("a client does not listen")
+        self.input.write_all(b"go\n").context("a client does not read its input")
     }
 
     /// From now on its CPU counts.
@@ -151,7 +151,7 @@ impl Worker {
         self.memory = self.memory.max(now.unwrap_or(0));
     }
 
-    /// Most memory beside the image, in bytes.
+    /// Peak memory without the image, in bytes.
     pub fn memory(&self) -> u64 {
         self.memory
     }

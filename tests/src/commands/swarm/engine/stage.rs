@@ -21,7 +21,7 @@ pub struct Stage<'a> {
     pub payload: &'a Payload,
     /// bt-server and bt-node.
     pub programs: &'a Programs,
-    /// The lab of `ours`.
+    /// The lab of `boottorrent`.
     pub lab: &'a Path,
     /// Where logs are left.
     pub out: &'a Path,
@@ -80,7 +80,7 @@ impl Stage<'_> {
         let worker = self.start(&format!("{name}-seed"), command, Mark::End)?;
         tracker.wait_for_seed(|| {
             let ended = worker.end()?;
-            anyhow::ensure!(ended.is_none(), "the seed has ended:\n{}", worker.printed());
+            anyhow::ensure!(ended.is_none(), "the seed has exited:\n{}", worker.printed());
             Ok(())
         })?;
         Ok(Source { worker, _tracker: Some(tracker) })
