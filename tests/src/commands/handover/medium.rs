@@ -91,8 +91,8 @@ impl Medium {
     /// The entry that `bt-server add` wrote.
     pub fn entry(&self) -> Result<toml::Table> {
         let file = self.lab.folder().join("catalog").join(format!("{ID}.toml"));
-        let text = std::fs::read_to_string(&file).context("the entry is gone")?;
-        text.parse().context("the entry is no TOML")
+        let text = std::fs::read_to_string(&file).context("cannot read the entry")?;
+        text.parse().context("the entry is not TOML")
     }
 
     /// Boots a PC with so much memory (MiB) into the system; without a firmware, straight into the small Linux.
@@ -183,13 +183,14 @@ fn adapted(entry: &str, way: Way) -> String {
             ("cmdline", Some((before, rest))) => {
                 text += &format!("{before}\"{GUEST_WORDS} {rest}\n");
             }
-            ("way", _) => {}
+            // The second is the key's old name.
+            ("method" | "way", _) => {}
             _ => text += &format!("{line}\n"),
         }
     }
     let has_image = text.lines().any(|line| line.starts_with("image "));
     match way {
-        Way::Pmem | Way::Initrd if has_image => text + &format!("way = \"{}\"\n", way.name()),
+        Way::Pmem | Way::Initrd if has_image => text + &format!("method = \"{}\"\n", way.name()),
         _ => text,
     }
 }
@@ -241,12 +242,16 @@ mod tests {
     }
 
     #[test]
-    fn the_entry_gets_a_serial_console_and_the_way() {
-        let entry = "image    = \"a\"\nway      = \"initrd\"   # why\ncmdline  = \"quiet\"\n";
-        let adapted = adapted(entry, Way::Pmem);
-        let table: toml::Table = adapted.parse().expect("TOML");
-        assert_eq!(table["way"].as_str(), Some("pmem"));
-        let cmdline = table["cmdline"].as_str().expect("a command line");
-        assert!(cmdline.starts_with(GUEST_WORDS) && cmdline.ends_with(" quiet"), "{cmdline}");
+    fn the_entry_gets_a_serial_console_and_the_method() {
+        for key in ["method  ", "way     "] {
+            let entry =
+                format!("image    = \"a\"\n{key} = \"initrd\"   # why\ncmdline  = \"quiet\"\n");
+            let adapted = adapted(&entry, Way::Pmem);
+            let table: toml::Table = adapted.parse().expect("TOML");
+            assert_eq!(table["method"].as_str(), Some("pmem"));
+            assert!(!table.contains_key("way"), "{adapted}");
+            let cmdline = table["cmdline"].as_str().expect("a command line");
+            assert!(cmdline.starts_with(GUEST_WORDS) && cmdline.ends_with(" quiet"), "{cmdline}");
+        }
     }
 }

@@ -78,7 +78,7 @@ fn system_cmdline(medium: &Medium) -> Result<String> {
         "alpine" => "alpine_dev=loop0:iso9660",
         "debian-live" => "boot=live live-media=/dev/loop0",
         "dracut" => "rd.live.image root=live:/dev/loop0",
-        other => anyhow::bail!("no words for the family {other}"),
+        other => anyhow::bail!("no kernel command line for the family {other}"),
     };
     Ok(format!("{} {family} rdinit=/.bt-handover/init rootfstype=ramfs", text("cmdline")))
 }

@@ -5,9 +5,9 @@ use clap::ValueEnum;
 /// How an image gets to its system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Way {
-    /// Ours: the image stays where it was downloaded
+    /// The image stays where it was downloaded
     Pmem,
-    /// Ours: the image as a file of the initramfs
+    /// The image is a file of the initramfs
     Initrd,
     /// kexec-tools: image appended to the initrd, loaded by the kernel
     KexecTools,
