@@ -11,8 +11,8 @@ use crate::host::outcome::Outcome;
 
 /// Build the programs for a real network and put them into one folder
 ///
-/// `bt-server` and `bt-initramfs` run on the server; `bt-node` is what the PCs boot. They find each
-/// other when they lie side by side: copy the folder to the server as it is.
+/// `bt-server` and `bt-initramfs` run on the server; `bt-node` runs on the PCs. They find each other
+/// in the same folder: copy it to the server as it is.
 #[derive(Args)]
 pub struct Options {
     /// Put the programs into this folder

@@ -52,10 +52,12 @@ pub fn build() -> Result<Programs> {
         let [server, initramfs, node] = names;
         return Ok(Programs { server, initramfs, node });
     }
-    println!("Building the server and the boot files' tool (release) ...");
+    println!("Building bt-server and bt-initramfs (release) ...");
     let shipped = ["--release", "--package", "bt-server", "--package", "bt-initramfs"];
     let tools = build_some(&shipped)?;
-    println!("Building the node's program (static, made small; this takes some minutes once) ...");
+    println!(
+        "Building bt-node (static, optimized for size; takes some minutes the first time) ..."
+    );
     let node = ["--profile", "node", "--package", "bt-node", "--target", NODE_TARGET];
     let node = build_some(&[&node[..], &["--config", STATIC]].concat())?;
     Ok(Programs {
@@ -79,7 +81,9 @@ pub fn librqbit_peer() -> Result<PathBuf> {
     let program = match finished.filter(|program| program.is_file()) {
         Some(finished) => finished,
         None => {
-            println!("Building a peer on librqbit (release; this takes some minutes once) ...");
+            println!(
+                "Building a peer on librqbit (release; takes some minutes the first time) ..."
+            );
             // It is no member of the workspace, so it would have a target folder of its own.
             let target = std::path::absolute(target_folder())?;
             let target = target.to_str().context("the target folder's name is not UTF-8")?;

@@ -64,7 +64,7 @@ pub fn wait_for<T>(
             return Ok(found);
         }
         if now() >= end {
-            bail!("waited {} s for {what}, in vain", limit.as_secs());
+            bail!("timed out after {} s waiting for {what}", limit.as_secs());
         }
         pause(LOOK_EVERY)?;
     }
@@ -78,7 +78,7 @@ mod tests {
     fn a_wait_ends_at_its_limit_and_says_for_what() {
         let outcome: Result<()> = wait_for("a pigeon", Duration::ZERO, || Ok(None));
         let text = outcome.expect_err("nothing ever comes").to_string();
-        assert_eq!(text, "waited 0 s for a pigeon, in vain");
+        assert_eq!(text, "timed out after 0 s waiting for a pigeon");
     }
 
     #[test]

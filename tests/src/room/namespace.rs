@@ -79,7 +79,7 @@ pub fn command_in(place: &Place, program: impl AsRef<std::ffi::OsStr>) -> Comman
 fn new_network() -> Result<File> {
     let thread = std::thread::spawn(|| -> Result<File> {
         unshare(CloneFlags::CLONE_NEWNET).context("cannot make another network")?;
-        File::open("/proc/thread-self/ns/net").context("cannot hold the new network")
+        File::open("/proc/thread-self/ns/net").context("cannot open the new network")
     });
     thread.join().expect("the thread only makes two system calls")
 }

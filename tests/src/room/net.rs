@@ -34,14 +34,14 @@ pub fn enter_private_network() -> Result<()> {
     let own = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
     if geteuid().is_root() {
         unshare(own).context(
-            "cannot make a private network: this root may not unshare (a container without \
+            "cannot make a private network: root is not allowed to unshare (a container without \
              CAP_SYS_ADMIN?); start the container with --privileged",
         )?;
     } else {
         enter_as_user(own)?;
     }
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
-        .context("cannot keep mounts to ourselves")?;
+        .context("cannot make the mounts private")?;
     // A /sys of our own shows our interfaces; without it only programs that look there are misled.
     mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>).ok();
     if let Err(error) = File::options().read(true).write(true).open("/dev/net/tun") {
@@ -54,8 +54,8 @@ pub fn enter_private_network() -> Result<()> {
 fn enter_as_user(own: CloneFlags) -> Result<()> {
     let (user, group) = (geteuid(), getegid());
     unshare(CloneFlags::CLONE_NEWUSER | own).context(
-        "cannot make a private network as an ordinary user: user namespaces are off; run as root, \
-         or allow them with `sysctl kernel.unprivileged_userns_clone=1`",
+        "cannot make a private network as an ordinary user: user namespaces are disabled; run as \
+         root, or enable them with `sysctl kernel.unprivileged_userns_clone=1`",
     )?;
     std::fs::write("/proc/self/setgroups", "deny").context("cannot write setgroups")?;
     std::fs::write("/proc/self/uid_map", format!("0 {user} 1")).context("cannot map the user")?;
@@ -115,7 +115,7 @@ impl Lan {
         .context("cannot open a socket for router advertisements")?;
         socket.bind_device(Some(BRIDGE.as_bytes())).context("cannot bind to the bridge")?;
         socket.set_multicast_hops_v6(255).context("cannot set the hop limit (RFC 4861 §6.1.2)")?;
-        let index = nix::net::if_::if_nametoindex(BRIDGE).context("the bridge is gone")?;
+        let index = nix::net::if_::if_nametoindex(BRIDGE).context("the bridge is missing")?;
         let all_nodes = std::net::SocketAddrV6::new("ff02::1".parse()?, 0, 0, index);
         std::thread::spawn(move || {
             loop {

@@ -51,7 +51,7 @@ impl Wire {
     }
 }
 
-/// A socket that hears every frame of this network namespace.
+/// A socket that receives every frame of this network namespace.
 pub fn every_packet() -> Result<OwnedFd> {
     let (kind, flags) = (SockType::Raw, SockFlag::SOCK_CLOEXEC);
     socket(AddressFamily::Packet, kind, flags, SockProtocol::EthAll)
@@ -134,9 +134,9 @@ mod tests {
 
     #[test]
     fn cut_or_foreign_frames_are_nothing() {
-        let whole = frame(6, 80, &[0; 16], b"");
-        for length in 0..whole.len() {
-            assert_eq!(Sighting::read(&whole[..length]), None);
+        let complete = frame(6, 80, &[0; 16], b"");
+        for length in 0..complete.len() {
+            assert_eq!(Sighting::read(&complete[..length]), None);
         }
     }
 }

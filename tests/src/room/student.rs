@@ -147,7 +147,7 @@ impl Student {
                     return Ok(Some(step));
                 }
                 if ends(&step) {
-                    bail!("the node shows a problem: {}", step.field("text"));
+                    bail!("the PC shows an error: {}", step.field("text"));
                 }
             }
             Ok(None)
@@ -166,7 +166,7 @@ impl Student {
             self.look()?;
             let problem = self.waiting.iter().find(|step| step.word == "problem");
             if let Some(step) = problem {
-                bail!("the node shows a problem: {}", step.field("text"));
+                bail!("the PC shows an error: {}", step.field("text"));
             }
             Ok(self.started.as_ref().map(|(cmdline, _)| cmdline.clone()))
         });

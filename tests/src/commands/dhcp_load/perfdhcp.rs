@@ -88,7 +88,7 @@ impl Load {
         let [rate_word, secs_word, nodes_word, seed] =
             [rate, secs, nodes, rate + part].map(|number| number.to_string());
         perfdhcp.args(["-4", "-l", address, "-r", &rate_word, "-R", &nodes_word, "-p", &secs_word]);
-        // Hardware addresses count on from here.
+        // MAC addresses count up from here.
         perfdhcp.args(["-b", &format!("mac=02:0c:{part:02x}:00:00:00")]);
         perfdhcp.args(["-W", "1000000", "-s", &seed, &SERVER.to_string()]);
         let before = cpu(server.pid())?;
@@ -99,13 +99,9 @@ impl Load {
         let request = Counts::find(&text, "REQUEST-ACK");
         let (discover, request) = discover.zip(request).with_context(|| {
             let said = String::from_utf8_lossy(&printed.stderr);
-            format!("perfdhcp did not measure anything: {said}{text}")
+            format!("perfdhcp measured nothing: {said}{text}")
         })?;
-        ensure!(
-            request.received > 0,
-            "the server gave no lease at all; its log is {}",
-            server.log()
-        );
+        ensure!(request.received > 0, "the server assigned no lease; its log is {}", server.log());
         let leases = f64::from(request.received);
         Ok(Seen {
             offered: rate,

@@ -1,6 +1,6 @@
 //! Shell: a room is switched on: forty nodes at once, and how long each waits for its lease.
 //!
-//! Each asks three times, as one boot does (firmware, iPXE, the small Linux), and again after a
+//! Each asks three times, as one boot does (firmware, iPXE, the netboot image), and again after a
 //! second without an answer, as firmware does.
 
 use std::fmt;

@@ -38,7 +38,7 @@ pub struct Wish<'a> {
 }
 
 /// Fetches the file once for each of `addresses`, all at the same time, in the network of `place`.
-/// A client that did not get it is told by its error.
+/// A client that did not get it returns an error.
 pub fn fetch_all(place: &Place, addresses: &[Ipv4Addr], wish: Wish<'_>) -> Vec<Result<Vec<u8>>> {
     let network = place.network();
     let fetch = |address: Ipv4Addr| {

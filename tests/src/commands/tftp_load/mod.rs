@@ -29,7 +29,7 @@ use crate::room::server::Server;
 use crate::room::testbed::Testbed;
 use client::Wish;
 
-/// A loader of a usual size.
+/// A boot loader of a usual size.
 const FILE_BYTES: usize = 1 << 20;
 /// Its name, in the operator's own folder.
 const FILE: &str = "load.bin";
@@ -37,25 +37,25 @@ const FILE: &str = "load.bin";
 const CLIENTS: u8 = 32;
 /// Clients on a network that loses packets.
 const LOSSY_CLIENTS: u8 = 8;
-/// Lost packets of 1000, each way.
+/// Lost packets of 1000, in each direction.
 const LOSSES: [u32; 2] = [10, 50];
 /// A person in front of a PC has given up by then.
 const LIMIT: Duration = Duration::from_secs(40);
 
 /// Measure TFTP: 32 clients at once, and 8 on networks that lose packets
 ///
-/// bt-server and dnsmasq serve the same file to the same clients, in turns: as iPXE asks, and as
-/// UEFI asks. All 32 must get it, in the median no slower than from dnsmasq, and all 8 must get it
-/// from bt-server with 1 % and 5 % of the packets lost each way.
+/// bt-server and dnsmasq serve the same file to the same clients, in turn: with the requests of iPXE
+/// and with those of UEFI. All 32 must get it, in the median no slower than from dnsmasq, and all 8
+/// must get it from bt-server with 1 % and 5 % of the packets lost in each direction.
 #[derive(Args)]
 pub struct Options {
-    /// Rounds without loss; the medians count, so it must be odd
+    /// Number of rounds without loss; medians count, so it must be odd
     #[arg(long, default_value_t = 5, value_parser = outcome::odd_runs)]
     runs: u32,
     /// Install missing Debian packages without asking
     #[arg(long)]
     yes: bool,
-    /// Leave logs in this folder
+    /// Save logs to this folder
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -87,13 +87,13 @@ pub fn run(options: &Options) -> Result<Outcome> {
         let ours = crowd.fetch_with_loss(None, SERVER, server.pid(), permille)?;
         let place = Some(dnsmasq.place());
         let theirs = crowd.fetch_with_loss(place, dnsmasq.address(), dnsmasq.pid(), permille)?;
-        println!("{} % lost each way: bt-server {ours}, dnsmasq {theirs}", permille / 10);
+        println!("{} % lost in each direction: bt-server {ours}, dnsmasq {theirs}", permille / 10);
         lossy.push(Lossy { permille, ours, theirs });
     }
     Ok(report(&rounds, &lossy))
 }
 
-/// For the tests: on a network that loses 5 % each way, every client gets the file.
+/// For the tests: on a network that loses 5 % in each direction, every client gets the file.
 pub fn survive_loss(testbed: &mut Testbed) -> Result<String> {
     let permille = LOSSES[1];
     let (crowd, server, _dnsmasq) = prepare(testbed, "tftp-loss")?;
@@ -112,11 +112,11 @@ pub fn survive_loss(testbed: &mut Testbed) -> Result<String> {
 fn prepare(testbed: &mut Testbed, name: &str) -> Result<(Crowd, Server, Dnsmasq)> {
     let crowd = Crowd::prepare(testbed)?;
     let lab = testbed.sample_lab(name)?;
-    let loaders = lab.folder().join("ipxe");
-    std::fs::create_dir_all(&loaders).context("cannot make the folder for loaders")?;
-    std::fs::write(loaders.join(FILE), &crowd.file).context("cannot write the file")?;
+    let folder = lab.folder().join("ipxe");
+    std::fs::create_dir_all(&folder).context("cannot make the folder for boot loaders")?;
+    std::fs::write(folder.join(FILE), &crowd.file).context("cannot write the file")?;
     let server = testbed.serve(&lab, name)?;
-    let mut dnsmasq = Dnsmasq::serve_tftp(testbed.lan.place()?, &loaders, &testbed.out)?;
+    let mut dnsmasq = Dnsmasq::serve_tftp(testbed.lan.place()?, &folder, &testbed.out)?;
     clock::pause(Duration::from_secs(1))?;
     dnsmasq.check_running()?;
     Ok((crowd, server, dnsmasq))
@@ -213,13 +213,15 @@ fn report(rounds: &[Round], lossy: &[Lossy]) -> Outcome {
     }
     for Lossy { permille, ours, theirs } in lossy {
         let percent = permille / 10;
-        println!("| {LOSSY_CLIENTS} x 1 MiB, {percent} % lost each way | {ours} | {theirs} |");
+        println!(
+            "| {LOSSY_CLIENTS} x 1 MiB, {percent} % lost in each direction | {ours} | {theirs} |"
+        );
     }
     println!();
     let [ipxe, uefi] = &medians;
     let line = format!(
         "{CLIENTS} clients took {:.2} s and {:.2} s with bt-server, {:.2} s and {:.2} s with \
-         dnsmasq (as iPXE and as UEFI ask); with loss {} finished",
+         dnsmasq (requests of iPXE and of UEFI); with loss {} finished",
         ipxe.ours.0,
         uefi.ours.0,
         ipxe.theirs.0,
@@ -324,7 +326,7 @@ impl Crowd {
             let mut list = nft(end);
             list.args(["list", "table", "inet", "loss"]);
             let lost = dropped_packets(&run_command(list)?)?;
-            ensure!(lost > 0, "nftables lost no packet at one end: the measurement is void");
+            ensure!(lost > 0, "nftables dropped no packet at one end, so the measurement is void");
             dropped += lost;
             let mut delete = nft(end);
             delete.args(["delete", "table", "inet", "loss"]);
@@ -373,7 +375,7 @@ fn loss_rules(permille: u32) -> String {
 fn dropped_packets(listed: &str) -> Result<u64> {
     let (_, after) = listed.split_once("counter packets ").context("the rule has no counter")?;
     let number = after.split(' ').next().unwrap_or_default();
-    number.parse().with_context(|| format!("`{number}` is no count of packets"))
+    number.parse().with_context(|| format!("`{number}` is not a number of packets"))
 }
 
 #[cfg(test)]
