@@ -140,7 +140,7 @@ fn one_boot(
     Ok(moments)
 }
 
-/// Brings together what was seen on the wire and what the node told.
+/// Brings together what was seen on the wire and what the node reported.
 fn moments(student: &Student, wire: &Wire) -> Vec<Moment> {
     let start = student.power_on();
     let on_wire = |name, is_it: &dyn Fn(&Sighting) -> bool| {

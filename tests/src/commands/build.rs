@@ -32,7 +32,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     Ok(Outcome::new(true, line).with("folder", out.display().to_string()))
 }
 
-/// Copies beside the old one and renames: a program that runs keeps its own file.
+/// Copies next to the old one and renames: a program that runs keeps its own file.
 fn copy(program: &Path, out: &Path) -> Result<()> {
     let name = program.file_name().context("a program has a name")?;
     let new = out.join(name).with_added_extension("new");

@@ -21,7 +21,7 @@ use crate::room::testbed::Testbed;
 
 /// Fast enough not to bore, slow enough for a download to be seen.
 const MBIT: u32 = 100;
-/// After a step is told, until the screen shows it.
+/// After a step is reported, until the screen shows it.
 const DRAWN: Duration = Duration::from_secs(20);
 
 /// Watch a PC boot from the network into the picker, choose a system and see it boot
@@ -78,7 +78,7 @@ fn has_desktop() -> bool {
     is_set("DISPLAY") || is_set("WAYLAND_DISPLAY")
 }
 
-/// Leaves the PC to the person in front of it, and tells what the PC does.
+/// Leaves the PC to the person in front of it, and prints what the PC does.
 fn watch(mut student: Student) -> Result<Outcome> {
     println!(
         "You are the student now: use the arrow keys, Enter or the mouse. Close the window to stop."

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-/// How often a wait looks again: short beside the seconds that are measured.
+/// How often a wait looks again: short compared with the seconds that are measured.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Set by the signal handler, read by every wait.
@@ -21,7 +21,7 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
-/// Makes Ctrl-C, TERM and HUP end the current wait, so that everything is put away on the way out.
+/// Makes Ctrl-C, TERM and HUP end the current wait, so that everything is cleaned up on exit.
 pub fn catch_interrupts() -> Result<()> {
     extern "C" fn note(_: i32) {
         INTERRUPTED.store(true, Ordering::Relaxed);

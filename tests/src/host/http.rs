@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn any_other_status_is_told() {
+    fn any_other_status_is_reported() {
         let error = body(b"HTTP/1.1 404 Not Found\r\n\r\n").expect_err("no success");
         assert!(error.to_string().contains("404"), "{error}");
     }

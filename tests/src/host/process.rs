@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_command_is_quoted_with_its_words() {
+    fn a_failed_command_is_quoted_with_its_output() {
         let mut failing = command("sh");
         failing.args(["-c", "echo no luck >&2; exit 3"]);
         let text = run(failing).expect_err("it exits with 3").to_string();
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_process_is_gone() {
+    fn a_dropped_process_has_ended() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut sleeper = command("sleep");
         sleeper.arg("60");

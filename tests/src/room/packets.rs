@@ -60,7 +60,7 @@ pub fn every_packet() -> Result<OwnedFd> {
 
 fn listen(socket: &OwnedFd, seen: &Mutex<Vec<(Instant, Sighting)>>) {
     let mut frame = [0; SNAP_LENGTH];
-    // The socket only fails when the network is gone, and then nobody asks any more.
+    // The socket only fails when the network is removed, and then nobody asks any more.
     while let Ok(length) = recv(socket.as_raw_fd(), &mut frame, MsgFlags::MSG_TRUNC) {
         let Some(sighting) = Sighting::read(&frame[..length.min(SNAP_LENGTH)]) else { continue };
         let mut seen = seen.lock().expect("no holder panics");
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_or_foreign_frames_are_nothing() {
+    fn cut_or_other_frames_are_ignored() {
         let complete = frame(6, 80, &[0; 16], b"");
         for length in 0..complete.len() {
             assert_eq!(Sighting::read(&complete[..length]), None);

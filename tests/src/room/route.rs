@@ -1,4 +1,4 @@
-//! Shell: how a PC comes to its small Linux: by which firmware, and with whose addresses.
+//! Shell: how a PC boots the netboot image: by which firmware, and with whose addresses.
 
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ impl FirmwareKind {
     pub fn node_settings(self) -> String {
         match self {
             Self::Bios | Self::Uefi | Self::UefiHttp => usual_words(),
-            // The kernel's notices tell whether Secure Boot really was on.
+            // The kernel's notices show whether Secure Boot really was on.
             Self::UefiSecure => {
                 format!("uefi_loader = \"shim-grub\"\ncmdline = \"{GUEST_WORDS} loglevel=6\"\n")
             }
@@ -65,7 +65,7 @@ impl FirmwareKind {
 /// The words of a kernel (Debian's) that was started under Secure Boot.
 const LOCKED_DOWN: &str = "Kernel is locked down from EFI Secure Boot";
 
-/// How a PC comes to its small Linux.
+/// How a PC boots the netboot image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Its firmware.
@@ -96,7 +96,7 @@ impl Route {
         match self.addresses {
             Addresses::Ours => Ok(None),
             Addresses::Others => {
-                // Its lease file and its log have one name each, and other routes run beside it.
+                // Its lease file and its log have one name each, and other routes run at the same time.
                 let folder = testbed.out.join(format!("{}-dnsmasq", self.name()));
                 std::fs::create_dir_all(&folder)
                     .with_context(|| format!("cannot make {}", folder.display()))?;

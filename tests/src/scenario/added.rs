@@ -11,11 +11,11 @@ use crate::commands::handover::words;
 use crate::commands::image::{self, Kind};
 use crate::room::testbed::Testbed;
 
-/// Large enough to matter beside all else that is in memory.
+/// Large enough to matter compared with all else in memory.
 const IMAGE: u64 = 160 << 20;
 /// Image, system and node fit, but no second image would: in MiB.
 const ENOUGH: u32 = 512;
-/// The picker runs, but the image does not fit beside it.
+/// The picker runs, but the image does not fit in addition.
 const TOO_LITTLE: u32 = 320;
 
 /// Memory with holes, as firmware leaves it on some PCs: no piece is as long as the image.

@@ -132,7 +132,7 @@ fn address_region(picture: &RgbImage) -> Region {
     Region { x: width / 2, y: 0, width: width / 2, height: height / 12 }
 }
 
-/// One picture for each kind of firmware: the loader leaves no trace on the menu.
+/// One picture for each kind of firmware: the boot loader leaves no trace on the picker.
 fn reference(firmware: FirmwareKind) -> PathBuf {
     let kind = match firmware {
         FirmwareKind::Bios => "bios",

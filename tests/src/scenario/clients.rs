@@ -1,4 +1,4 @@
-//! Shell: strangers' programs that must get along with what the lab publishes.
+//! Shell: stock programs that must accept what the lab publishes.
 
 use std::path::Path;
 use std::time::Duration;
@@ -82,7 +82,7 @@ fn digest(file: &Path) -> Result<String> {
     Ok(hex::encode(Sha256::digest(bytes)))
 }
 
-/// The SHA-256 of each file of `lab`'s sample, beside what lies in `folder`.
+/// The SHA-256 of each file of `lab`'s sample, compared with what is in `folder`.
 pub fn check_same_files(lab: &SampleLab, folder: &Path) -> Result<()> {
     for name in ["kernel", "initrd"] {
         ensure!(

@@ -1,5 +1,5 @@
 //! Shell: the DHCP clients of real systems, in networks of their own, against the server as it
-//! ships: BusyBox's udhcpc, as our small Linux has it, and ISC's dhclient.
+//! ships: BusyBox's udhcpc, as the netboot image has it, and ISC's dhclient.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -38,7 +38,7 @@ const BEHIND_RELAY: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 50);
 const LEASE_LIMIT: Duration = Duration::from_secs(20);
 /// Half of the shortest lease, and dhclient's random delay.
 const RENEWAL_LIMIT: Duration = Duration::from_secs(75);
-/// Within this a foreign server must be told of.
+/// Within this a rogue server must be reported.
 const WARNING_LIMIT: Duration = Duration::from_secs(35);
 
 pub fn run(testbed: &mut Testbed) -> Result<String> {
@@ -64,7 +64,7 @@ fn full(testbed: &mut Testbed) -> Result<String> {
         ensure!(renewed.ip == first.ip, "dhclient renewed {} to {}", first.ip, renewed.ip);
         dhclient.release()?;
         was_released(&lab, &first.ip)?;
-        let secs = foreign_server(testbed, &server)?;
+        let secs = rogue_server(testbed, &server)?;
         Ok(format!(
             "udhcpc and dhclient got, renewed and released leases, a host got its reservation and \
              name, a PC behind a relay a lease of its own network; a rogue server was reported \
@@ -145,8 +145,8 @@ fn behind_relay(testbed: &mut Testbed) -> Result<()> {
     Ok(())
 }
 
-/// Starts another DHCP server; returns the seconds until ours told of it.
-fn foreign_server(testbed: &mut Testbed, server: &Server) -> Result<f64> {
+/// Starts another DHCP server; returns the seconds until bt-server reported it.
+fn rogue_server(testbed: &mut Testbed, server: &Server) -> Result<f64> {
     let log = server.logged();
     ensure!(!log.contains("port 68"), "the server cannot detect other DHCP servers");
     ensure!(!log.contains("another DHCP server"), "a server was reported before there was one");
@@ -160,7 +160,8 @@ fn foreign_server(testbed: &mut Testbed, server: &Server) -> Result<f64> {
     Ok(start.elapsed().as_secs_f64())
 }
 
-/// Beside another server ours names boot files and gives no address, whoever asks.
+/// With another DHCP server on the network, bt-server names boot files and assigns no address,
+/// whoever asks.
 fn proxy(testbed: &mut Testbed) -> Result<String> {
     let lab = testbed.sample_lab("dhcp-clients-proxy")?;
     lab.write_settings(Addresses::Others, &(usual_words() + MORE))?;
@@ -201,7 +202,7 @@ fn change_settings(lab: &SampleLab, from: &str, to: &str) -> Result<()> {
     fs::write(&path, text.replace(from, to)).context("cannot write server.toml")
 }
 
-/// What a client's script was told.
+/// What a client's script was called with.
 #[derive(Debug, Default)]
 struct Note {
     ip: String,
@@ -288,7 +289,7 @@ fn dhclient_words(folder: &Path) -> Vec<std::ffi::OsString> {
     files.iter().flat_map(|(flag, name)| [(*flag).into(), folder.join(name).into()]).collect()
 }
 
-/// What both clients run at each change: it takes the address over and notes what it was told.
+/// What both clients run at each change: it sets the address and notes what it was called with.
 fn script_text(notes: &std::path::Path) -> String {
     format!(
         "#!/bin/sh\n\

@@ -16,17 +16,17 @@ use crate::room::sample::{Addresses, SampleLab, usual_words};
 use crate::room::server::server_command;
 use crate::room::testbed::Testbed;
 
-/// One PC of the lab has Secure Boot, so that the doctor goes that way too.
+/// One PC of the lab has Secure Boot, so that the doctor simulates that boot too.
 const SECURE_HOST: &str =
     "[[host]]\nmac = \"52:54:00:00:00:99\"\nname = \"secure\"\nuefi_loader = \"shim-grub\"\n";
-/// The ways through the server, by the doctor's names.
-const WAYS: [&str; 5] = ["BIOS", "UEFI", "HTTP Boot", "iPXE", "Secure Boot"];
+/// The kinds of boot, by the doctor's names.
+const BOOTS: [&str; 5] = ["BIOS", "UEFI", "HTTP Boot", "iPXE", "Secure Boot"];
 const NFT_TABLE: &str = "doctor";
 
 pub fn full(testbed: &mut Testbed) -> Result<String> {
     let lab = testbed.sample_lab("doctor-full")?;
     lab.write_settings(Addresses::Ours, &(usual_words() + SECURE_HOST))?;
-    // Without a second one, the bridge has no link once the foreign server is gone.
+    // Without a second one, the bridge has no link once the rogue server has exited.
     let (place, _plugged_in) = (testbed.lan.place()?, testbed.lan.place()?);
     let patient = Patient { testbed, lab: &lab };
     patient.is_well("no server runs", &[("server", "no server of this lab runs")])?;
@@ -73,7 +73,7 @@ pub fn proxy(testbed: &mut Testbed) -> Result<String> {
     ))
 }
 
-/// dnsmasq is ready in a moment; `bt-server` would be told by a lost packet.
+/// dnsmasq is ready in a moment; `bt-server` would detect it only by a packet that is lost.
 fn settle(dnsmasq: &mut Dnsmasq) -> Result<()> {
     clock::pause(Duration::from_secs(1))?;
     dnsmasq.check_running()
@@ -109,7 +109,7 @@ fn files_and_ports(patient: &Patient<'_>) -> Result<usize> {
     Ok(4)
 }
 
-/// Faults beside a running server; returns how many were tried.
+/// Faults while the server runs; returns how many were tried.
 fn broken_while_running(patient: &Patient<'_>) -> Result<usize> {
     let boot_file = patient.lab.initramfs();
     let aside = boot_file.with_extension("aside");
@@ -182,7 +182,7 @@ impl Patient<'_> {
     /// The virtual PC of each kind must get the last byte of the initramfs.
     fn boots_every_pc(&self) -> Result<()> {
         let (_, diagnosis) = self.examine()?;
-        for part in WAYS {
+        for part in BOOTS {
             let way = find(&diagnosis, part, "initrd.img").filter(|it| it["verdict"] == "ok");
             ensure!(way.is_some(), "{part} does not get its initramfs: {diagnosis:#}");
         }

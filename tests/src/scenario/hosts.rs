@@ -1,4 +1,4 @@
-//! Shell: PCs that boot in ways of their own: told apart by `server.toml`, with Secure Boot, with an
+//! Shell: PCs with boot settings of their own: selected by `server.toml`, with Secure Boot, with an
 //! iPXE that has a script before it has an address.
 
 use std::time::Duration;
@@ -18,15 +18,15 @@ use crate::room::testbed::Testbed;
 const PRESET: &str = "exam";
 /// An iPXE with network drivers of its own: a file that is not the one Debian's package has for this name.
 const OWN_LOADER: &str = "/usr/lib/ipxe/ipxe.efi";
-/// An iPXE that runs a script given to it beside it, as newer builds run `autoexec.ipxe`: at once,
-/// with the network card closed.
+/// An iPXE that runs a script loaded along with it, as newer builds run `autoexec.ipxe`: at once,
+/// with the network interface closed.
 const IPXE_WITH_SCRIPT: &str = "/usr/lib/ipxe/ipxe.lkrn";
-/// Until the firmware has loaded the first loader and said what it thinks of it.
+/// Until the firmware has loaded the boot loader and reported whether it accepts it.
 const REFUSED_LIMIT: Duration = Duration::from_secs(120);
 
 /// Two kinds of PC in one lab: one starts a system by itself, with an iPXE of the operator's own;
 /// the other has Secure Boot on.
-pub fn own_ways(testbed: &mut Testbed) -> Result<String> {
+pub fn own_settings(testbed: &mut Testbed) -> Result<String> {
     let lab = lab_with_hosts(testbed)?;
     let server = testbed.serve(&lab, "hosts")?;
     let outcome = (|| {
@@ -78,7 +78,7 @@ fn secure(testbed: &mut Testbed) -> Result<String> {
     Ok("the PC with Secure Boot booted through shim and GRUB".into())
 }
 
-/// Proves that the lab's Secure Boot is on: a loader without a signature does not run.
+/// Proves that the lab's Secure Boot is on: an unsigned boot loader does not run.
 pub fn unsigned_loader(testbed: &mut Testbed) -> Result<String> {
     let name = "secure-boot-refuses";
     let lab = testbed.sample_lab(name)?;

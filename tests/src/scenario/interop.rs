@@ -20,7 +20,7 @@ use crate::scenario::swarm::{bytes_from, fetch, figures};
 
 /// The catalog entry that is fetched.
 const SYSTEM: &str = "sample";
-/// A few seconds' download; some clients take half a minute until they give anything to a stranger.
+/// A few seconds' download; some clients take half a minute until they upload to an unknown peer.
 const LIMIT: Duration = Duration::from_secs(300);
 
 pub fn aria2(testbed: &mut Testbed) -> Result<String> {

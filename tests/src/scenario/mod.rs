@@ -33,7 +33,7 @@ pub struct Scenario {
     pub what: &'static str,
     /// Runs it; returns what was seen.
     pub run: fn(&mut Testbed) -> Result<String>,
-    /// Whether nothing may run beside it.
+    /// Whether it must run alone.
     pub is_alone: bool,
     /// What has to be there before.
     pub need: Option<Need>,
@@ -201,7 +201,7 @@ pub const ALL: &[Scenario] = &[
     scenario(
         "hosts",
         "per-PC settings apply: in one lab one PC boots unattended, one with Secure Boot",
-        hosts::own_ways,
+        hosts::own_settings,
     ),
     scenario(
         "autoexec",

@@ -55,7 +55,7 @@ pub fn wrong_key(testbed: &mut Testbed) -> Result<String> {
     let name = "refuse-wrong-key";
     let old = testbed.sample_lab(&format!("{name}-old"))?;
     let rekeyed = testbed.sample_lab(name)?;
-    // The lab's id stays: only the signature can tell.
+    // The lab's id stays: only the signature differs.
     let keys = testbed.other_keys(&format!("{name}-keys"))?;
     for file in ["root.key", "root.pub", "signing.key", "signing.pub"] {
         std::fs::copy(keys.join(file), rekeyed.folder().join("keys").join(file))
@@ -138,7 +138,7 @@ pub fn no_server(testbed: &mut Testbed) -> Result<String> {
     let name = "no-server";
     let lab = testbed.sample_lab(name)?;
     let mut server = testbed.serve(&lab, name)?;
-    // The PC gets its address from the server, then finds it gone: it boots slower than this.
+    // The PC gets its address from the server, then finds it stopped: it boots slower than this.
     let machine = Machine::new(direct(&lab, ""), 1);
     let mut student = Student::switch_on(name, &machine, &mut testbed.lan, &testbed.out)?;
     student.wait_step("network", CATALOG_LIMIT)?;

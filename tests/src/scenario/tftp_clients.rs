@@ -1,4 +1,4 @@
-//! Shell: TFTP with the clients that people have, and with a stranger who wants more than he may.
+//! Shell: TFTP with stock clients, and with an attacker who requests what is not served.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -142,7 +142,7 @@ fn strangers(place: &Place, allowed: &BTreeMap<&str, Vec<u8>>) -> Result<(usize,
     let names = hostile_names();
     for name in &names {
         let answer = ask(place, &[b"\0\x01", &name[..], b"\0octet\0"].concat())?;
-        // Some names only spell an allowed one in an odd way; anything else is refused or ignored.
+        // Some names only spell an allowed one in an odd form; anything else is refused or ignored.
         let is_allowed = answer.get(..2) == Some(b"\0\x03")
             && allowed.values().any(|file| file.starts_with(&answer[4..]));
         let is_refused = answer.is_empty() || answer.starts_with(b"\0\x05");

@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_99th_of_a_hundred_is_told() {
+    fn the_99th_of_a_hundred_is_reported() {
         let waited = Waited::of((1..=100).rev().map(f64::from).collect(), 2);
         let expected = Waited { half_ms: 50.0, p99_ms: 99.0, slowest_ms: 100.0, again: 2 };
         assert_eq!(waited, expected);

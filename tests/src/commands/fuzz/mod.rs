@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_read_from_the_fuzzers_words() {
+    fn figures_are_read_from_the_fuzzers_output() {
         let line = "stat::number_of_executed_units: 10000000";
         assert_eq!(read_figure(line), Some(("number_of_executed_units", 10_000_000)));
         assert_eq!(read_figure("#8388608\tpulse  cov: 1229 ft: 3212 exec/s: 21807"), None);

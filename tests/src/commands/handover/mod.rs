@@ -1,8 +1,8 @@
-//! Shell: `cargo lab handover`: the smallest PC on which a live system starts, by each way.
+//! Shell: `cargo lab handover`: the least memory with which a live system boots, for each boot method.
 //!
 //! A test system of each size is added to a lab by `bt-server add`, and PCs with less and less memory boot it through the swarm.
-//! What runs must see the very medium that was added; what does not run must have been refused in words before the
-//! download. Beside our two ways: kexec-tools, which copies the image into an initrd.
+//! What runs must see the very medium that was added; what does not run must have been refused with a reason before the
+//! download. For comparison with the two boot methods: kexec-tools, which copies the image into an initrd.
 
 pub mod medium;
 mod peer;
@@ -74,7 +74,7 @@ pub struct Options {
     out: Option<PathBuf>,
 }
 
-/// One way with one size.
+/// One boot method with one size.
 struct Found {
     way: Way,
     size: u32,
@@ -125,7 +125,7 @@ fn images(options: &Options) -> Result<Vec<(u32, PathBuf)>> {
     Ok(images)
 }
 
-/// The smallest PC for this image and this way.
+/// The least memory for this image and this boot method.
 fn search_one(
     options: &Options,
     testbed: &mut Testbed,
@@ -198,7 +198,7 @@ fn report(found: &[Found]) -> Outcome {
     for Found { way, size, search } in found {
         let smallest = search.smallest().map_or("none".into(), |memory| format!("{memory} MiB"));
         parts.push(format!("{} {size} MiB: {smallest}", way.name()));
-        // The peer has no rule that refuses; ours must never break.
+        // kexec-tools has no rule that refuses; our own methods must never break.
         ok &= search.smallest().is_some()
             && (*way == Way::KexecTools || search.broken().next().is_none());
     }

@@ -1,4 +1,4 @@
-//! Core: the ways in which an image can get to its system.
+//! Core: the boot methods: how an image can get to its system.
 
 use clap::ValueEnum;
 
@@ -14,7 +14,7 @@ pub enum Way {
 }
 
 impl Way {
-    /// As `--ways` spells it.
+    /// As `--methods` spells it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pmem => "pmem",

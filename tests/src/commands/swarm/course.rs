@@ -40,7 +40,7 @@ pub struct Plan {
     pub restarts_server: bool,
 }
 
-/// A run under way.
+/// A run in progress.
 struct Course<'a> {
     engine: Engine,
     stage: &'a Stage<'a>,

@@ -18,7 +18,7 @@ use crate::room::addresses::SERVER;
 
 const PORT: u16 = 6881;
 const TRACKER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(SERVER), 6969);
-/// A stranger's id: our nodes get to know it as any stock client.
+/// The id of an unknown client: our nodes treat it as any stock client.
 const PEER_ID: &[u8; 20] = b"-EV0001-noisenoise12";
 /// Between two announces.
 const INTERVAL: Duration = Duration::from_secs(2);

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_has_ended_still_tells_its_cpu() {
+    fn a_process_that_has_ended_still_shows_its_cpu() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let script = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done";
         let worker = start(script, Mark::End, &folder);

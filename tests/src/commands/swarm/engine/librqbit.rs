@@ -1,4 +1,4 @@
-//! Shell: librqbit on both sides, by a small program of ours on its published crate.
+//! Shell: librqbit on both sides, by a small program of the lab on its published crate.
 
 use std::path::Path;
 use std::process::Command;
