@@ -157,15 +157,15 @@ fn moments(student: &Student, wire: &Wire) -> Vec<Moment> {
     let moments = [
         Some(Moment { name: "power on", secs: 0.0 }),
         on_wire("first DHCP request", &|seen| *seen == Sighting::Dhcp),
-        on_wire("boot loader requested", &|seen| match seen {
+        on_wire("boot loader asked for", &|seen| match seen {
             Sighting::Tftp(_) => true,
             Sighting::Get(path) => path.ends_with(".efi"),
             Sighting::Dhcp => false,
         }),
-        on_wire("boot.ipxe requested", &get("/boot.ipxe")),
-        on_wire("GRUB menu requested", &tftp("/grub/grub.cfg")),
-        on_wire("kernel requested", &|seen| get("/boot/vmlinuz")(seen) || tftp("/vmlinuz")(seen)),
-        on_wire("initramfs requested", &|seen| {
+        on_wire("boot.ipxe asked for", &get("/boot.ipxe")),
+        on_wire("GRUB's menu asked for", &tftp("/grub/grub.cfg")),
+        on_wire("kernel asked for", &|seen| get("/boot/vmlinuz")(seen) || tftp("/vmlinuz")(seen)),
+        on_wire("initramfs asked for", &|seen| {
             get("/boot/initrd.img")(seen) || tftp("/initrd.img")(seen)
         }),
         told("node's init runs", "init"),

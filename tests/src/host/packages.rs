@@ -70,7 +70,7 @@ const TESTING: &[Package] = &[
     package("minisign", "the stock tool that must verify the signed catalog"),
     package(
         "nftables",
-        "a firewall that the doctor must find, and one that blocks a node from the server",
+        "a firewall that the doctor must find, and one that blocks a PC from the server",
     ),
     package("squashfs-tools", "root file systems that bt-server add inspects"),
     package("tftp-hpa", "the usual TFTP client"),

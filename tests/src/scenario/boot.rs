@@ -86,7 +86,7 @@ fn through_the_menu(
     let expected = lab.cmdline(system)?;
     ensure!(cmdline == expected, "the system got `{cmdline}`, its entry says `{expected}`");
     let verified = student.steps.iter().any(|step| step.word == "verify");
-    ensure!(verified, "the node did not report that it verifies the download");
+    ensure!(verified, "the PC did not report that it verifies the download");
     if route.firmware == FirmwareKind::UefiSecure {
         route::check_secure_boot(&student)?;
     }

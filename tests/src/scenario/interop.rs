@@ -123,7 +123,7 @@ pub(super) fn there_and_back(
         let back_took = (clock::now() - begin).as_secs_f64();
         running.check_running()?;
         Ok(format!(
-            "{client} fetched the system from bt-server in {there:.0} s; a node fetched all of it, \
+            "{client} fetched the system from bt-server in {there:.0} s; bt-node fetched all of it, \
              {:.1} MB, from {client} alone in {back_took:.0} s",
             back as f64 / 1e6
         ))
@@ -155,10 +155,13 @@ fn node_fetches(testbed: &mut Testbed, lab: &SampleLab, name: &str, client: &Pla
     run(nft)?;
     let mut node = fetch(testbed, lab, &place, &folder, &format!("{name}-node"), true)?;
     let is_content = node.wait(LIMIT)?;
-    ensure!(is_content, "the node failed:\n{}", tail(&node.printed(), 10));
+    ensure!(is_content, "bt-node failed:\n{}", tail(&node.printed(), 10));
     check_same_files(lab, &folder)?;
     let seen = figures(&node.printed())?;
-    ensure!(bytes_from(&seen, &SERVER.to_string()) == 0, "the server fed the node: {seen}");
+    ensure!(
+        bytes_from(&seen, &SERVER.to_string()) == 0,
+        "bt-server sent something to bt-node: {seen}"
+    );
     let bytes = bytes_from(&seen, &client.address().to_string());
     ensure!(bytes > 0, "nothing came from the client: {seen}");
     Ok(bytes)

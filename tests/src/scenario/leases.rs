@@ -138,11 +138,11 @@ impl Client {
     /// Remembers an ACK, and looks whether it fits to all before.
     fn take(&mut self, reply: &Reply) -> Result<()> {
         if reply.kind != ACK {
-            bail!("node {} was refused {:?}", reply.node, self.assigned.get(&reply.node));
+            bail!("PC {} was refused {:?}", reply.node, self.assigned.get(&reply.node));
         }
         self.acks += 1;
         if let Some(before) = self.assigned.insert(reply.node, reply.ip) {
-            ensure!(before == reply.ip, "node {} lost {before} and got {}", reply.node, reply.ip);
+            ensure!(before == reply.ip, "PC {} lost {before} and got {}", reply.node, reply.ip);
         }
         let owners = self.assigned.values().filter(|ip| **ip == reply.ip).count();
         ensure!(owners == 1, "{} has {owners} owners", reply.ip);

@@ -127,38 +127,38 @@ pub const ALL: &[Scenario] = &[
     scenario("aria2", "aria2c downloads a system with nothing but the magnet link", clients::aria2),
     scenario(
         "swarm",
-        "a node that boots while another uploads fetches from it and from the server",
+        "a PC that boots while another uploads fetches from it and from the server",
         swarm::second_node,
     ),
     scenario(
         "interop-aria2",
-        "aria2 fetches a system from bt-server, and a node fetches it from aria2 alone",
+        "aria2 fetches a system from bt-server, and bt-node fetches it from aria2 alone",
         interop::aria2,
     ),
     scenario(
         "interop-transmission",
-        "Transmission fetches a system from bt-server, and a node fetches it from Transmission alone",
+        "Transmission fetches a system from bt-server, and bt-node fetches it from Transmission alone",
         interop::transmission,
     )
     .needs(Need::Transmission),
     scenario(
         "interop-qbittorrent",
-        "qBittorrent fetches a system from bt-server, and a node fetches it from qBittorrent alone",
+        "qBittorrent fetches a system from bt-server, and bt-node fetches it from qBittorrent alone",
         interop::qbittorrent,
     ),
     scenario(
         "interop-rtorrent",
-        "rTorrent fetches a system from bt-server, and a node fetches it from rTorrent alone",
+        "rTorrent fetches a system from bt-server, and bt-node fetches it from rTorrent alone",
         interop::rtorrent,
     ),
     scenario(
         "interop-libtorrent",
-        "libtorrent fetches a system from bt-server, and a node fetches it from libtorrent alone",
+        "libtorrent fetches a system from bt-server, and bt-node fetches it from libtorrent alone",
         interop::libtorrent,
     ),
     scenario(
         "interop-librqbit",
-        "librqbit fetches a system from bt-server, and a node fetches it from librqbit alone",
+        "librqbit fetches a system from bt-server, and bt-node fetches it from librqbit alone",
         interop_librqbit::run,
     )
     .needs(Need::LibrqbitPeer),
@@ -253,7 +253,7 @@ pub const ALL: &[Scenario] = &[
     ),
     scenario(
         "no-server",
-        "a node without a server says so, and continues once the server is back",
+        "a PC without a server says so, and continues once the server is back",
         refusal::no_server,
     ),
     scenario(

@@ -160,6 +160,6 @@ fn refused(student: &mut Student, name: &str, limit: Duration, kinds: &[&str]) -
     let kind = problem.field("kind");
     ensure!(kinds.contains(&kind), "the problem is of the kind {kind}, not {}", kinds.join(" or "));
     let words = problem.field("text").to_owned();
-    ensure!(words.split(' ').count() >= 3, "the node says only \"{words}\"");
+    ensure!(words.split(' ').count() >= 3, "the PC says only \"{words}\"");
     Ok(words)
 }

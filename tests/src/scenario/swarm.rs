@@ -104,7 +104,7 @@ pub fn fetch(
 /// The line of JSON in what a node has printed.
 pub fn figures(printed: &str) -> Result<Value> {
     let figures = printed.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok());
-    figures.with_context(|| format!("no JSON from the node:\n{printed}"))
+    figures.with_context(|| format!("bt-node printed no JSON:\n{printed}"))
 }
 
 /// Bytes that came from `address`, out of `"from": [{"peer": "ADDRESS:PORT", "bytes": 1}, …]`.

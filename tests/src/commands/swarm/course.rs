@@ -92,7 +92,7 @@ pub fn run(engine: Engine, number: u32, stage: &Stage, plan: &Plan) -> Result<Se
     drop(course);
     for node in 0..honest {
         let is_same = stage.payload.is_same(&engine.files(stage, node))?;
-        ensure!(is_same, "{}: the image of node {} is wrong", engine.name(), node + 1);
+        ensure!(is_same, "{}: the image of PC {} is wrong", engine.name(), node + 1);
     }
     if !evil.is_empty() {
         println!("  {} evil peers sent {bad} bad blocks", evil.len());
@@ -180,7 +180,11 @@ impl Course<'_> {
                 (Some(_), None) => worker.has_closed(),
             };
             if has_failed {
-                bail!("node {} exited too early:\n{}", node + 1, tail(&worker.printed(), 10));
+                bail!(
+                    "the client of PC {} exited too early:\n{}",
+                    node + 1,
+                    tail(&worker.printed(), 10)
+                );
             }
             if worker.finished().is_none() {
                 all_done = false;
@@ -241,8 +245,8 @@ impl Course<'_> {
         let workers = self.nodes.iter().enumerate();
         workers
             .map(|(node, worker)| {
-                let worker = worker.as_ref().context("a node was never started")?;
-                let finished = worker.finished().context("a node did not finish")?;
+                let worker = worker.as_ref().context("a PC was never started")?;
+                let finished = worker.finished().context("a PC did not finish")?;
                 Ok(NodeSeen {
                     address: node_address(node),
                     start: (worker.started() - self.start).as_secs_f64(),
@@ -259,7 +263,7 @@ impl Course<'_> {
         let late: Vec<&Worker> = self.nodes.iter().flatten().filter(is_late).collect();
         let words = late.first().map(|worker| tail(&worker.printed(), 5)).unwrap_or_default();
         format!(
-            "{}: {} nodes did not finish within {:.0} s; the last output of one:\n{words}",
+            "{}: {} PCs did not finish within {:.0} s; the last output of one:\n{words}",
             self.engine.name(),
             late.len(),
             limit.as_secs_f64()

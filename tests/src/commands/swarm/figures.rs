@@ -155,7 +155,7 @@ pub fn heads() -> String {
         "CPU"
     ) + &format!(
         "\n{:13} {:>3} {:>20} {:>7} {:>9} {:>9} {:>8}",
-        "", "", "in wire times", "server", "server", "a node", "MiB"
+        "", "", "in wire times", "server", "server", "a PC", "MiB"
     )
 }
 

@@ -139,7 +139,7 @@ pub fn node_address(node: usize) -> Ipv4Addr {
 }
 
 fn pc(number: usize, address: Ipv4Addr, mbit: u32, loses: bool) -> Result<Place> {
-    ensure!(number <= MAX_NODES, "the maximum is {MAX_NODES} nodes in a room");
+    ensure!(number <= MAX_NODES, "the maximum is {MAX_NODES} PCs in a room");
     let (here, there) = (format!("cable{number}"), format!("pc{number}"));
     namespace::ip(&format!("link add {here} type veth peer name {there}"))?;
     let place = Place::with_cable(&there, address, 16)?;
