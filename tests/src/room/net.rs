@@ -1,7 +1,7 @@
 //! Shell: the lab's own network, which shares nothing with the machine's.
 //!
 //! ```text
-//!   one network namespace                       one more per extra client ("place")
+//!   one network namespace                       one more per extra client
 //!   +---------------------------------------+   +----------------------+
 //!   | bt-server  10.77.0.1/24 on bridge bt0 |   | aria2c, bt-node fetch|
 //!   |      tap1 -- QEMU PC    veth2 --------+---+ eth0 10.77.0.202/24  |
@@ -21,7 +21,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getegid, geteuid};
 
 use crate::room::addresses::{BRIDGE, SERVER};
-use crate::room::namespace::{Place, ip, shape};
+use crate::room::namespace::{Namespace, ip, shape};
 
 /// Between two router advertisements: iPXE asks for one within its first second.
 const ADVERTISE_EVERY: Duration = Duration::from_millis(500);
@@ -65,7 +65,7 @@ fn enter_as_user(own: CloneFlags) -> Result<()> {
 /// The virtual LAN: a bridge with the server's address.
 pub struct Lan {
     ports: u8,
-    places: u8,
+    namespaces: u8,
     mbit: Option<u32>,
 }
 
@@ -77,7 +77,7 @@ impl Lan {
         ip(&format!("link add {BRIDGE} type bridge mcast_snooping 0"))?;
         ip(&format!("addr add {SERVER}/24 dev {BRIDGE}"))?;
         ip(&format!("link set {BRIDGE} up"))?;
-        Ok(Self { ports: 0, places: 0, mbit })
+        Ok(Self { ports: 0, namespaces: 0, mbit })
     }
 
     /// Plugs in a cable for a QEMU PC; returns the name of its tap interface.
@@ -89,17 +89,18 @@ impl Lan {
     }
 
     /// Makes a network with one interface on this LAN, for a client that is not a QEMU PC.
-    pub fn place(&mut self) -> Result<Place> {
+    pub fn namespace(&mut self) -> Result<Namespace> {
         let port = self.next_port();
         let (here, there) = (format!("veth{port}"), format!("peer{port}"));
         ip(&format!("link add {here} type veth peer name {there}"))?;
-        self.places += 1;
-        let place = Place::with_cable(&there, Ipv4Addr::new(10, 77, 0, 200 + self.places), 24)?;
+        self.namespaces += 1;
+        let namespace =
+            Namespace::with_cable(&there, Ipv4Addr::new(10, 77, 0, 200 + self.namespaces), 24)?;
         self.plug(&here)?;
         if let Some(mbit) = self.mbit {
-            place.shape("eth0", mbit)?;
+            namespace.shape("eth0", mbit)?;
         }
-        Ok(place)
+        Ok(namespace)
     }
 
     /// Answers iPXE's question for an IPv6 router, as most networks of today do.

@@ -100,7 +100,7 @@ impl Route {
                 let folder = testbed.out.join(format!("{}-dnsmasq", self.name()));
                 std::fs::create_dir_all(&folder)
                     .with_context(|| format!("cannot make {}", folder.display()))?;
-                Dnsmasq::give_addresses(testbed.lan.place()?, &folder).map(Some)
+                Dnsmasq::give_addresses(testbed.lan.namespace()?, &folder).map(Some)
             }
         }
     }

@@ -48,7 +48,7 @@ pub fn too_large(testbed: &mut Testbed) -> Result<String> {
 
 /// Makes the ISO, unless it is there already.
 pub fn make_image() -> Result<PathBuf> {
-    let iso = image::usual_place(Kind::AlpineLike, Some(IMAGE));
+    let iso = image::usual_path(Kind::AlpineLike, Some(IMAGE));
     image::make(Kind::AlpineLike, Some(IMAGE), &iso)?;
     Ok(iso)
 }

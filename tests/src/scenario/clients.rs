@@ -50,8 +50,8 @@ pub fn aria2(testbed: &mut Testbed) -> Result<String> {
     let catalog = String::from_utf8(http::get(HTTP, "/catalog.toml")?)?;
     let magnet = magnet_of(&catalog, SYSTEM)?;
     let folder = testbed.scratch("aria2-files")?;
-    let place = testbed.lan.place()?;
-    let mut aria2 = command_in(&place, "aria2c");
+    let namespace = testbed.lan.namespace()?;
+    let mut aria2 = command_in(&namespace, "aria2c");
     aria2.args(["--no-conf", "--seed-time=0", "--enable-dht=false", "--enable-dht6=false"]);
     aria2.args(["--bt-enable-lpd=false", "--summary-interval=0", "--file-allocation=none"]);
     aria2.arg("--dir").arg(&folder).arg(&magnet);

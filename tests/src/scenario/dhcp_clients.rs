@@ -18,7 +18,7 @@ use crate::host::clock;
 use crate::host::process::{Running, command, run as run_command};
 use crate::room::addresses::SERVER;
 use crate::room::dnsmasq::Dnsmasq;
-use crate::room::namespace::{Place, command_in};
+use crate::room::namespace::{Namespace, command_in};
 use crate::room::packets::every_packet;
 use crate::room::sample::{Addresses, SampleLab, usual_words};
 use crate::room::server::Server;
@@ -100,10 +100,10 @@ fn was_released(lab: &SampleLab, ip: &str) -> Result<()> {
 }
 
 fn fixed_host(testbed: &mut Testbed) -> Result<()> {
-    let place = testbed.lan.place()?;
-    ip_in(&place, "link set eth0 down")?;
-    ip_in(&place, &format!("link set eth0 address {HOST_MAC} up"))?;
-    let client = Client::udhcpc_in(testbed, "fixed", place, &["-O", "hostname"])?;
+    let namespace = testbed.lan.namespace()?;
+    ip_in(&namespace, "link set eth0 down")?;
+    ip_in(&namespace, &format!("link set eth0 address {HOST_MAC} up"))?;
+    let client = Client::udhcpc_in(testbed, "fixed", namespace, &["-O", "hostname"])?;
     let bound = client.wait("bound", LEASE_LIMIT)?;
     ensure!(bound.ip == HOST.to_string(), "the host got {}", bound.ip);
     ensure!(bound.name == "teacher", "the host is called {:?}", bound.name);
@@ -112,9 +112,10 @@ fn fixed_host(testbed: &mut Testbed) -> Result<()> {
 
 /// A router that forwards, with dnsmasq as its relay agent, and a PC on its other side.
 fn behind_relay(testbed: &mut Testbed) -> Result<()> {
-    let (router, pc) = (testbed.lan.place()?, testbed.lan.place()?);
-    let path =
-        |place: &Place| format!("/proc/{}/fd/{}", std::process::id(), place.network().as_raw_fd());
+    let (router, pc) = (testbed.lan.namespace()?, testbed.lan.namespace()?);
+    let path = |namespace: &Namespace| {
+        format!("/proc/{}/fd/{}", std::process::id(), namespace.network().as_raw_fd())
+    };
     ip("link add inner0 type veth peer name inner1")?;
     ip(&format!("link set inner0 netns {}", path(&router)))?;
     ip(&format!("link set inner1 netns {}", path(&pc)))?;
@@ -150,9 +151,9 @@ fn rogue_server(testbed: &mut Testbed, server: &Server) -> Result<f64> {
     let log = server.logged();
     ensure!(!log.contains("port 68"), "the server cannot detect other DHCP servers");
     ensure!(!log.contains("another DHCP server"), "a server was reported before there was one");
-    let place = testbed.lan.place()?;
-    let (start, address) = (clock::now(), place.address());
-    let _stranger = Dnsmasq::give_addresses(place, &testbed.scratch("dhcp-clients-rogue")?)?;
+    let namespace = testbed.lan.namespace()?;
+    let (start, address) = (clock::now(), namespace.address());
+    let _stranger = Dnsmasq::give_addresses(namespace, &testbed.scratch("dhcp-clients-rogue")?)?;
     let words = format!("another DHCP server, {address}, gives addresses here");
     clock::wait_for("the warning about a rogue DHCP server", WARNING_LIMIT, || {
         Ok(server.logged().contains(&words).then_some(()))
@@ -165,8 +166,8 @@ fn rogue_server(testbed: &mut Testbed, server: &Server) -> Result<f64> {
 fn proxy(testbed: &mut Testbed) -> Result<String> {
     let lab = testbed.sample_lab("dhcp-clients-proxy")?;
     lab.write_settings(Addresses::Others, &(usual_words() + MORE))?;
-    let place = testbed.lan.place()?;
-    let stranger = Dnsmasq::give_addresses(place, &testbed.scratch("dhcp-clients-proxy-dns")?)?;
+    let namespace = testbed.lan.namespace()?;
+    let stranger = Dnsmasq::give_addresses(namespace, &testbed.scratch("dhcp-clients-proxy-dns")?)?;
     let server = testbed.serve(&lab, "dhcp-clients-proxy")?;
     let outcome = (|| {
         let replies = Replies::watch()?;
@@ -213,19 +214,24 @@ struct Note {
 /// A client in a network of its own.
 struct Client {
     process: Running,
-    place: Place,
+    namespace: Namespace,
     name: String,
     folder: PathBuf,
 }
 
 impl Client {
     fn udhcpc(testbed: &mut Testbed, name: &str, words: &[&str]) -> Result<Self> {
-        let place = testbed.lan.place()?;
-        Self::udhcpc_in(testbed, name, place, words)
+        let namespace = testbed.lan.namespace()?;
+        Self::udhcpc_in(testbed, name, namespace, words)
     }
 
-    fn udhcpc_in(testbed: &Testbed, name: &str, place: Place, words: &[&str]) -> Result<Self> {
-        Self::start(testbed, name, place, |client, folder| {
+    fn udhcpc_in(
+        testbed: &Testbed,
+        name: &str,
+        namespace: Namespace,
+        words: &[&str],
+    ) -> Result<Self> {
+        Self::start(testbed, name, namespace, |client, folder| {
             let mut busybox = command_in(client, "busybox");
             busybox.args(["udhcpc", "-f", "-i", "eth0", "-s"]).arg(folder.join("script"));
             busybox.args(words);
@@ -234,8 +240,8 @@ impl Client {
     }
 
     fn dhclient(testbed: &mut Testbed, name: &str) -> Result<Self> {
-        let place = testbed.lan.place()?;
-        Self::start(testbed, name, place, |client, folder| {
+        let namespace = testbed.lan.namespace()?;
+        Self::start(testbed, name, namespace, |client, folder| {
             let mut dhclient = command_in(client, "dhclient");
             dhclient.args(["-4", "-d"]).args(dhclient_words(folder)).arg("eth0");
             dhclient
@@ -245,18 +251,18 @@ impl Client {
     fn start(
         testbed: &Testbed,
         name: &str,
-        place: Place,
-        command: impl FnOnce(&Place, &PathBuf) -> Command,
+        namespace: Namespace,
+        command: impl FnOnce(&Namespace, &PathBuf) -> Command,
     ) -> Result<Self> {
         let folder = testbed.scratch(&format!("client-{name}"))?;
         let script = folder.join("script");
         fs::write(&script, script_text(&folder.join("notes"))).context("cannot write a script")?;
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
         fs::write(folder.join("dhclient.conf"), "").context("cannot write a configuration")?;
-        ip_in(&place, "addr flush dev eth0")?;
+        ip_in(&namespace, "addr flush dev eth0")?;
         let log = testbed.out.join(format!("dhcp-clients-{name}.log"));
-        let process = Running::start(name, command(&place, &folder), &log)?;
-        Ok(Self { process, place, name: name.to_owned(), folder })
+        let process = Running::start(name, command(&namespace, &folder), &log)?;
+        Ok(Self { process, namespace, name: name.to_owned(), folder })
     }
 
     /// Waits until its script was called for `reason`; earlier calls are forgotten with it.
@@ -278,7 +284,7 @@ impl Client {
 
     /// Ends a dhclient; it gives its address back.
     fn release(self) -> Result<()> {
-        let mut dhclient = command_in(&self.place, "dhclient");
+        let mut dhclient = command_in(&self.namespace, "dhclient");
         dhclient.args(["-4", "-r"]).args(dhclient_words(&self.folder)).arg("eth0");
         run_command(dhclient).map(drop)
     }
@@ -365,8 +371,8 @@ fn ip(words: &str) -> Result<()> {
     run_command(ip).map(drop)
 }
 
-fn ip_in(place: &Place, words: &str) -> Result<()> {
-    let mut ip = command_in(place, "ip");
+fn ip_in(namespace: &Namespace, words: &str) -> Result<()> {
+    let mut ip = command_in(namespace, "ip");
     ip.args(words.split(' '));
     run_command(ip).map(drop)
 }

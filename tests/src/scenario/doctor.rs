@@ -27,7 +27,7 @@ pub fn full(testbed: &mut Testbed) -> Result<String> {
     let lab = testbed.sample_lab("doctor-full")?;
     lab.write_settings(Addresses::Ours, &(usual_words() + SECURE_HOST))?;
     // Without a second one, the bridge has no link once the rogue server has exited.
-    let (place, _plugged_in) = (testbed.lan.place()?, testbed.lan.place()?);
+    let (namespace, _plugged_in) = (testbed.lan.namespace()?, testbed.lan.namespace()?);
     let patient = Patient { testbed, lab: &lab };
     patient.is_well("no server runs", &[("server", "no server of this lab runs")])?;
     let mut seen = files_and_ports(&patient)?;
@@ -36,7 +36,7 @@ pub fn full(testbed: &mut Testbed) -> Result<String> {
     server.explain(patient.is_well("the server runs", &[("dhcp", "no other server")]))?;
     server.explain(patient.boots_every_pc())?;
     seen += broken_while_running(&patient)?;
-    let mut stranger = Dnsmasq::give_addresses(place, &testbed.scratch("doctor-dns")?)?;
+    let mut stranger = Dnsmasq::give_addresses(namespace, &testbed.scratch("doctor-dns")?)?;
     settle(&mut stranger)?;
     let words = format!("another DHCP server gives addresses here: {}", stranger.address());
     patient.complains("a rogue DHCP server", "dhcp", &words)?;
@@ -48,9 +48,9 @@ pub fn full(testbed: &mut Testbed) -> Result<String> {
 pub fn proxy(testbed: &mut Testbed) -> Result<String> {
     let lab = testbed.sample_lab("doctor-proxy")?;
     lab.write_settings(Addresses::Others, &(usual_words() + SECURE_HOST))?;
-    let (place, _plugged_in) = (testbed.lan.place()?, testbed.lan.place()?);
+    let (namespace, _plugged_in) = (testbed.lan.namespace()?, testbed.lan.namespace()?);
     let patient = Patient { testbed, lab: &lab };
-    let mut others = Dnsmasq::give_addresses(place, &testbed.scratch("doctor-dns-proxy")?)?;
+    let mut others = Dnsmasq::give_addresses(namespace, &testbed.scratch("doctor-dns-proxy")?)?;
     settle(&mut others)?;
     let words = format!("addresses come from {}", others.address());
     patient.is_well("no server runs", &[("dhcp", &words)])?;

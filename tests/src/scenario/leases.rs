@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 
 use crate::host::clock;
 use crate::room::addresses::SERVER;
-use crate::room::namespace::Place;
+use crate::room::namespace::Namespace;
 use crate::room::relay::{self, ACK, DISCOVER, OFFER, REQUEST, Reply, address_option, message};
 use crate::room::testbed::Testbed;
 
@@ -27,8 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub fn run(testbed: &mut Testbed) -> Result<String> {
     let rounds = if testbed.long { 500 } else { 20 };
     let lab = testbed.sample_lab("leases")?;
-    let place = testbed.lan.place()?;
-    let mut client = Client::new(&place)?;
+    let namespace = testbed.lan.namespace()?;
+    let mut client = Client::new(&namespace)?;
     // Printed, so that a failure can be replayed.
     let mut random = Random(u64::from(std::process::id()));
     println!("  seed {}", random.0);
@@ -76,9 +76,9 @@ struct Client {
 }
 
 impl Client {
-    fn new(place: &Place) -> Result<Self> {
-        let relay = place.address();
-        let socket = relay::socket(place, relay, SERVER)?;
+    fn new(namespace: &Namespace) -> Result<Self> {
+        let relay = namespace.address();
+        let socket = relay::socket(namespace, relay, SERVER)?;
         socket.set_read_timeout(Some(Duration::from_millis(50)))?;
         Ok(Self { socket, relay, assigned: BTreeMap::new(), acks: 0 })
     }

@@ -88,7 +88,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
     net::enter_private_network()?;
     let mut lan = Lan::create(None)?;
-    let perfdhcp = Load::new(lan.place()?)?;
+    let perfdhcp = Load::new(lan.namespace()?)?;
     let start = |kind, name: &str| {
         let log = out.join(format!("{kind}-{name}.log"));
         Rival::start(kind, &programs, &kea, &log)
@@ -125,7 +125,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let mut power_on = Vec::new();
     for kind in [Kind::Dnsmasq, Kind::BtServer, Kind::Kea] {
         let _server = start(kind, "power-on")?;
-        power_on.push((kind, power_on::run(perfdhcp.place())?));
+        power_on.push((kind, power_on::run(perfdhcp.namespace())?));
     }
     Ok(report(&Figures { runs, filling, regulars, power_on }))
 }

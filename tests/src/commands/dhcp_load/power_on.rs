@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::perfdhcp::{RELAY, SERVER};
 use crate::host::clock;
-use crate::room::namespace::Place;
+use crate::room::namespace::Namespace;
 use crate::room::relay::{self, ACK, DISCOVER, OFFER, REQUEST, Reply, address_option, message};
 
 /// A large room.
@@ -42,9 +42,9 @@ struct Node {
 }
 
 /// Switches all on, and waits until each has its last lease.
-pub fn run(place: &Place) -> Result<Waited> {
+pub fn run(namespace: &Namespace) -> Result<Waited> {
     let relay: Ipv4Addr = RELAY.split('/').next().unwrap_or_default().parse()?;
-    let socket = relay::socket(place, relay, SERVER)?;
+    let socket = relay::socket(namespace, relay, SERVER)?;
     socket.set_read_timeout(Some(Duration::from_millis(20)))?;
     let start = clock::now();
     // A packet that cannot leave is a lost packet.

@@ -118,7 +118,7 @@ fn images(options: &Options) -> Result<Vec<(u32, PathBuf)>> {
     let mut images = Vec::new();
     for size in &options.sizes {
         let bytes = u64::from(*size) << 20;
-        let path = image::usual_place(options.kind, Some(bytes));
+        let path = image::usual_path(options.kind, Some(bytes));
         image::make(options.kind, Some(bytes), &path)?;
         images.push((*size, path));
     }

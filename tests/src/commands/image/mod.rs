@@ -85,14 +85,14 @@ impl Kind {
 /// Runs the command.
 pub fn run_command(options: &Options) -> Result<Outcome> {
     packages::ensure_packages(Extra::Images, options.yes)?;
-    let path = options.out.clone().unwrap_or_else(|| usual_place(options.kind, options.size));
+    let path = options.out.clone().unwrap_or_else(|| usual_path(options.kind, options.size));
     let bytes = make(options.kind, options.size, &path)?;
     let line = format!("{} ({} MiB): {}", options.kind.name(), bytes >> 20, path.display());
     Ok(Outcome::new(true, line).with("path", path.display().to_string()).with("bytes", bytes))
 }
 
 /// Where the command puts a system.
-pub fn usual_place(kind: Kind, size: Option<u64>) -> PathBuf {
+pub fn usual_path(kind: Kind, size: Option<u64>) -> PathBuf {
     let size = size.map_or_else(String::new, |bytes| format!("-{}M", bytes >> 20));
     let suffix = if kind == Kind::Plain { "" } else { ".iso" };
     cargo::results_folder().join("image").join(format!("{}{size}{suffix}", kind.name()))

@@ -217,7 +217,7 @@ fn bytes_per_sec(mbit: f64) -> f64 {
     mbit * 1e6 / 8.0
 }
 
-/// Seconds that the image needs over the narrowest place that all of it must pass.
+/// Seconds that the image needs over the slowest link that all of it must pass.
 fn wire_secs(options: &Options) -> f64 {
     let servers = options.server_mbit.unwrap_or(options.mbit) * options.seeds.max(1) as f64;
     let uplink = options.uplink_mbit.filter(|_| options.labs > 1).unwrap_or(f64::INFINITY);

@@ -42,7 +42,7 @@ pub struct Evil {
 }
 
 impl Evil {
-    /// Starts it in the place of node `node`, and waits until it listens.
+    /// Starts it in the network of node `node`, and waits until it listens.
     pub fn start(stage: &Stage, node: usize) -> Result<Self> {
         let metainfo = Metainfo::parse(&ours::torrent(stage)?)
             .context("cannot read the torrent of bt-server")?;
@@ -166,13 +166,13 @@ fn serve(knowledge: &Knowledge, mut stream: TcpStream) -> Result<()> {
         ensure!(length <= MAX_BLOCK + 9, "a message too long");
         let message = reader.exactly(length)?;
         // Request: 6, piece, begin, length.
-        if let [6, place @ .., _, _, _, _] = message.as_slice()
+        if let [6, namespace @ .., _, _, _, _] = message.as_slice()
             && let Some(wanted) = message.last_chunk::<4>()
         {
             let wanted = (u32::from_be_bytes(*wanted) as usize).min(MAX_BLOCK);
             let mut answer = u32::try_from(wanted + 9)?.to_be_bytes().to_vec();
             answer.push(7);
-            answer.extend(place);
+            answer.extend(namespace);
             answer.resize(answer.len() + wanted, 0xe5);
             stream.write_all(&answer)?;
             knowledge.blocks.fetch_add(1, Ordering::Relaxed);

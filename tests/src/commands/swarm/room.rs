@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::flow::{Flow, Sent, TCP_HEADERS};
 use crate::host::process::{command, run};
 use crate::room::addresses::{BRIDGE, SERVER};
-use crate::room::namespace::{self, Place, command_in};
+use crate::room::namespace::{self, Namespace, command_in};
 
 /// The most nodes that fit the addresses.
 pub const MAX_NODES: usize = 250;
@@ -39,9 +39,9 @@ pub struct Wiring {
 /// A wired room.
 pub struct Room {
     /// The server's network.
-    pub server: Place,
+    pub server: Namespace,
     /// The nodes' networks.
-    pub nodes: Vec<Place>,
+    pub nodes: Vec<Namespace>,
     wiring: Wiring,
 }
 
@@ -138,19 +138,19 @@ pub fn node_address(node: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 1, last)
 }
 
-fn pc(number: usize, address: Ipv4Addr, mbit: u32, loses: bool) -> Result<Place> {
+fn pc(number: usize, address: Ipv4Addr, mbit: u32, loses: bool) -> Result<Namespace> {
     ensure!(number <= MAX_NODES, "the maximum is {MAX_NODES} PCs in a room");
     let (here, there) = (format!("cable{number}"), format!("pc{number}"));
     namespace::ip(&format!("link add {here} type veth peer name {there}"))?;
-    let place = Place::with_cable(&there, address, 16)?;
+    let namespace = Namespace::with_cable(&there, address, 16)?;
     if loses {
         // Else bundles of packets, of up to 64 KiB, would be lost together.
-        place.ip("link set dev eth0 gso_max_segs 1")?;
+        namespace.ip("link set dev eth0 gso_max_segs 1")?;
     }
     namespace::ip(&format!("link set {here} master {BRIDGE} up"))?;
     namespace::shape(&here, mbit)?;
-    place.shape("eth0", mbit)?;
-    Ok(place)
+    namespace.shape("eth0", mbit)?;
+    Ok(namespace)
 }
 
 /// Reads `tc -j -s qdisc show`: a token bucket counts each packet of a bundle, with its headers.

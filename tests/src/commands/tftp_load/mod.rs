@@ -24,7 +24,7 @@ use crate::host::packages::Extra;
 use crate::host::process::{command, cpu, load, output, run as run_command};
 use crate::room::addresses::SERVER;
 use crate::room::dnsmasq::Dnsmasq;
-use crate::room::namespace::{Place, command_in};
+use crate::room::namespace::{Namespace, command_in};
 use crate::room::server::Server;
 use crate::room::testbed::Testbed;
 use client::Wish;
@@ -85,8 +85,9 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let mut lossy = Vec::new();
     for permille in LOSSES {
         let ours = crowd.fetch_with_loss(None, SERVER, server.pid(), permille)?;
-        let place = Some(dnsmasq.place());
-        let theirs = crowd.fetch_with_loss(place, dnsmasq.address(), dnsmasq.pid(), permille)?;
+        let namespace = Some(dnsmasq.namespace());
+        let theirs =
+            crowd.fetch_with_loss(namespace, dnsmasq.address(), dnsmasq.pid(), permille)?;
         println!("{} % lost in each direction: bt-server {ours}, dnsmasq {theirs}", permille / 10);
         lossy.push(Lossy { permille, ours, theirs });
     }
@@ -116,7 +117,7 @@ fn prepare(testbed: &mut Testbed, name: &str) -> Result<(Crowd, Server, Dnsmasq)
     std::fs::create_dir_all(&folder).context("cannot make the folder for boot loaders")?;
     std::fs::write(folder.join(FILE), &crowd.file).context("cannot write the file")?;
     let server = testbed.serve(&lab, name)?;
-    let mut dnsmasq = Dnsmasq::serve_tftp(testbed.lan.place()?, &folder, &testbed.out)?;
+    let mut dnsmasq = Dnsmasq::serve_tftp(testbed.lan.namespace()?, &folder, &testbed.out)?;
     clock::pause(Duration::from_secs(1))?;
     dnsmasq.check_running()?;
     Ok((crowd, server, dnsmasq))
@@ -250,19 +251,19 @@ fn report(rounds: &[Round], lossy: &[Lossy]) -> Outcome {
 
 /// The clients, their network, and what they fetch.
 struct Crowd {
-    place: Place,
+    namespace: Namespace,
     folder: PathBuf,
     file: Vec<u8>,
 }
 
 impl Crowd {
     fn prepare(testbed: &mut Testbed) -> Result<Self> {
-        let place = testbed.lan.place()?;
+        let namespace = testbed.lan.namespace()?;
         for number in 0..CLIENTS {
-            place.add_address(address(number))?;
+            namespace.add_address(address(number))?;
         }
         let file = (0..FILE_BYTES).map(|at| (at * 31 % 251) as u8).collect();
-        Ok(Self { place, folder: testbed.scratch("tftp-load-files")?, file })
+        Ok(Self { namespace, folder: testbed.scratch("tftp-load-files")?, file })
     }
 
     /// Lets `clients` fetch the file from `server` at once.
@@ -274,7 +275,7 @@ impl Crowd {
             let addresses: Vec<_> = (0..clients).map(address).collect();
             let Kind { block, window, .. } = kind;
             let wish = Wish { server, file: FILE, block, window, limit: LIMIT };
-            let got = client::fetch_all(&self.place, &addresses, wish);
+            let got = client::fetch_all(&self.namespace, &addresses, wish);
             got.into_iter().map(Result::ok).collect()
         };
         let secs = (clock::now() - start).as_secs_f64();
@@ -293,26 +294,26 @@ impl Crowd {
         for number in 0..clients {
             std::fs::remove_file(self.fetched_file(number)).ok();
         }
-        let mut crowd = command_in(&self.place, "sh");
+        let mut crowd = command_in(&self.namespace, "sh");
         crowd.arg("-c").arg(self.script(kind, server, clients));
         output(&mut crowd)?;
         Ok((0..clients).map(|number| std::fs::read(self.fetched_file(number)).ok()).collect())
     }
 
-    /// The same for few, while packets are lost at both ends. `server_place`: where the server is,
+    /// The same for few, while packets are lost at both ends. `server_namespace`: where the server is,
     /// when it is not in the lab's own network.
     fn fetch_with_loss(
         &self,
-        server_place: Option<&Place>,
+        server_namespace: Option<&Namespace>,
         server: Ipv4Addr,
         pid: Pid,
         permille: u32,
     ) -> Result<Fetched> {
-        let nft = |place: Option<&Place>| match place {
-            Some(place) => command_in(place, "nft"),
+        let nft = |namespace: Option<&Namespace>| match namespace {
+            Some(namespace) => command_in(namespace, "nft"),
             None => command("nft"),
         };
-        let ends = [Some(&self.place), server_place];
+        let ends = [Some(&self.namespace), server_namespace];
         for end in ends {
             let rules = self.folder.join("loss.nft");
             std::fs::write(&rules, loss_rules(permille)).context("cannot write the rules")?;

@@ -43,7 +43,7 @@ pub fn source(stage: &Stage) -> Result<Source> {
 }
 
 pub fn node(stage: &Stage, node: usize) -> Result<Worker> {
-    let mut curl = command_in(stage.node_place(node), "curl");
+    let mut curl = command_in(stage.node_namespace(node), "curl");
     curl.args(["--silent", "--show-error", "--fail", "--output"]);
     curl.arg(stage.make_node_folder(node)?.join("image.bin"));
     curl.arg(format!("http://{}:{PORT}/image.bin", crate::room::addresses::SERVER));

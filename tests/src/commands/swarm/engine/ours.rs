@@ -71,7 +71,7 @@ pub fn torrent(stage: &Stage) -> Result<Vec<u8>> {
 }
 
 pub fn node(stage: &Stage, node: usize) -> Result<Worker> {
-    let mut fetch = command_in(stage.node_place(node), &stage.programs.node);
+    let mut fetch = command_in(stage.node_namespace(node), &stage.programs.node);
     fetch.args(["fetch", "--json", "--server", SERVER, "--system", NAME]);
     fetch.arg("--key").arg(stage.lab.join("keys/root.pub"));
     fetch.arg("--out").arg(stage.make_node_folder(node)?);

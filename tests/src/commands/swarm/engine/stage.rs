@@ -11,7 +11,7 @@ use crate::commands::swarm::room::Room;
 use crate::commands::swarm::tracker::Tracker;
 use crate::commands::swarm::worker::{FINISHED, Mark, Worker};
 use crate::host::cargo::Programs;
-use crate::room::namespace::Place;
+use crate::room::namespace::Namespace;
 
 /// What a run has at hand.
 pub struct Stage<'a> {
@@ -54,7 +54,7 @@ impl Stage<'_> {
     }
 
     /// Its network.
-    pub fn node_place(&self, node: usize) -> &Place {
+    pub fn node_namespace(&self, node: usize) -> &Namespace {
         &self.room.nodes[node]
     }
 

@@ -21,7 +21,7 @@ pub fn source(stage: &Stage) -> Result<Source> {
 }
 
 pub fn node(stage: &Stage, node: usize) -> Result<Worker> {
-    let mut receiver = command_in(stage.node_place(node), "udp-receiver");
+    let mut receiver = command_in(stage.node_namespace(node), "udp-receiver");
     receiver.args(["--interface", "eth0", "--nokbd", "--no-progress", "--file"]);
     receiver.arg(stage.make_node_folder(node)?.join("image.bin"));
     stage.start_node("udpcast", node, receiver, Mark::End)
