@@ -15,7 +15,7 @@ use crate::host::outcome::Outcome;
 /// in the same folder: copy it to the server as it is.
 #[derive(Args)]
 pub struct Options {
-    /// Put the programs into this folder
+    /// Put the programs into this folder [default: in the results folder]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }

@@ -19,13 +19,13 @@ pub const START_LIMIT: Duration = Duration::from_secs(180);
 /// The firmware of a PC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FirmwareKind {
-    /// The older kind (SeaBIOS).
+    /// BIOS (SeaBIOS).
     Bios,
-    /// The newer kind (OVMF), by PXE.
+    /// UEFI (OVMF), by PXE.
     Uefi,
-    /// The newer kind, by HTTP Boot.
+    /// UEFI, by HTTP Boot.
     UefiHttp,
-    /// The newer kind with Secure Boot on: shim, signed GRUB, signed kernel.
+    /// UEFI with Secure Boot: shim, signed GRUB, signed kernel.
     UefiSecure,
 }
 

@@ -90,7 +90,7 @@ pub const ALL: &[Scenario] = &[
     ),
     scenario(
         "dhcp-clients",
-        "stock DHCP clients get, renew and release leases; with another DHCP server they get none from us",
+        "stock DHCP clients get, renew and release leases; none while another DHCP server assigns them",
         dhcp_clients::run,
     ),
     // A node that waits 2 s in vain counts as a lost lease, and each answer waits for the disk, which

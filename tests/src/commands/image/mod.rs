@@ -35,7 +35,7 @@ const SECTOR: u64 = 2048;
 /// seconds. Add the result to a lab with `bt-server add`.
 #[derive(Args)]
 pub struct Options {
-    /// What kind of system
+    /// Kind of system
     #[arg(long, value_enum)]
     kind: Kind,
     /// Its size, such as 300M or 2G (MiB and GiB) [default: the smallest possible]
