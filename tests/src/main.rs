@@ -1,4 +1,4 @@
-//! Shell: `cargo lab`: a whole computer lab on one machine, for newcomers, tests and measurements.
+//! Shell: `cargo lab`: a complete computer lab on one machine, for new users, tests and measurements.
 //!
 //! A private network of namespaces ([`room::net`]), PCs that really boot from it ([`room::qemu`]), the server
 //! as it ships ([`room::server`]), and a scripted student who presses keys and looks at the screen
@@ -24,14 +24,14 @@ use host::outcome::Outcome;
 
 /// The virtual computer lab of BootTorrent.
 ///
-/// Everything happens on this machine, in a private network: nothing you do here can reach your
-/// own network, and nothing stays behind. New here? Start with `cargo lab demo`.
+/// Everything runs on this machine, in a private network: nothing reaches your own network, and
+/// nothing is left running. New here? Start with `cargo lab demo`.
 #[derive(Parser)]
 #[command(name = "cargo lab", bin_name = "cargo lab", version)]
 struct Arguments {
     #[command(subcommand)]
     command: Action,
-    /// Write the outcome to this file as JSON: {"ok": true or false, the figures, load, CPU seconds}
+    /// Write the result to this file as JSON: {"ok": true or false, the figures, load, CPU seconds}
     #[arg(long, global = true, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -72,7 +72,10 @@ fn main() -> ExitCode {
     let outcome = finished.unwrap_or_else(|error| {
         // Whoever pressed Ctrl-C needs no reason and no logs.
         if clock::check_interrupted().is_err() {
-            return Outcome::new(false, "interrupted; everything that was started has ended");
+            return Outcome::new(
+                false,
+                "interrupted; everything that was started has been stopped",
+            );
         }
         eprintln!("cargo lab: {error:#}");
         Outcome::new(false, "failed; see the error above")

@@ -12,7 +12,8 @@ use crate::harness::{Target, Victim};
 /// Every byte would take a debug build a minute; this meets every part of every option.
 const STEP: usize = 3;
 
-/// The inputs of a target, with their names, in the order of their names.
+/// The inputs of a target, with their names: first those in files of their own, in the order of
+/// their names, then those that the fuzzer found.
 fn corpus(target: Target) -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target.name());
     let entries = fs::read_dir(&folder).expect("each target has a folder");
@@ -24,11 +25,36 @@ fn corpus(target: Target) -> Vec<(String, Vec<u8>)> {
         })
         .collect();
     inputs.sort();
+    let grown = fs::read(folder.with_extension("grown")).expect("each target has a grown corpus");
+    let grown = unpack(&grown).into_iter().enumerate();
+    inputs.extend(grown.map(|(number, input)| (format!("grown-{number}"), input)));
+    inputs
+}
+
+/// The inputs in a `.grown` file: each behind its length in two bytes, the larger first.
+fn unpack(mut packed: &[u8]) -> Vec<Vec<u8>> {
+    let mut inputs = Vec::new();
+    while !packed.is_empty() {
+        let (length, rest) = packed.split_first_chunk().expect("complete lengths");
+        let (input, rest) = rest.split_at(usize::from(u16::from_be_bytes(*length)));
+        inputs.push(input.to_vec());
+        packed = rest;
+    }
     inputs
 }
 
 fn good(target: Target) -> Vec<(String, Vec<u8>)> {
     corpus(target).into_iter().filter(|(name, _)| name.starts_with("good-")).collect()
+}
+
+#[test]
+fn no_input_of_the_corpus_is_lost() {
+    let counts = Target::ALL.map(|target| (target.name(), corpus(target).len()));
+    let least = [("dhcp", 337), ("tftp", 143), ("announce", 95), ("report", 517), ("script", 112)];
+    for ((target, count), (name, least)) in counts.into_iter().zip(least) {
+        assert_eq!(target, name);
+        assert!(count >= least, "{target}: {count}");
+    }
 }
 
 #[test]

@@ -35,16 +35,16 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Role {
-    /// Give what lies in a folder: checks it, prints READY, and goes on until it is killed
+    /// Seed a folder: check it, print READY, and upload until killed
     Seed(What),
-    /// Fetch into a folder: prints FINISHED when all is there and checked, and goes on giving
+    /// Download into a folder: print FINISHED when all is there and checked, and keep uploading
     Fetch {
         #[command(flatten)]
         what: What,
-        /// A peer to begin with, beside those that the tracker names
+        /// A peer to connect to, in addition to those from the tracker
         #[arg(long = "peer", value_name = "ADDRESS:PORT")]
         peers: Vec<SocketAddr>,
-        /// End when all is there
+        /// Exit when the download is complete
         #[arg(long)]
         once: bool,
     },
@@ -72,18 +72,18 @@ async fn main() -> Result<()> {
 }
 
 async fn seed(what: What) -> Result<()> {
-    let missing = format!("{} does not hold all that the torrent names", what.folder.display());
+    let missing = format!("{} lacks files of the torrent", what.folder.display());
     // Only held: it serves as long as it lives.
     let (_session, torrent) = join(what, Vec::new()).await?;
     torrent.wait_until_initialized().await.context("cannot check the files")?;
-    ensure!(torrent.stats().finished, "{missing}; give the folder above the torrent's own");
+    ensure!(torrent.stats().finished, "{missing}; pass the parent of the torrent's folder");
     println!("{READY}");
     std::future::pending().await
 }
 
 async fn fetch(what: What, peers: Vec<SocketAddr>, once: bool) -> Result<()> {
     let (_session, torrent) = join(what, peers).await?;
-    torrent.wait_until_completed().await.context("the download has failed")?;
+    torrent.wait_until_completed().await.context("the download failed")?;
     println!("{FINISHED}");
     if once { Ok(()) } else { std::future::pending().await }
 }
@@ -94,7 +94,7 @@ async fn join(what: What, peers: Vec<SocketAddr>) -> Result<(Arc<Session>, Arc<M
     let bytes = std::fs::read(&what.torrent).with_context(|| format!("cannot read {path}"))?;
     let session = Session::new_with_opts(what.folder, session_options(what.listen))
         .await
-        .context("librqbit does not start; is the port taken?")?;
+        .context("cannot start librqbit; is the port in use?")?;
     let options = AddTorrentOptions {
         // Without this it takes no files that are there already, not even to seed them.
         overwrite: true,
@@ -103,8 +103,8 @@ async fn join(what: What, peers: Vec<SocketAddr>) -> Result<(Arc<Session>, Arc<M
         ..AddTorrentOptions::default()
     };
     let added = session.add_torrent(AddTorrent::from_bytes(bytes), Some(options)).await;
-    let added = added.with_context(|| format!("librqbit does not take {path}"))?;
-    let torrent = added.into_handle().context("librqbit has only listed the torrent")?;
+    let added = added.with_context(|| format!("librqbit refuses {path}"))?;
+    let torrent = added.into_handle().context("librqbit did not start the torrent")?;
     Ok((session, torrent))
 }
 

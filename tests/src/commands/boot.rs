@@ -25,34 +25,34 @@ const BAR: f64 = 40.0;
 
 /// Boot one PC from the network and show how long each step takes
 ///
-/// A QEMU PC is switched on, boots from the network into the picker, a scripted student takes the
-/// first system, and the system starts. The table shows when each step was reached. Emulation is
-/// several times slower than a real PC: compare runs with each other, not with a stop watch.
+/// A QEMU PC boots from the network into the picker, a scripted student chooses the first system,
+/// and it boots. The table shows when each step was reached. Emulation is several times slower than
+/// a real PC: compare runs with each other, not with a stopwatch.
 #[derive(Args)]
 pub struct Options {
     /// The PC's firmware
     #[arg(long, value_enum, default_value = "bios")]
     firmware: FirmwareKind,
-    /// Another DHCP server (dnsmasq) gives the addresses, and bt-server only adds how to boot
+    /// Another DHCP server (dnsmasq) assigns the addresses; bt-server only supplies boot information
     #[arg(long)]
     proxy: bool,
-    /// Boot so many times, one after the other
+    /// Number of boots, one after the other
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
-    /// Limit each link of the virtual network to so many Mbit/s (default: no limit)
+    /// Limit each link of the virtual network to N Mbit/s (default: no limit)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     mbit: Option<u32>,
-    /// Add an IPv6 router to the network, which spares iPXE a wait of 16 to 20 s
+    /// Add an IPv6 router to the network, which saves iPXE a wait of 16 to 20 s
     #[arg(long)]
     ipv6_router: bool,
-    /// Take a picture of the screen every two seconds, keep those that differ, and stay a moment at
-    /// the menu: then the seconds are no measurement
+    /// Take a screenshot every two seconds, keep those that differ, and pause at the picker; the
+    /// seconds are then not comparable
     #[arg(long)]
     film: bool,
     /// Install missing Debian packages without asking
     #[arg(long)]
     yes: bool,
-    /// Leave pictures and logs in this folder
+    /// Save pictures and logs to this folder
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -82,7 +82,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let totals: Vec<f64> = runs.iter().filter_map(|run| run.last()).map(|last| last.secs).collect();
     let mean = totals.iter().sum::<f64>() / totals.len() as f64;
     let line = format!(
-        "{} of {} {name} boots ended in the chosen system, {mean:.1} s after power-on on average",
+        "{} of {} {name} boots reached the chosen system, on average {mean:.1} s after power-on",
         totals.len(),
         options.runs
     );
@@ -141,7 +141,7 @@ fn one_boot(
     Ok(moments)
 }
 
-/// Brings together what was seen on the wire and what the node told.
+/// Brings together what was seen on the wire and what the node reported.
 fn moments(student: &Student, wire: &Wire) -> Vec<Moment> {
     let start = student.power_on();
     let on_wire = |name, is_it: &dyn Fn(&Sighting) -> bool| {

@@ -11,11 +11,11 @@ use crate::host::outcome::Outcome;
 
 /// Build the programs for a real network and put them into one folder
 ///
-/// `bt-server` and `bt-initramfs` run on the server; `bt-node` is what the PCs boot. They find each
-/// other when they lie side by side: copy the folder to the server as it is.
+/// `bt-server` and `bt-initramfs` run on the server; `bt-node` runs on the PCs. They find each other
+/// in the same folder: copy it to the server as it is.
 #[derive(Args)]
 pub struct Options {
-    /// Put the programs into this folder
+    /// Put the programs into this folder [default: in the results folder]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -32,7 +32,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     Ok(Outcome::new(true, line).with("folder", out.display().to_string()))
 }
 
-/// Copies beside the old one and renames: a program that runs keeps its own file.
+/// Copies next to the old one and renames: a program that runs keeps its own file.
 fn copy(program: &Path, out: &Path) -> Result<()> {
     let name = program.file_name().context("a program has a name")?;
     let new = out.join(name).with_added_extension("new");

@@ -1,4 +1,4 @@
-//! Shell: `cargo lab demo`: the whole thing, for somebody who has just cloned the project.
+//! Shell: `cargo lab demo`: the complete boot, for somebody who has just cloned the project.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,21 +21,21 @@ use crate::room::testbed::Testbed;
 
 /// Fast enough not to bore, slow enough for a download to be seen.
 const MBIT: u32 = 100;
-/// After a step is told, until the screen shows it.
+/// After a step is reported, until the screen shows it.
 const DRAWN: Duration = Duration::from_secs(20);
 
-/// Watch a PC boot from the network into the picker, choose a system and see it start
+/// Watch a PC boot from the network into the picker, choose a system and see it boot
 ///
-/// Does everything needed on a fresh Debian 12: names the missing packages and installs them once
-/// you agree, fetches a kernel, builds the programs (some minutes the first time), makes a sample
-/// lab, starts the server on a private virtual network, and switches on a virtual PC.
+/// Does everything that a fresh Debian 12 needs: lists the missing packages and installs them once
+/// you agree, downloads a kernel, builds the programs (some minutes the first time), makes a sample
+/// lab, starts the server in a private virtual network, and powers on a virtual PC.
 ///
 /// With a desktop the PC is a window and you are the student: use the arrow keys, Enter and the
-/// mouse. Without one (or with --headless) a scripted student does it, and pictures of every
-/// screen are left in a folder.
+/// mouse. Without one (or with --headless) a scripted student does it, and screenshots of every
+/// step are saved to a folder.
 #[derive(Args)]
 pub struct Options {
-    /// No window: a scripted student picks, pictures of every screen are left in a folder
+    /// No window: a scripted student chooses, and screenshots of every step are saved to a folder
     #[arg(long)]
     headless: bool,
     /// Install missing Debian packages without asking
@@ -44,7 +44,7 @@ pub struct Options {
     /// The PC's firmware
     #[arg(long, value_enum, default_value = "bios")]
     firmware: FirmwareKind,
-    /// Leave pictures and logs in this folder
+    /// Save pictures and logs to this folder
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -60,7 +60,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let lab = testbed.sample_lab("lab")?;
     let server = testbed.serve(&lab, "demo")?;
     let wire = Wire::watch()?;
-    println!("Switching on a PC ({}) that boots from the network ...", options.firmware.name());
+    println!("Powering on a PC ({}) that boots from the network ...", options.firmware.name());
     let machine = Machine { display, ..Machine::new(options.firmware.firmware(), 1) };
     let student = Student::switch_on("demo", &machine, &mut testbed.lan, &testbed.out)?;
     let outcome = match display {
@@ -78,9 +78,11 @@ fn has_desktop() -> bool {
     is_set("DISPLAY") || is_set("WAYLAND_DISPLAY")
 }
 
-/// Leaves the PC to the person in front of it, and tells what the PC does.
+/// Leaves the PC to the person in front of it, and prints what the PC does.
 fn watch(mut student: Student) -> Result<Outcome> {
-    println!("You are the student now: arrow keys, Enter or the mouse. Close the window to end.");
+    println!(
+        "You are the student now: use the arrow keys, Enter or the mouse. Close the window to stop."
+    );
     let mut told = 0;
     while !student.is_off()? {
         // Between the two looks the window may be closed: that is an end, not a failure.
@@ -96,7 +98,7 @@ fn watch(mut student: Student) -> Result<Outcome> {
     let line = match (&student.started, student.steps.iter().any(|step| step.word == "menu")) {
         (Some(_), _) => "the PC booted from the network and started the chosen system",
         (None, true) => "the PC booted from the network into the picker",
-        (None, false) => "the PC was switched off before it reached the picker",
+        (None, false) => "the PC was powered off before it reached the picker",
     };
     Ok(Outcome::new(true, line))
 }
@@ -105,19 +107,19 @@ fn watch(mut student: Student) -> Result<Outcome> {
 fn act(mut student: Student, wire: &Wire, lab: &SampleLab, out: &Path) -> Result<Outcome> {
     let mut album = Album { pictures: Vec::new() };
     let start = student.power_on();
-    clock::wait_for("the firmware to ask for an address", MENU_LIMIT, || {
+    clock::wait_for("the firmware to send a DHCP request", MENU_LIMIT, || {
         student.look()?;
         Ok(wire.first(start, |seen| *seen == Sighting::Dhcp))
     })?;
     album.add(&mut student, "1-firmware", "the firmware boots from the network")?;
     student.wait_step("network", MENU_LIMIT)?;
-    album.add(&mut student, "2-connecting", "the node looks for its server")?;
+    album.add(&mut student, "2-connecting", "the PC looks for its server")?;
     student.wait_step("menu", MENU_LIMIT)?;
     clock::pause(SETTLED)?;
     album.add(&mut student, "3-menu", "the picker")?;
     student.press(&["down"])?;
     clock::pause(SETTLED)?;
-    album.add(&mut student, "4-picked", "another system is picked")?;
+    album.add(&mut student, "4-picked", "another system is selected")?;
     student.press(&["ret"])?;
     let chosen = student.wait_step("chosen", DRAWN)?;
     student.wait_step("download", DRAWN)?;
@@ -125,10 +127,10 @@ fn act(mut student: Student, wire: &Wire, lab: &SampleLab, out: &Path) -> Result
     album.add(&mut student, "5-download", "it is downloaded")?;
     student.wait_step("verify", START_LIMIT)?;
     clock::pause(Duration::from_millis(500))?;
-    album.add(&mut student, "6-verifying", "it is checked")?;
+    album.add(&mut student, "6-verifying", "it is verified")?;
     student.wait_step("handover", START_LIMIT)?;
     clock::pause(Duration::from_millis(200))?;
-    album.add(&mut student, "7-starting", "it is handed over to")?;
+    album.add(&mut student, "7-starting", "the system is started")?;
     let cmdline = student.wait_started(START_LIMIT)?;
     clock::pause(Duration::from_secs(4))?;
     album.add(&mut student, "8-started", "the chosen system runs")?;
@@ -142,7 +144,7 @@ fn act(mut student: Student, wire: &Wire, lab: &SampleLab, out: &Path) -> Result
         println!("  {:40} {what}", file.display());
     }
     let line = format!(
-        "a PC booted from the network, `{system}` was picked and runs after {secs:.0} s; \
+        "a PC booted from the network, and the chosen system `{system}` runs after {secs:.0} s; \
          {} pictures in {}",
         album.pictures.len(),
         out.display()
@@ -163,7 +165,7 @@ impl Album {
     fn add(&mut self, student: &mut Student, name: &str, what: &'static str) -> Result<()> {
         let (file, _) = student
             .picture_when(name, DRAWN, shows_something)
-            .with_context(|| format!("nothing on the screen although {what}"))?;
+            .with_context(|| format!("the screen is empty although {what}"))?;
         self.pictures.push((file, what));
         Ok(())
     }

@@ -66,18 +66,17 @@ pub fn build(how: Build) -> Result<Programs> {
     let (tools, node) = match how {
         Build::Quick => {
             println!("Building the programs (this takes some minutes once) ...");
-            // The node's library comes with the tools, since what all of them use is compiled once
-            // only if it is asked for at once. Its program is static by a flag for that crate alone:
-            // flags for all would compile every dependency again.
+            // The node is made static by a flag for its own crate alone, which is the one that is
+            // linked: a flag for all crates would compile every dependency again.
             let node = ["--package", "bt-node", "--bin", "bt-node"];
             let flags = ["--", "-C", "target-feature=+crt-static", "-C", "strip=symbols"];
             let tools = build_some("build", &[&tools[..], &["--bins"]].concat())?;
             (tools, build_some("rustc", &[&node[..], &flags].concat())?)
         }
         Build::Release => {
-            println!("Building the server and the boot files' tool (release) ...");
+            println!("Building bt-server and bt-initramfs (release) ...");
             let tools = build_some("build", &[&tools[..], &["--bins", "--release"]].concat())?;
-            println!("Building the node's program (static, made small; some minutes once) ...");
+            println!("Building bt-node (static, optimized for size; takes some minutes) ...");
             let node = ["--bins", "--profile", "node", "--package", "bt-node"];
             let target = ["--target", NODE_TARGET, "--config", STATIC];
             (tools, build_some("build", &[&node[..], &target].concat())?)
@@ -104,7 +103,9 @@ pub fn librqbit_peer() -> Result<PathBuf> {
     let program = match finished.filter(|program| program.is_file()) {
         Some(finished) => finished,
         None => {
-            println!("Building a peer on librqbit (release; this takes some minutes once) ...");
+            println!(
+                "Building a peer on librqbit (release; takes some minutes the first time) ..."
+            );
             // It is no member of the workspace, so it would have a target folder of its own.
             let target = std::path::absolute(target_folder())?;
             let target = target.to_str().context("the target folder's name is not UTF-8")?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-/// How often a wait looks again: short beside the seconds that are measured.
+/// How often a wait looks again: short compared with the seconds that are measured.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Set by the signal handler, read by every wait.
@@ -21,7 +21,7 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
-/// Makes Ctrl-C, TERM and HUP end the current wait, so that everything is put away on the way out.
+/// Makes Ctrl-C, TERM and HUP end the current wait, so that everything is cleaned up on exit.
 pub fn catch_interrupts() -> Result<()> {
     extern "C" fn note(_: i32) {
         INTERRUPTED.store(true, Ordering::Relaxed);
@@ -64,7 +64,7 @@ pub fn wait_for<T>(
             return Ok(found);
         }
         if now() >= end {
-            bail!("waited {} s for {what}, in vain", limit.as_secs());
+            bail!("timed out after {} s waiting for {what}", limit.as_secs());
         }
         pause(LOOK_EVERY)?;
     }
@@ -78,7 +78,7 @@ mod tests {
     fn a_wait_ends_at_its_limit_and_says_for_what() {
         let outcome: Result<()> = wait_for("a pigeon", Duration::ZERO, || Ok(None));
         let text = outcome.expect_err("nothing ever comes").to_string();
-        assert_eq!(text, "waited 0 s for a pigeon, in vain");
+        assert_eq!(text, "timed out after 0 s waiting for a pigeon");
     }
 
     #[test]

@@ -18,7 +18,9 @@ pub fn get(server: SocketAddr, path: &str) -> Result<Vec<u8>> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n")
         .with_context(|| format!("cannot ask {server} for {path}"))?;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).with_context(|| format!("no whole answer for {path}"))?;
+    stream
+        .read_to_end(&mut answer)
+        .with_context(|| format!("the answer for {path} is cut short"))?;
     body(&answer).with_context(|| format!("http://{server}{path}"))
 }
 
@@ -26,7 +28,7 @@ pub fn get(server: SocketAddr, path: &str) -> Result<Vec<u8>> {
 fn body(answer: &[u8]) -> Result<Vec<u8>> {
     const END_OF_HEAD: &[u8] = b"\r\n\r\n";
     let head = answer.windows(END_OF_HEAD.len()).position(|window| window == END_OF_HEAD);
-    let Some(head) = head else { bail!("the answer has no head") };
+    let Some(head) = head else { bail!("the answer has no complete header") };
     let status = String::from_utf8_lossy(&answer[..head]);
     let status = status.lines().next().unwrap_or_default();
     if !status.contains(" 200 ") {
@@ -46,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn any_other_status_is_told() {
+    fn any_other_status_is_reported() {
         let error = body(b"HTTP/1.1 404 Not Found\r\n\r\n").expect_err("no success");
         assert!(error.to_string().contains("404"), "{error}");
     }

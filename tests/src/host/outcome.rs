@@ -48,7 +48,7 @@ pub fn median(mut figures: Vec<f64>) -> f64 {
 pub fn odd_runs(word: &str) -> Result<u32, String> {
     match word.parse() {
         Ok(runs @ 1..=99) if runs % 2 == 1 => Ok(runs),
-        _ => Err("an odd number from 1 to 99, so that one run is the median".to_owned()),
+        _ => Err("expected an odd number from 1 to 99, so that one run is the median".to_owned()),
     }
 }
 

@@ -26,20 +26,20 @@ const PACKAGES: &[Package] = &[
     package("qemu-system-x86", "the PCs of the virtual lab"),
     package("ovmf", "their UEFI firmware"),
     package("ipxe", "the boot loaders that bt-server serves"),
-    package("shim-signed", "the loader for PCs with Secure Boot"),
-    package("grub-efi-amd64-signed", "what that loader starts"),
-    package("dnsmasq-base", "a foreign DHCP server, beside which bt-server must work"),
+    package("shim-signed", "the boot loader for PCs with Secure Boot"),
+    package("grub-efi-amd64-signed", "the boot loader that shim starts"),
+    package("dnsmasq-base", "another DHCP server, with which bt-server must coexist"),
     package("iproute2", "the virtual network"),
-    package("busybox-static", "the small tools inside the nodes' Linux"),
+    package("busybox-static", "the tools in the netboot image"),
     package("fonts-inter", "the font of the picker"),
-    package("kmod", "the module lists of the nodes' kernel"),
+    package("kmod", "the module lists of the netboot image's kernel"),
     package("ca-certificates", "downloads by cargo"),
 ];
 /// What only a window on the desktop needs.
 const WINDOW: &[Package] = &[package("qemu-system-gui", "the window that shows the PC")];
 /// What only the measurements of TFTP need.
 const LOAD: &[Package] =
-    &[package("curl", "a stock TFTP client"), package("nftables", "packets that get lost")];
+    &[package("curl", "a stock TFTP client"), package("nftables", "lost packets")];
 /// What only the measurements of DHCP need.
 const DHCP_LOAD: &[Package] = &[
     package("kea-admin", "ISC's load generator perfdhcp"),
@@ -48,9 +48,9 @@ const DHCP_LOAD: &[Package] = &[
 /// What only the measurements of rooms need.
 const ROOM: &[Package] = &[
     package("curl", "a stock HTTP client"),
-    package("nftables", "counts who feeds whom; packets that get lost"),
+    package("nftables", "counts who sends to whom; lost packets"),
     package("nginx-light", "a stock HTTP server"),
-    package("python3-libtorrent", "the engine of qBittorrent and Deluge, to measure beside"),
+    package("python3-libtorrent", "the engine of qBittorrent and Deluge, for comparison"),
     package("aria2", "another BitTorrent engine"),
     package("transmission-cli", "the libraries of another BitTorrent engine"),
     package("udpcast", "multicast"),
@@ -59,32 +59,32 @@ const ROOM: &[Package] = &[
 const FUZZING: &[Package] = &[package("g++", "the compiler of libFuzzer")];
 /// What only the tests need.
 const TESTING: &[Package] = &[
-    package("aria2", "a stock BitTorrent client that must get along with bt-server"),
-    package("atftp", "a stock TFTP client that knows windows"),
+    package("aria2", "a stock BitTorrent client that must work with bt-server"),
+    package("atftp", "a stock TFTP client that supports windows"),
     package("curl", "another stock TFTP client"),
     package("isc-dhcp-client", "a stock DHCP client"),
     package("transmission-cli", "the libraries of another BitTorrent client"),
     package("qbittorrent-nox", "another BitTorrent client"),
     package("rtorrent", "another BitTorrent client"),
     package("python3-libtorrent", "another BitTorrent engine"),
-    package("minisign", "the stock tool that must accept the signed catalog"),
+    package("minisign", "the stock tool that must verify the signed catalog"),
     package(
         "nftables",
-        "a firewall that the doctor must find, and one that keeps a node from the server",
+        "a firewall that the doctor must find, and one that blocks a PC from the server",
     ),
-    package("squashfs-tools", "root file systems that bt-server add looks into"),
+    package("squashfs-tools", "root file systems that bt-server add inspects"),
     package("tftp-hpa", "the usual TFTP client"),
     package("xorriso", "live media to add"),
 ];
 /// What only the making of test systems needs.
 const IMAGES: &[Package] = &[
-    package("libxenmisc4.17", "a library of kexec-tools, which is measured beside"),
+    package("libxenmisc4.17", "a library of kexec-tools, for comparison"),
     package("mmdebstrap", "small Debian systems to boot"),
     package("squashfs-tools", "their root file systems"),
     package("xorriso", "their media"),
 ];
 
-/// What the packages are for, beside the basics.
+/// What the packages are for, in addition to the basics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extra {
     /// Nothing else.
@@ -129,10 +129,12 @@ pub fn ensure_packages(extra: Extra, yes: bool) -> Result<()> {
     }
     let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
     if !is_installed("apt-get") {
-        bail!("this is not a Debian system (no apt-get): install them by your system's own means");
+        bail!(
+            "not a Debian system (no apt-get); install them with your distribution's package manager"
+        );
     }
     if !yes && !agrees("Install them now?")? {
-        bail!("not installed; do it yourself with `apt-get install {}`", names.join(" "));
+        bail!("not installed; install them with `apt-get install {}`", names.join(" "));
     }
     install(&names)
 }
@@ -146,7 +148,7 @@ fn has_package(name: &str) -> bool {
 /// Asks a person at a terminal; anybody else has to say `--yes`.
 fn agrees(question: &str) -> Result<bool> {
     if !std::io::stdin().is_terminal() {
-        bail!("nobody to ask here; add --yes to let the lab install what it needs");
+        bail!("cannot ask: not a terminal; add --yes to install the packages without asking");
     }
     print!("{question} [Y/n] ");
     std::io::stdout().flush().context("cannot ask")?;
@@ -172,7 +174,7 @@ fn run_as_root(words: &[&str]) -> Result<()> {
     } else if is_installed("sudo") {
         &["sudo"]
     } else {
-        bail!("only root may do this, and there is no sudo; as root: `{}`", words.join(" "));
+        bail!("this needs root, and sudo is not installed; run as root: `{}`", words.join(" "));
     };
     let words = [sudo, words].concat();
     println!("$ {}", words.join(" "));
@@ -192,7 +194,7 @@ pub fn ensure_kernel() -> Result<PathBuf> {
     if has_kernel(&ready) {
         return Ok(ready);
     }
-    println!("Fetching the Debian kernel package for the nodes (once, about 70 MB) ...");
+    println!("Downloading the Debian kernel package for the PCs (once, about 70 MB) ...");
     std::fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
     let fresh = tempfile::Builder::new().prefix("unpacking").tempdir_in(&cache)?;
     let package = download_kernel(fresh.path())?;
@@ -200,11 +202,11 @@ pub fn ensure_kernel() -> Result<PathBuf> {
     let mut unpack = command("dpkg");
     unpack.arg("-x").arg(&package).arg(&root);
     run(unpack)?;
-    let version = kernel_versions(&root).pop().context("the kernel package holds no kernel")?;
+    let version = kernel_versions(&root).pop().context("the kernel package contains no kernel")?;
     let mut depmod = command("depmod");
     depmod.arg("-b").arg(&root).arg(&version);
     run(depmod)?;
-    // Only a whole kernel ever gets the final name: an interrupted run leaves nothing half done.
+    // Only a complete kernel ever gets the final name: an interrupted run leaves nothing half done.
     std::fs::rename(&root, &ready).with_context(|| format!("cannot make {}", ready.display()))?;
     Ok(ready)
 }
@@ -232,7 +234,7 @@ fn ensure_unpacked(name: &str, package: &str, program: &str) -> Result<PathBuf> 
     if ready.join(program).is_file() {
         return Ok(ready);
     }
-    println!("Fetching the Debian package {package}, to try and measure beside (once) ...");
+    println!("Downloading the Debian package {package} for comparison (once) ...");
     std::fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
     let fresh = tempfile::Builder::new().prefix("unpacking").tempdir_in(&cache)?;
     let root = fresh.path().join("root");
@@ -250,7 +252,7 @@ fn download_kernel(folder: &Path) -> Result<PathBuf> {
         depends.args(["depends", "--important", "linux-image-amd64"]);
         let text = run(depends)?;
         let name = text.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
-        name.map(str::to_owned).context("linux-image-amd64 names no kernel package")
+        name.map(str::to_owned).context("linux-image-amd64 depends on no kernel package")
     };
     let name = match find() {
         Ok(name) => name,
@@ -272,7 +274,7 @@ fn download(name: &str, folder: &Path) -> Result<PathBuf> {
     files
         .filter(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .last()
-        .with_context(|| format!("apt-get left no package file of {name}"))
+        .with_context(|| format!("apt-get downloaded no package file for {name}"))
 }
 
 fn has_kernel(root: &Path) -> bool {

@@ -48,7 +48,7 @@ pub fn is_installed(program: &str) -> bool {
 /// Runs a short command to its end and returns what it printed.
 ///
 /// # Errors
-/// When it cannot be started or fails; the message holds the whole command and its words.
+/// When it cannot be started or fails; the message has the complete command and its output.
 pub fn run(mut command: Command) -> Result<String> {
     let output = output(&mut command)?;
     if !output.status.success() {
@@ -90,7 +90,7 @@ pub fn shown(command: &Command) -> String {
         .join(" ")
 }
 
-/// A process that runs beside the lab and ends with its owner.
+/// A process that runs alongside the lab and ends with its owner.
 pub struct Running {
     child: Child,
     name: String,
@@ -126,7 +126,11 @@ impl Running {
     /// Fails, with its last words, when it has ended although it should still run.
     pub fn check_running(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
-            bail!("{} ended ({status}); its last words:\n{}", self.name, tail(&self.printed(), 15));
+            bail!(
+                "{} exited ({status}); its last output:\n{}",
+                self.name,
+                tail(&self.printed(), 15)
+            );
         }
         Ok(())
     }
@@ -135,7 +139,7 @@ impl Running {
     pub fn wait(&mut self, limit: Duration) -> Result<bool> {
         let name = self.name.clone();
         let status =
-            clock::wait_for(&format!("{name} to end"), limit, || Ok(self.child.try_wait()?))?;
+            clock::wait_for(&format!("{name} to exit"), limit, || Ok(self.child.try_wait()?))?;
         Ok(status.success())
     }
 
@@ -151,7 +155,7 @@ impl Running {
 }
 
 impl Drop for Running {
-    /// Asks it to end, waits a little, then insists. Failures have nobody left to hear them.
+    /// Asks it to end, waits a little, then insists. Failures have nobody left to read them.
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(Some(_))) {
             return;
@@ -174,14 +178,14 @@ impl Drop for Running {
 pub fn cpu(process: Pid) -> Result<Duration> {
     clock::check_interrupted()?;
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))
-        .context("the server is gone; its log says why")?;
+        .context("the server has exited; see its log for the cause")?;
     // The name in brackets may hold spaces; the fields after it begin with the third.
-    let (_, fields) = stat.rsplit_once(") ").context("/proc/PID/stat is not understood")?;
+    let (_, fields) = stat.rsplit_once(") ").context("/proc/PID/stat has an unknown format")?;
     let ticks: u64 = fields
         .split(' ')
         .skip(11)
         .take(2)
-        .map(|field| field.parse::<u64>().context("/proc/PID/stat is not understood"))
+        .map(|field| field.parse::<u64>().context("/proc/PID/stat has an unknown format"))
         .sum::<Result<u64>>()?;
     Ok(Duration::from_millis(ticks * 10))
 }
@@ -209,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_command_is_quoted_with_its_words() {
+    fn a_failed_command_is_quoted_with_its_output() {
         let mut failing = command("sh");
         failing.args(["-c", "echo no luck >&2; exit 3"]);
         let text = run(failing).expect_err("it exits with 3").to_string();
@@ -218,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_process_is_gone() {
+    fn a_dropped_process_has_ended() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut sleeper = command("sleep");
         sleeper.arg("60");

@@ -7,33 +7,33 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::host::process::Running;
-use crate::room::namespace::{Place, command_in};
+use crate::room::namespace::{Namespace, command_in};
 
 /// A running dnsmasq; it ends with this value.
 pub struct Dnsmasq {
     process: Running,
-    place: Place,
+    namespace: Namespace,
 }
 
 impl Dnsmasq {
     /// Gives addresses, and not a word about booting.
-    pub fn give_addresses(place: Place, folder: &Path) -> Result<Self> {
-        let mut dnsmasq = quiet(&place);
+    pub fn give_addresses(namespace: Namespace, folder: &Path) -> Result<Self> {
+        let mut dnsmasq = quiet(&namespace);
         dnsmasq.args(["--dhcp-range=10.77.0.50,10.77.0.150,255.255.255.0,1h", "--no-ping"]);
         dnsmasq.args(["--dhcp-authoritative", "--log-dhcp"]);
         dnsmasq.arg(format!("--dhcp-leasefile={}", folder.join("dnsmasq-leases").display()));
-        Self::start(place, dnsmasq, &folder.join("dnsmasq.log"))
+        Self::start(namespace, dnsmasq, &folder.join("dnsmasq.log"))
     }
 
     /// Serves the files of `root` by TFTP.
-    pub fn serve_tftp(place: Place, root: &Path, folder: &Path) -> Result<Self> {
-        let mut dnsmasq = quiet(&place);
+    pub fn serve_tftp(namespace: Namespace, root: &Path, folder: &Path) -> Result<Self> {
+        let mut dnsmasq = quiet(&namespace);
         dnsmasq.arg("--enable-tftp").arg(format!("--tftp-root={}", root.display()));
-        Self::start(place, dnsmasq, &folder.join("dnsmasq-tftp.log"))
+        Self::start(namespace, dnsmasq, &folder.join("dnsmasq-tftp.log"))
     }
 
-    fn start(place: Place, dnsmasq: Command, log: &Path) -> Result<Self> {
-        Ok(Self { process: Running::start("dnsmasq", dnsmasq, log)?, place })
+    fn start(namespace: Namespace, dnsmasq: Command, log: &Path) -> Result<Self> {
+        Ok(Self { process: Running::start("dnsmasq", dnsmasq, log)?, namespace })
     }
 
     /// Its process id.
@@ -42,13 +42,13 @@ impl Dnsmasq {
     }
 
     /// Its network.
-    pub fn place(&self) -> &Place {
-        &self.place
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
     }
 
     /// Where it answers.
     pub fn address(&self) -> Ipv4Addr {
-        self.place.address()
+        self.namespace.address()
     }
 
     /// Fails, with its last words, when it has ended.
@@ -58,8 +58,8 @@ impl Dnsmasq {
 }
 
 /// No DNS, nothing of the machine's own configuration, in the foreground.
-fn quiet(place: &Place) -> Command {
-    let mut dnsmasq = command_in(place, "dnsmasq");
+fn quiet(namespace: &Namespace) -> Command {
+    let mut dnsmasq = command_in(namespace, "dnsmasq");
     dnsmasq.args(["--no-daemon", "--conf-file=/dev/null", "--port=0", "--pid-file="]);
     dnsmasq.args(["--user=root", "--interface=eth0", "--bind-interfaces", "--log-facility=-"]);
     dnsmasq

@@ -12,23 +12,23 @@ use nix::sched::{CloneFlags, setns, unshare};
 use crate::host::process::{command, run};
 
 /// A network of its own, with one cable to the LAN.
-pub struct Place {
+pub struct Namespace {
     network: File,
     address: Ipv4Addr,
 }
 
-impl Place {
+impl Namespace {
     /// A new network that takes the interface `cable` over as its `eth0`, with this address.
     pub fn with_cable(cable: &str, address: Ipv4Addr, prefix: u8) -> Result<Self> {
         let network = new_network()?;
         let path = format!("/proc/{}/fd/{}", std::process::id(), network.as_raw_fd());
         ip(&format!("link set {cable} netns {path}"))?;
-        let place = Self { network, address };
-        place.ip("link set lo up")?;
-        place.ip(&format!("link set {cable} name eth0"))?;
-        place.ip(&format!("addr add {address}/{prefix} brd + dev eth0"))?;
-        place.ip("link set eth0 up")?;
-        Ok(place)
+        let namespace = Self { network, address };
+        namespace.ip("link set lo up")?;
+        namespace.ip(&format!("link set {cable} name eth0"))?;
+        namespace.ip(&format!("addr add {address}/{prefix} brd + dev eth0"))?;
+        namespace.ip("link set eth0 up")?;
+        Ok(namespace)
     }
 
     /// The namespace's descriptor, for setns(2).
@@ -59,11 +59,11 @@ impl Place {
     }
 }
 
-/// A [`command`] in the network of `place`.
-pub fn command_in(place: &Place, program: impl AsRef<std::ffi::OsStr>) -> Command {
+/// A [`command`] in the network of `namespace`.
+pub fn command_in(namespace: &Namespace, program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = command(program);
-    let network = place.network().as_raw_fd();
-    // SAFETY: setns(2) is async-signal-safe; the caller's `place` outlives the spawn, so the
+    let network = namespace.network().as_raw_fd();
+    // SAFETY: setns(2) is async-signal-safe; the caller's `namespace` outlives the spawn, so the
     // descriptor, which the fork copied, is open.
     unsafe {
         command.pre_exec(move || {
@@ -79,7 +79,7 @@ pub fn command_in(place: &Place, program: impl AsRef<std::ffi::OsStr>) -> Comman
 fn new_network() -> Result<File> {
     let thread = std::thread::spawn(|| -> Result<File> {
         unshare(CloneFlags::CLONE_NEWNET).context("cannot make another network")?;
-        File::open("/proc/thread-self/ns/net").context("cannot hold the new network")
+        File::open("/proc/thread-self/ns/net").context("cannot open the new network")
     });
     thread.join().expect("the thread only makes two system calls")
 }

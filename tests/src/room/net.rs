@@ -1,7 +1,7 @@
 //! Shell: the lab's own network, which shares nothing with the machine's.
 //!
 //! ```text
-//!   one network namespace                       one more per extra client ("place")
+//!   one network namespace                       one more per extra client
 //!   +---------------------------------------+   +----------------------+
 //!   | bt-server  10.77.0.1/24 on bridge bt0 |   | aria2c, bt-node fetch|
 //!   |      tap1 -- QEMU PC    veth2 --------+---+ eth0 10.77.0.202/24  |
@@ -21,7 +21,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getegid, geteuid};
 
 use crate::room::addresses::{BRIDGE, SERVER};
-use crate::room::namespace::{Place, ip, shape};
+use crate::room::namespace::{Namespace, ip, shape};
 
 /// Between two router advertisements: iPXE asks for one within its first second.
 const ADVERTISE_EVERY: Duration = Duration::from_millis(500);
@@ -34,14 +34,14 @@ pub fn enter_private_network() -> Result<()> {
     let own = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
     if geteuid().is_root() {
         unshare(own).context(
-            "cannot make a private network: this root may not unshare (a container without \
+            "cannot make a private network: root is not allowed to unshare (a container without \
              CAP_SYS_ADMIN?); start the container with --privileged",
         )?;
     } else {
         enter_as_user(own)?;
     }
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
-        .context("cannot keep mounts to ourselves")?;
+        .context("cannot make the mounts private")?;
     // A /sys of our own shows our interfaces; without it only programs that look there are misled.
     mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>).ok();
     if let Err(error) = File::options().read(true).write(true).open("/dev/net/tun") {
@@ -54,8 +54,8 @@ pub fn enter_private_network() -> Result<()> {
 fn enter_as_user(own: CloneFlags) -> Result<()> {
     let (user, group) = (geteuid(), getegid());
     unshare(CloneFlags::CLONE_NEWUSER | own).context(
-        "cannot make a private network as an ordinary user: user namespaces are off; run as root, \
-         or allow them with `sysctl kernel.unprivileged_userns_clone=1`",
+        "cannot make a private network as an ordinary user: user namespaces are disabled; run as \
+         root, or enable them with `sysctl kernel.unprivileged_userns_clone=1`",
     )?;
     std::fs::write("/proc/self/setgroups", "deny").context("cannot write setgroups")?;
     std::fs::write("/proc/self/uid_map", format!("0 {user} 1")).context("cannot map the user")?;
@@ -65,7 +65,7 @@ fn enter_as_user(own: CloneFlags) -> Result<()> {
 /// The virtual LAN: a bridge with the server's address.
 pub struct Lan {
     ports: u8,
-    places: u8,
+    namespaces: u8,
     mbit: Option<u32>,
 }
 
@@ -77,7 +77,7 @@ impl Lan {
         ip(&format!("link add {BRIDGE} type bridge mcast_snooping 0"))?;
         ip(&format!("addr add {SERVER}/24 dev {BRIDGE}"))?;
         ip(&format!("link set {BRIDGE} up"))?;
-        Ok(Self { ports: 0, places: 0, mbit })
+        Ok(Self { ports: 0, namespaces: 0, mbit })
     }
 
     /// Plugs in a cable for a QEMU PC; returns the name of its tap interface.
@@ -89,17 +89,18 @@ impl Lan {
     }
 
     /// Makes a network with one interface on this LAN, for a client that is not a QEMU PC.
-    pub fn place(&mut self) -> Result<Place> {
+    pub fn namespace(&mut self) -> Result<Namespace> {
         let port = self.next_port();
         let (here, there) = (format!("veth{port}"), format!("peer{port}"));
         ip(&format!("link add {here} type veth peer name {there}"))?;
-        self.places += 1;
-        let place = Place::with_cable(&there, Ipv4Addr::new(10, 77, 0, 200 + self.places), 24)?;
+        self.namespaces += 1;
+        let namespace =
+            Namespace::with_cable(&there, Ipv4Addr::new(10, 77, 0, 200 + self.namespaces), 24)?;
         self.plug(&here)?;
         if let Some(mbit) = self.mbit {
-            place.shape("eth0", mbit)?;
+            namespace.shape("eth0", mbit)?;
         }
-        Ok(place)
+        Ok(namespace)
     }
 
     /// Answers iPXE's question for an IPv6 router, as most networks of today do.
@@ -115,7 +116,7 @@ impl Lan {
         .context("cannot open a socket for router advertisements")?;
         socket.bind_device(Some(BRIDGE.as_bytes())).context("cannot bind to the bridge")?;
         socket.set_multicast_hops_v6(255).context("cannot set the hop limit (RFC 4861 §6.1.2)")?;
-        let index = nix::net::if_::if_nametoindex(BRIDGE).context("the bridge is gone")?;
+        let index = nix::net::if_::if_nametoindex(BRIDGE).context("the bridge is missing")?;
         let all_nodes = std::net::SocketAddrV6::new("ff02::1".parse()?, 0, 0, index);
         std::thread::spawn(move || {
             loop {

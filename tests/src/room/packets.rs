@@ -51,7 +51,7 @@ impl Wire {
     }
 }
 
-/// A socket that hears every frame of this network namespace.
+/// A socket that receives every frame of this network namespace.
 pub fn every_packet() -> Result<OwnedFd> {
     let (kind, flags) = (SockType::Raw, SockFlag::SOCK_CLOEXEC);
     socket(AddressFamily::Packet, kind, flags, SockProtocol::EthAll)
@@ -60,7 +60,7 @@ pub fn every_packet() -> Result<OwnedFd> {
 
 fn listen(socket: &OwnedFd, seen: &Mutex<Vec<(Instant, Sighting)>>) {
     let mut frame = [0; SNAP_LENGTH];
-    // The socket only fails when the network is gone, and then nobody asks any more.
+    // The socket only fails when the network is removed, and then nobody asks any more.
     while let Ok(length) = recv(socket.as_raw_fd(), &mut frame, MsgFlags::MSG_TRUNC) {
         let Some(sighting) = Sighting::read(&frame[..length.min(SNAP_LENGTH)]) else { continue };
         let mut seen = seen.lock().expect("no holder panics");
@@ -133,10 +133,10 @@ mod tests {
     }
 
     #[test]
-    fn cut_or_foreign_frames_are_nothing() {
-        let whole = frame(6, 80, &[0; 16], b"");
-        for length in 0..whole.len() {
-            assert_eq!(Sighting::read(&whole[..length]), None);
+    fn cut_or_other_frames_are_ignored() {
+        let complete = frame(6, 80, &[0; 16], b"");
+        for length in 0..complete.len() {
+            assert_eq!(Sighting::read(&complete[..length]), None);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Shell: an attacker between node and server: hands everything on, but flips a bit of the catalog
-//! while it is told to.
+//! Shell: an attacker between node and server: forwards everything, but flips a bit of the catalog
+//! until it is stopped.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -23,7 +23,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts to listen beside the server, and to flip.
+    /// Starts to listen next to the server, and to flip.
     pub fn start() -> Result<Self> {
         let listener = TcpListener::bind((SERVER, 0)).context("cannot listen")?;
         let proxy = Self { address: listener.local_addr()?, flips: Arc::new(true.into()) };

@@ -22,7 +22,7 @@ const OVMF_SECURE_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd";
 /// How a PC starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Firmware {
-    /// SeaBIOS, network boot by the card's iPXE ROM.
+    /// SeaBIOS, network boot by the network interface's iPXE ROM.
     Bios,
     /// OVMF, network boot by the firmware's own PXE client.
     Uefi,
@@ -55,7 +55,7 @@ pub enum Display {
 pub struct Machine {
     /// How it starts.
     pub firmware: Firmware,
-    /// Its network card's address.
+    /// Its MAC address.
     pub mac: String,
     /// Its memory.
     pub memory_mib: u32,
@@ -120,7 +120,7 @@ impl Machine {
     }
 
     fn network_card(&self) -> String {
-        // Under UEFI the firmware brings its own driver and PXE client: no ROM of the card.
+        // Under UEFI the firmware brings its own driver and PXE client: no option ROM.
         let rom = match self.firmware {
             Firmware::Bios | Firmware::Direct { .. } => "",
             Firmware::Uefi | Firmware::UefiHttp | Firmware::UefiSecure => ",romfile=",

@@ -57,14 +57,15 @@ impl Qmp {
         // In one write: QEMU obeys at the closing brace, and after `quit` nobody reads the rest.
         let question = format!("{}\n", json!({ "execute": name, "arguments": arguments }));
         let written = self.writer.write_all(question.as_bytes());
-        written.with_context(|| format!("QEMU is gone ({name})"))?;
+        written.with_context(|| format!("QEMU has exited ({name})"))?;
         loop {
             let mut line = String::new();
             let read = self.reader.read_line(&mut line);
             if read.with_context(|| format!("QEMU does not answer {name}"))? == 0 {
-                bail!("QEMU ended before it answered {name}");
+                bail!("QEMU exited before it answered {name}");
             }
-            let mut answer: Value = serde_json::from_str(&line).context("QEMU sent no JSON")?;
+            let mut answer: Value =
+                serde_json::from_str(&line).context("QEMU's answer is not JSON")?;
             if let Some(error) = answer.get("error") {
                 bail!("QEMU refused {name}: {error}");
             }

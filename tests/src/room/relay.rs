@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use anyhow::Result;
 use nix::sched::{CloneFlags, setns};
 
-use crate::room::namespace::Place;
+use crate::room::namespace::Namespace;
 
 /// RFC 951 §3 and RFC 2131 §2.
 const FIXED_PART: usize = 240;
@@ -27,9 +27,9 @@ pub const OFFER: u8 = 2;
 pub const REQUEST: u8 = 3;
 pub const ACK: u8 = 5;
 
-/// A socket of the relay `relay` in the network of `place`, for talking to `server`.
-pub fn socket(place: &Place, relay: Ipv4Addr, server: Ipv4Addr) -> Result<UdpSocket> {
-    let network = place.network();
+/// A socket of the relay `relay` in the network of `namespace`, for talking to `server`.
+pub fn socket(namespace: &Namespace, relay: Ipv4Addr, server: Ipv4Addr) -> Result<UdpSocket> {
+    let network = namespace.network();
     // A socket belongs to the network in which it was made, whoever uses it.
     let socket = std::thread::scope(|scope| {
         let made = scope.spawn(|| -> Result<UdpSocket> {

@@ -1,4 +1,4 @@
-//! Shell: how a PC comes to its small Linux: by which firmware, and with whose addresses.
+//! Shell: how a PC boots the netboot image: by which firmware, and with whose addresses.
 
 use std::time::Duration;
 
@@ -19,13 +19,13 @@ pub const START_LIMIT: Duration = Duration::from_secs(180);
 /// The firmware of a PC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FirmwareKind {
-    /// The older kind (SeaBIOS).
+    /// BIOS (SeaBIOS).
     Bios,
-    /// The newer kind (OVMF), by PXE.
+    /// UEFI (OVMF), by PXE.
     Uefi,
-    /// The newer kind, by HTTP Boot.
+    /// UEFI, by HTTP Boot.
     UefiHttp,
-    /// The newer kind with Secure Boot on: shim, signed GRUB, signed kernel.
+    /// UEFI with Secure Boot: shim, signed GRUB, signed kernel.
     UefiSecure,
 }
 
@@ -54,7 +54,7 @@ impl FirmwareKind {
     pub fn node_settings(self) -> String {
         match self {
             Self::Bios | Self::Uefi | Self::UefiHttp => usual_words(),
-            // The kernel's notices tell whether Secure Boot really was on.
+            // The kernel's notices show whether Secure Boot really was on.
             Self::UefiSecure => {
                 format!("uefi_loader = \"shim-grub\"\ncmdline = \"{GUEST_WORDS} loglevel=6\"\n")
             }
@@ -65,7 +65,7 @@ impl FirmwareKind {
 /// The words of a kernel (Debian's) that was started under Secure Boot.
 const LOCKED_DOWN: &str = "Kernel is locked down from EFI Secure Boot";
 
-/// How a PC comes to its small Linux.
+/// How a PC boots the netboot image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Its firmware.
@@ -96,11 +96,11 @@ impl Route {
         match self.addresses {
             Addresses::Ours => Ok(None),
             Addresses::Others => {
-                // Its lease file and its log have one name each, and other routes run beside it.
+                // Its lease file and its log have one name each, and other routes run at the same time.
                 let folder = testbed.out.join(format!("{}-dnsmasq", self.name()));
                 std::fs::create_dir_all(&folder)
                     .with_context(|| format!("cannot make {}", folder.display()))?;
-                Dnsmasq::give_addresses(testbed.lan.place()?, &folder).map(Some)
+                Dnsmasq::give_addresses(testbed.lan.namespace()?, &folder).map(Some)
             }
         }
     }

@@ -3,7 +3,7 @@
 //! Fonts, sizes in the menu and firmware modes differ a little from machine to machine, so equality
 //! is too strict. Two measures together catch what a person would call different: the mean
 //! difference of all pixels (a wrong colour, a shifted layout) and the share of pixels that differ
-//! clearly (a missing card, other words).
+//! clearly (a missing tile, other text).
 
 use image::RgbImage;
 

@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn the_started_system_tells_its_whole_command_line() {
+    fn the_started_system_reports_its_complete_command_line() {
         let line = "bt-sample: started cmdline=console=tty0 console=ttyS0 quiet\r";
         assert_eq!(parse_started(line), Some("console=tty0 console=ttyS0 quiet"));
     }

@@ -43,7 +43,7 @@ pub struct Student {
     pub steps: Vec<Step>,
     /// The kernel command line that the started system reported, and when.
     pub started: Option<(String, Duration)>,
-    // QEMU's socket and firmware variables: short path, gone with the student.
+    // QEMU's socket and firmware variables: short path, removed with the student.
     _folder: tempfile::TempDir,
 }
 
@@ -88,7 +88,7 @@ impl Student {
     }
 
     /// From now on takes a picture every two seconds, and keeps those on which something changed;
-    /// their names tell the seconds since power-on.
+    /// their names are the seconds since power-on.
     pub fn film(&mut self) {
         self.film = Some(Film::default());
     }
@@ -147,7 +147,7 @@ impl Student {
                     return Ok(Some(step));
                 }
                 if ends(&step) {
-                    bail!("the node shows a problem: {}", step.field("text"));
+                    bail!("the PC shows an error: {}", step.field("text"));
                 }
             }
             Ok(None)
@@ -166,14 +166,14 @@ impl Student {
             self.look()?;
             let problem = self.waiting.iter().find(|step| step.word == "problem");
             if let Some(step) = problem {
-                bail!("the node shows a problem: {}", step.field("text"));
+                bail!("the PC shows an error: {}", step.field("text"));
             }
             Ok(self.started.as_ref().map(|(cmdline, _)| cmdline.clone()))
         });
         found.or_else(|error| self.explain(error))
     }
 
-    /// Waits until `words` stand on the serial console, where firmware tells what it does.
+    /// Waits until `words` stand on the serial console, where firmware logs what it does.
     pub fn wait_console(&mut self, words: &str, limit: Duration) -> Result<()> {
         let found = clock::wait_for(&format!("\"{words}\" on the console"), limit, || {
             self.look()?;
@@ -197,7 +197,7 @@ impl Student {
         Ok((file, picture.to_rgb8()))
     }
 
-    /// Takes pictures until one satisfies `is_right`, since a screen is drawn after its step is told.
+    /// Takes pictures until one satisfies `is_right`, since a screen is drawn after its step is reported.
     pub fn picture_when(
         &mut self,
         name: &str,

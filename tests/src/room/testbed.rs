@@ -38,7 +38,7 @@ pub struct Testbed {
     _folder: Option<tempfile::TempDir>,
 }
 
-/// What another process of the lab needs to know to work beside this one, in a network of its own.
+/// What another process of the lab needs to know to work alongside this one, in a network of its own.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Invitation {
     programs: Programs,
@@ -88,7 +88,7 @@ impl Testbed {
 
     /// What [`Self::join`] needs to work in the folder `work`.
     ///
-    /// Makes the template lab: two who make it at once would get in each other's way.
+    /// Makes the template lab: two processes that make it at once would collide.
     pub fn invite(&self, work: &Path, librqbit_peer: Option<PathBuf>) -> Result<Invitation> {
         self.template()?;
         Ok(Invitation {
@@ -104,7 +104,7 @@ impl Testbed {
         })
     }
 
-    /// Enters a private network beside that of the process that wrote the invitation.
+    /// Enters a private network, separate from that of the process that wrote the invitation.
     pub fn join(invitation: Invitation) -> Result<Self> {
         let Invitation { programs, kernel, template, work, out, mbit, .. } = invitation;
         if let Some(program) = invitation.librqbit_peer {

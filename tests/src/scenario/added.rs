@@ -11,11 +11,11 @@ use crate::commands::handover::words;
 use crate::commands::image::{self, Kind};
 use crate::room::testbed::Testbed;
 
-/// Large enough to matter beside all else that is in memory.
+/// Large enough to matter compared with all else in memory.
 const IMAGE: u64 = 160 << 20;
 /// Image, system and node fit, but no second image would: in MiB.
 const ENOUGH: u32 = 512;
-/// The picker runs, but the image does not fit beside it.
+/// The picker runs, but the image does not fit in addition.
 const TOO_LITTLE: u32 = 320;
 
 /// Memory with holes, as firmware leaves it on some PCs: no piece is as long as the image.
@@ -25,7 +25,7 @@ pub fn live(testbed: &mut Testbed) -> Result<String> {
     let attempt = boot(testbed, "added-live", ENOUGH, "")?;
     ensure!(attempt == Attempt::Started, "{}", words(&attempt));
     let image = IMAGE >> 20;
-    Ok(format!("an ISO of {image} MiB runs in a PC of {ENOUGH} MiB and has the right SHA-256"))
+    Ok(format!("an ISO of {image} MiB runs on a PC with {ENOUGH} MiB and has the right SHA-256"))
 }
 
 pub fn divided(testbed: &mut Testbed) -> Result<String> {
@@ -33,9 +33,10 @@ pub fn divided(testbed: &mut Testbed) -> Result<String> {
     let attempt = boot(testbed, name, ENOUGH, DIVIDED)?;
     ensure!(attempt == Attempt::Started, "{}", words(&attempt));
     let console = testbed.out.join(format!("{name}-in-{ENOUGH}-serial.log"));
-    let console = std::fs::read_to_string(&console).context("the serial log is gone")?;
-    ensure!(console.contains("device=/dev/dm-0"), "the image lay in one piece");
-    Ok("the image lay in several pieces, and the system read the right one".into())
+    let console = std::fs::read_to_string(&console).context("cannot read the serial log")?;
+    ensure!(console.contains("device=/dev/dm-0"), "the image was not split");
+    Ok("the image was split over several regions of memory, and the system read it unchanged"
+        .into())
 }
 
 pub fn too_large(testbed: &mut Testbed) -> Result<String> {
@@ -47,7 +48,7 @@ pub fn too_large(testbed: &mut Testbed) -> Result<String> {
 
 /// Makes the ISO, unless it is there already.
 pub fn make_image() -> Result<PathBuf> {
-    let iso = image::usual_place(Kind::AlpineLike, Some(IMAGE));
+    let iso = image::usual_path(Kind::AlpineLike, Some(IMAGE));
     image::make(Kind::AlpineLike, Some(IMAGE), &iso)?;
     Ok(iso)
 }

@@ -12,7 +12,7 @@ use crate::host::clock;
 use crate::host::http;
 use crate::host::process::run;
 use crate::room::addresses::SERVER;
-use crate::room::namespace::Place;
+use crate::room::namespace::Namespace;
 use crate::room::qemu::{Firmware, Machine};
 use crate::room::route::MENU_LIMIT;
 use crate::room::server::{HTTP, server_command};
@@ -28,12 +28,12 @@ pub fn garbage(testbed: &mut Testbed) -> Result<String> {
     let lab = testbed.sample_lab(name)?;
     let mut server = testbed.serve(&lab, name)?;
     let pid = server.pid();
-    let place = testbed.lan.place()?;
+    let namespace = testbed.lan.namespace()?;
     let end = clock::now() + if testbed.long { LONG } else { SHORT };
     let attackers = [dhcp as Attacker, tftp, web, peer];
     let threads: Vec<_> = (1..)
         .zip(attackers)
-        .map(|(seed, attacker)| attack(&place, attacker, Noise(seed), end))
+        .map(|(seed, attacker)| attack(&namespace, attacker, Noise(seed), end))
         .collect::<Result<_>>()?;
     let mut sent = Vec::new();
     for thread in threads {
@@ -51,7 +51,7 @@ pub fn garbage(testbed: &mut Testbed) -> Result<String> {
     let mut student = Student::switch_on(name, &machine, &mut testbed.lan, &testbed.out)?;
     server.explain(student.wait_step("menu", MENU_LIMIT))?;
     student.picture(&format!("{name}-menu"))?;
-    anyhow::ensure!(server.pid() == pid, "it is another server now");
+    anyhow::ensure!(server.pid() == pid, "the server was restarted");
     let [dhcp, tftp, web, peer] = sent[..] else { unreachable!("four attackers") };
     Ok(format!(
         "{dhcp} packets to DHCP, {tftp} to TFTP, {web} connections to HTTP, {peer} to the seed; \
@@ -62,16 +62,16 @@ pub fn garbage(testbed: &mut Testbed) -> Result<String> {
 /// Attacks once; the address is where replies may come.
 type Attacker = fn(&mut Noise) -> Result<()>;
 
-/// Attacks again and again from `place`; returns how often.
+/// Attacks again and again from `namespace`; returns how often.
 fn attack(
-    place: &Place,
+    namespace: &Namespace,
     attacker: Attacker,
     mut noise: Noise,
     end: Instant,
 ) -> Result<std::thread::JoinHandle<Result<u64>>> {
-    let network: OwnedFd = place.network().try_clone_to_owned()?;
+    let network: OwnedFd = namespace.network().try_clone_to_owned()?;
     Ok(std::thread::spawn(move || {
-        setns(&network, CloneFlags::CLONE_NEWNET).context("cannot enter the place")?;
+        setns(&network, CloneFlags::CLONE_NEWNET).context("cannot enter the network namespace")?;
         let mut times = 0;
         while clock::now() < end && clock::check_interrupted().is_ok() {
             // A refused connection is a good answer to garbage.

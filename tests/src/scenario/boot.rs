@@ -19,38 +19,38 @@ use crate::room::testbed::Testbed;
 const DRAWN: Duration = Duration::from_secs(20);
 
 pub fn bios(testbed: &mut Testbed) -> Result<String> {
-    whole_boot(testbed, FirmwareKind::Bios, Addresses::Ours)
+    complete_boot(testbed, FirmwareKind::Bios, Addresses::Ours)
 }
 
 pub fn uefi(testbed: &mut Testbed) -> Result<String> {
-    whole_boot(testbed, FirmwareKind::Uefi, Addresses::Ours)
+    complete_boot(testbed, FirmwareKind::Uefi, Addresses::Ours)
 }
 
 pub fn uefi_http(testbed: &mut Testbed) -> Result<String> {
-    whole_boot(testbed, FirmwareKind::UefiHttp, Addresses::Ours)
+    complete_boot(testbed, FirmwareKind::UefiHttp, Addresses::Ours)
 }
 
 pub fn uefi_secure(testbed: &mut Testbed) -> Result<String> {
-    whole_boot(testbed, FirmwareKind::UefiSecure, Addresses::Ours)
+    complete_boot(testbed, FirmwareKind::UefiSecure, Addresses::Ours)
 }
 
 pub fn bios_proxy(testbed: &mut Testbed) -> Result<String> {
-    whole_boot(testbed, FirmwareKind::Bios, Addresses::Others)
+    complete_boot(testbed, FirmwareKind::Bios, Addresses::Others)
 }
 
 pub fn uefi_proxy(testbed: &mut Testbed) -> Result<String> {
-    whole_boot(testbed, FirmwareKind::Uefi, Addresses::Others)
+    complete_boot(testbed, FirmwareKind::Uefi, Addresses::Others)
 }
 
 pub fn uefi_http_proxy(testbed: &mut Testbed) -> Result<String> {
-    whole_boot(testbed, FirmwareKind::UefiHttp, Addresses::Others)
+    complete_boot(testbed, FirmwareKind::UefiHttp, Addresses::Others)
 }
 
 pub fn uefi_secure_proxy(testbed: &mut Testbed) -> Result<String> {
-    whole_boot(testbed, FirmwareKind::UefiSecure, Addresses::Others)
+    complete_boot(testbed, FirmwareKind::UefiSecure, Addresses::Others)
 }
 
-fn whole_boot(
+fn complete_boot(
     testbed: &mut Testbed,
     firmware: FirmwareKind,
     addresses: Addresses,
@@ -86,12 +86,12 @@ fn through_the_menu(
     let expected = lab.cmdline(system)?;
     ensure!(cmdline == expected, "the system got `{cmdline}`, its entry says `{expected}`");
     let verified = student.steps.iter().any(|step| step.word == "verify");
-    ensure!(verified, "the node never said that it checks what it downloaded");
+    ensure!(verified, "the PC did not report that it verifies the download");
     if route.firmware == FirmwareKind::UefiSecure {
         route::check_secure_boot(&student)?;
     }
     student.switch_off()?;
-    Ok(format!("menu after {menu_secs:.0} s, `{system}` runs after {secs:.0} s"))
+    Ok(format!("picker after {menu_secs:.0} s, `{system}` runs after {secs:.0} s"))
 }
 
 /// Compares the menu with its reference picture.
@@ -118,8 +118,8 @@ fn check_menu(
     };
     student.picture_when(&name, DRAWN, looks_right).with_context(|| {
         format!(
-            "the menu does not look like {}; if it is meant to look different now, run `cargo lab \
-             test boot --accept-screens` and look at the new picture",
+            "the picker does not look like {}; if the change is intended, run `cargo lab test boot \
+             --accept-screens` and review the new picture",
             reference.display()
         )
     })?;
@@ -132,7 +132,7 @@ fn address_region(picture: &RgbImage) -> Region {
     Region { x: width / 2, y: 0, width: width / 2, height: height / 12 }
 }
 
-/// One picture for each kind of firmware: the loader leaves no trace on the menu.
+/// One picture for each kind of firmware: the boot loader leaves no trace on the picker.
 fn reference(firmware: FirmwareKind) -> PathBuf {
     let kind = match firmware {
         FirmwareKind::Bios => "bios",

@@ -1,4 +1,4 @@
-//! Shell: strangers' programs that must get along with what the lab publishes.
+//! Shell: stock programs that must accept what the lab publishes.
 
 use std::path::Path;
 use std::time::Duration;
@@ -50,8 +50,8 @@ pub fn aria2(testbed: &mut Testbed) -> Result<String> {
     let catalog = String::from_utf8(http::get(HTTP, "/catalog.toml")?)?;
     let magnet = magnet_of(&catalog, SYSTEM)?;
     let folder = testbed.scratch("aria2-files")?;
-    let place = testbed.lan.place()?;
-    let mut aria2 = command_in(&place, "aria2c");
+    let namespace = testbed.lan.namespace()?;
+    let mut aria2 = command_in(&namespace, "aria2c");
     aria2.args(["--no-conf", "--seed-time=0", "--enable-dht=false", "--enable-dht6=false"]);
     aria2.args(["--bt-enable-lpd=false", "--summary-interval=0", "--file-allocation=none"]);
     aria2.arg("--dir").arg(&folder).arg(&magnet);
@@ -63,7 +63,7 @@ pub fn aria2(testbed: &mut Testbed) -> Result<String> {
     server.explain(outcome)?;
     check_same_files(&lab, &folder.join(SYSTEM))?;
     let magnet = magnet.split('&').next().unwrap_or(&magnet);
-    Ok(format!("{magnet} is enough for aria2c; all files have the right SHA-256"))
+    Ok(format!("aria2c needs only {magnet}; all files have the right SHA-256"))
 }
 
 /// The magnet link of the system `id` in a published catalog.
@@ -82,12 +82,12 @@ fn digest(file: &Path) -> Result<String> {
     Ok(hex::encode(Sha256::digest(bytes)))
 }
 
-/// The SHA-256 of each file of `lab`'s sample, beside what lies in `folder`.
+/// The SHA-256 of each file of `lab`'s sample, compared with what is in `folder`.
 pub fn check_same_files(lab: &SampleLab, folder: &Path) -> Result<()> {
     for name in ["kernel", "initrd"] {
         ensure!(
             digest(&folder.join(name))? == digest(&lab.image(name))?,
-            "{name} in {} differs from what the lab has",
+            "{name} in {} differs from the lab's own",
             folder.display()
         );
     }

@@ -32,20 +32,20 @@ pub fn run(testbed: &mut Testbed) -> Result<String> {
     drop(taken);
 
     cli.expect("start", 0, &[])?;
-    http::get(HTTP, "/catalog.toml").context("start returned, but it does not serve")?;
+    http::get(HTTP, "/catalog.toml").context("start returned, but the server does not answer")?;
     cli.expect("status", 0, &[])?;
     let first = cli.pid()?;
     let (_, again) = cli.call("start")?;
     ensure!(cli.pid()? == first, "a second start changed the server: {again}");
 
     kill(first, Signal::SIGKILL).context("cannot kill the server")?;
-    clock::wait_for("the killed server to be gone", Duration::from_secs(5), || {
+    clock::wait_for("the killed server to exit", Duration::from_secs(5), || {
         Ok(http::get(HTTP, "/catalog.toml").is_err().then_some(()))
     })?;
     cli.expect("status", NOT_RUNNING, &[])?;
     cli.expect("start", 0, &[])?;
     let second = cli.pid()?;
-    ensure!(second != first, "the killed server's process id is still told");
+    ensure!(second != first, "status still shows the killed server's process id");
 
     cli.expect("stop", 0, &[])?;
     cli.expect("status", NOT_RUNNING, &[])?;
@@ -56,8 +56,8 @@ pub fn run(testbed: &mut Testbed) -> Result<String> {
     cli.expect("status", NOT_RUNNING, &[])?;
     cli.expect("start", 0, &[])?;
     cli.expect("stop", 0, &[])?;
-    Ok("a taken port is named with its process; start and stop twice, a killed server and a stale \
-        pid file are all handled"
+    Ok("the process that holds a taken port is named; starting and stopping twice, a killed server \
+        and a stale pid file are all handled"
         .into())
 }
 
@@ -81,20 +81,23 @@ impl Cli<'_> {
     /// Runs one command that must end with `code` and say all of `words`.
     fn expect(&self, action: &str, code: i32, words: &[&str]) -> Result<()> {
         let (got, said) = self.call(action)?;
-        ensure!(got == code, "`bt-server {action}` ended with {got}, not {code}, and said: {said}");
+        ensure!(
+            got == code,
+            "`bt-server {action}` exited with {got} instead of {code}; its output: {said}"
+        );
         for word in words {
-            ensure!(said.contains(word), "`bt-server {action}` does not say {word}, but: {said}");
+            ensure!(said.contains(word), "the output of `bt-server {action}` lacks {word}: {said}");
         }
-        ensure!(!said.is_empty(), "`bt-server {action}` says nothing");
+        ensure!(!said.is_empty(), "`bt-server {action}` prints nothing");
         Ok(())
     }
 
     /// The running server's process id, by its own word.
     fn pid(&self) -> Result<Pid> {
         let (code, said) = self.call("status --json")?;
-        ensure!(code == 0, "the server does not run: {said}");
+        ensure!(code == 0, "the server is not running: {said}");
         let status: serde_json::Value = serde_json::from_str(&said).context("status --json")?;
-        let pid = status["pid"].as_i64().context("status tells no pid")?;
+        let pid = status["pid"].as_i64().context("status shows no process id")?;
         Ok(Pid::from_raw(i32::try_from(pid)?))
     }
 }

@@ -1,5 +1,5 @@
 //! Shell: the DHCP clients of real systems, in networks of their own, against the server as it
-//! ships: BusyBox's udhcpc, as our small Linux has it, and ISC's dhclient.
+//! ships: BusyBox's udhcpc, as the netboot image has it, and ISC's dhclient.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -18,7 +18,7 @@ use crate::host::clock;
 use crate::host::process::{Running, command, run as run_command};
 use crate::room::addresses::SERVER;
 use crate::room::dnsmasq::Dnsmasq;
-use crate::room::namespace::{Place, command_in};
+use crate::room::namespace::{Namespace, command_in};
 use crate::room::packets::every_packet;
 use crate::room::sample::{Addresses, SampleLab, usual_words};
 use crate::room::server::Server;
@@ -38,7 +38,7 @@ const BEHIND_RELAY: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 50);
 const LEASE_LIMIT: Duration = Duration::from_secs(20);
 /// Half of the shortest lease, and dhclient's random delay.
 const RENEWAL_LIMIT: Duration = Duration::from_secs(75);
-/// Within this a foreign server must be told of.
+/// Within this a rogue server must be reported.
 const WARNING_LIMIT: Duration = Duration::from_secs(35);
 
 pub fn run(testbed: &mut Testbed) -> Result<String> {
@@ -64,10 +64,10 @@ fn full(testbed: &mut Testbed) -> Result<String> {
         ensure!(renewed.ip == first.ip, "dhclient renewed {} to {}", first.ip, renewed.ip);
         dhclient.release()?;
         was_released(&lab, &first.ip)?;
-        let secs = foreign_server(testbed, &server)?;
+        let secs = rogue_server(testbed, &server)?;
         Ok(format!(
-            "udhcpc and dhclient got, renewed and released leases, a host its fixed address and \
-             name, a PC behind a relay an address of its network; a foreign server was told of \
+            "udhcpc and dhclient got, renewed and released leases, a host got its reservation and \
+             name, a PC behind a relay a lease of its own network; a rogue server was reported \
              after {secs:.0} s"
         ))
     })();
@@ -100,10 +100,10 @@ fn was_released(lab: &SampleLab, ip: &str) -> Result<()> {
 }
 
 fn fixed_host(testbed: &mut Testbed) -> Result<()> {
-    let place = testbed.lan.place()?;
-    ip_in(&place, "link set eth0 down")?;
-    ip_in(&place, &format!("link set eth0 address {HOST_MAC} up"))?;
-    let client = Client::udhcpc_in(testbed, "fixed", place, &["-O", "hostname"])?;
+    let namespace = testbed.lan.namespace()?;
+    ip_in(&namespace, "link set eth0 down")?;
+    ip_in(&namespace, &format!("link set eth0 address {HOST_MAC} up"))?;
+    let client = Client::udhcpc_in(testbed, "fixed", namespace, &["-O", "hostname"])?;
     let bound = client.wait("bound", LEASE_LIMIT)?;
     ensure!(bound.ip == HOST.to_string(), "the host got {}", bound.ip);
     ensure!(bound.name == "teacher", "the host is called {:?}", bound.name);
@@ -112,9 +112,10 @@ fn fixed_host(testbed: &mut Testbed) -> Result<()> {
 
 /// A router that forwards, with dnsmasq as its relay agent, and a PC on its other side.
 fn behind_relay(testbed: &mut Testbed) -> Result<()> {
-    let (router, pc) = (testbed.lan.place()?, testbed.lan.place()?);
-    let path =
-        |place: &Place| format!("/proc/{}/fd/{}", std::process::id(), place.network().as_raw_fd());
+    let (router, pc) = (testbed.lan.namespace()?, testbed.lan.namespace()?);
+    let path = |namespace: &Namespace| {
+        format!("/proc/{}/fd/{}", std::process::id(), namespace.network().as_raw_fd())
+    };
     ip("link add inner0 type veth peer name inner1")?;
     ip(&format!("link set inner0 netns {}", path(&router)))?;
     ip(&format!("link set inner1 netns {}", path(&pc)))?;
@@ -145,33 +146,34 @@ fn behind_relay(testbed: &mut Testbed) -> Result<()> {
     Ok(())
 }
 
-/// Starts another DHCP server; returns the seconds until ours told of it.
-fn foreign_server(testbed: &mut Testbed, server: &Server) -> Result<f64> {
+/// Starts another DHCP server; returns the seconds until bt-server reported it.
+fn rogue_server(testbed: &mut Testbed, server: &Server) -> Result<f64> {
     let log = server.logged();
-    ensure!(!log.contains("port 68"), "the server cannot look for others");
-    ensure!(!log.contains("another DHCP server"), "there was no other server yet");
-    let place = testbed.lan.place()?;
-    let (start, address) = (clock::now(), place.address());
-    let _stranger = Dnsmasq::give_addresses(place, &testbed.scratch("dhcp-clients-foreign")?)?;
+    ensure!(!log.contains("port 68"), "the server cannot detect other DHCP servers");
+    ensure!(!log.contains("another DHCP server"), "a server was reported before there was one");
+    let namespace = testbed.lan.namespace()?;
+    let (start, address) = (clock::now(), namespace.address());
+    let _stranger = Dnsmasq::give_addresses(namespace, &testbed.scratch("dhcp-clients-rogue")?)?;
     let words = format!("another DHCP server, {address}, gives addresses here");
-    clock::wait_for("the warning of a foreign server", WARNING_LIMIT, || {
+    clock::wait_for("the warning about a rogue DHCP server", WARNING_LIMIT, || {
         Ok(server.logged().contains(&words).then_some(()))
     })?;
     Ok(start.elapsed().as_secs_f64())
 }
 
-/// Beside another server ours names boot files and gives no address, whoever asks.
+/// With another DHCP server on the network, bt-server names boot files and assigns no address,
+/// whoever asks.
 fn proxy(testbed: &mut Testbed) -> Result<String> {
     let lab = testbed.sample_lab("dhcp-clients-proxy")?;
     lab.write_settings(Addresses::Others, &(usual_words() + MORE))?;
-    let place = testbed.lan.place()?;
-    let stranger = Dnsmasq::give_addresses(place, &testbed.scratch("dhcp-clients-proxy-dns")?)?;
+    let namespace = testbed.lan.namespace()?;
+    let stranger = Dnsmasq::give_addresses(namespace, &testbed.scratch("dhcp-clients-proxy-dns")?)?;
     let server = testbed.serve(&lab, "dhcp-clients-proxy")?;
     let outcome = (|| {
         let replies = Replies::watch()?;
         let client = Client::udhcpc(testbed, "proxy-udhcpc", &[])?;
         client.wait("bound", LEASE_LIMIT)?;
-        ensure!(replies.ours().is_empty(), "ours answered a PC that does not boot");
+        ensure!(replies.ours().is_empty(), "bt-server answered a client that does not boot");
         let dhclient = Client::dhclient(testbed, "proxy-dhclient")?;
         dhclient.wait("BOUND", LEASE_LIMIT)?;
         // As firmware asks. What it makes of the answers does not matter here.
@@ -181,8 +183,15 @@ fn proxy(testbed: &mut Testbed) -> Result<String> {
             Ok(Some(replies.ours()).filter(|ours| ours.len() > 1))
         })?;
         let given = ours.iter().filter(|ip| !ip.is_unspecified()).count();
-        ensure!(given == 0, "beside {} the proxy gave {given} addresses", stranger.address());
-        Ok(format!("beside dnsmasq {} answers of ours held no address", ours.len()))
+        ensure!(
+            given == 0,
+            "with {} on the network, the proxy assigned {given} addresses",
+            stranger.address()
+        );
+        Ok(format!(
+            "with dnsmasq on the network, none of bt-server's {} replies assigned an address",
+            ours.len()
+        ))
     })();
     server.explain(outcome)
 }
@@ -194,7 +203,7 @@ fn change_settings(lab: &SampleLab, from: &str, to: &str) -> Result<()> {
     fs::write(&path, text.replace(from, to)).context("cannot write server.toml")
 }
 
-/// What a client's script was told.
+/// What a client's script was called with.
 #[derive(Debug, Default)]
 struct Note {
     ip: String,
@@ -205,19 +214,24 @@ struct Note {
 /// A client in a network of its own.
 struct Client {
     process: Running,
-    place: Place,
+    namespace: Namespace,
     name: String,
     folder: PathBuf,
 }
 
 impl Client {
     fn udhcpc(testbed: &mut Testbed, name: &str, words: &[&str]) -> Result<Self> {
-        let place = testbed.lan.place()?;
-        Self::udhcpc_in(testbed, name, place, words)
+        let namespace = testbed.lan.namespace()?;
+        Self::udhcpc_in(testbed, name, namespace, words)
     }
 
-    fn udhcpc_in(testbed: &Testbed, name: &str, place: Place, words: &[&str]) -> Result<Self> {
-        Self::start(testbed, name, place, |client, folder| {
+    fn udhcpc_in(
+        testbed: &Testbed,
+        name: &str,
+        namespace: Namespace,
+        words: &[&str],
+    ) -> Result<Self> {
+        Self::start(testbed, name, namespace, |client, folder| {
             let mut busybox = command_in(client, "busybox");
             busybox.args(["udhcpc", "-f", "-i", "eth0", "-s"]).arg(folder.join("script"));
             busybox.args(words);
@@ -226,8 +240,8 @@ impl Client {
     }
 
     fn dhclient(testbed: &mut Testbed, name: &str) -> Result<Self> {
-        let place = testbed.lan.place()?;
-        Self::start(testbed, name, place, |client, folder| {
+        let namespace = testbed.lan.namespace()?;
+        Self::start(testbed, name, namespace, |client, folder| {
             let mut dhclient = command_in(client, "dhclient");
             dhclient.args(["-4", "-d"]).args(dhclient_words(folder)).arg("eth0");
             dhclient
@@ -237,18 +251,18 @@ impl Client {
     fn start(
         testbed: &Testbed,
         name: &str,
-        place: Place,
-        command: impl FnOnce(&Place, &PathBuf) -> Command,
+        namespace: Namespace,
+        command: impl FnOnce(&Namespace, &PathBuf) -> Command,
     ) -> Result<Self> {
         let folder = testbed.scratch(&format!("client-{name}"))?;
         let script = folder.join("script");
         fs::write(&script, script_text(&folder.join("notes"))).context("cannot write a script")?;
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
         fs::write(folder.join("dhclient.conf"), "").context("cannot write a configuration")?;
-        ip_in(&place, "addr flush dev eth0")?;
+        ip_in(&namespace, "addr flush dev eth0")?;
         let log = testbed.out.join(format!("dhcp-clients-{name}.log"));
-        let process = Running::start(name, command(&place, &folder), &log)?;
-        Ok(Self { process, place, name: name.to_owned(), folder })
+        let process = Running::start(name, command(&namespace, &folder), &log)?;
+        Ok(Self { process, namespace, name: name.to_owned(), folder })
     }
 
     /// Waits until its script was called for `reason`; earlier calls are forgotten with it.
@@ -265,12 +279,12 @@ impl Client {
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {
-        kill(self.process.pid(), signal).with_context(|| format!("{} is gone", self.name))
+        kill(self.process.pid(), signal).with_context(|| format!("{} has exited", self.name))
     }
 
     /// Ends a dhclient; it gives its address back.
     fn release(self) -> Result<()> {
-        let mut dhclient = command_in(&self.place, "dhclient");
+        let mut dhclient = command_in(&self.namespace, "dhclient");
         dhclient.args(["-4", "-r"]).args(dhclient_words(&self.folder)).arg("eth0");
         run_command(dhclient).map(drop)
     }
@@ -281,7 +295,7 @@ fn dhclient_words(folder: &Path) -> Vec<std::ffi::OsString> {
     files.iter().flat_map(|(flag, name)| [(*flag).into(), folder.join(name).into()]).collect()
 }
 
-/// What both clients run at each change: it takes the address over and notes what it was told.
+/// What both clients run at each change: it sets the address and notes what it was called with.
 fn script_text(notes: &std::path::Path) -> String {
     format!(
         "#!/bin/sh\n\
@@ -357,8 +371,8 @@ fn ip(words: &str) -> Result<()> {
     run_command(ip).map(drop)
 }
 
-fn ip_in(place: &Place, words: &str) -> Result<()> {
-    let mut ip = command_in(place, "ip");
+fn ip_in(namespace: &Namespace, words: &str) -> Result<()> {
+    let mut ip = command_in(namespace, "ip");
     ip.args(words.split(' '));
     run_command(ip).map(drop)
 }

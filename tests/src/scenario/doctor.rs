@@ -16,18 +16,18 @@ use crate::room::sample::{Addresses, SampleLab, usual_words};
 use crate::room::server::server_command;
 use crate::room::testbed::Testbed;
 
-/// One PC of the lab has Secure Boot, so that the doctor goes that way too.
+/// One PC of the lab has Secure Boot, so that the doctor simulates that boot too.
 const SECURE_HOST: &str =
     "[[host]]\nmac = \"52:54:00:00:00:99\"\nname = \"secure\"\nuefi_loader = \"shim-grub\"\n";
-/// The ways through the server, by the doctor's names.
-const WAYS: [&str; 5] = ["BIOS", "UEFI", "HTTP Boot", "iPXE", "Secure Boot"];
+/// The kinds of boot, by the doctor's names.
+const BOOTS: [&str; 5] = ["BIOS", "UEFI", "HTTP Boot", "iPXE", "Secure Boot"];
 const NFT_TABLE: &str = "doctor";
 
 pub fn full(testbed: &mut Testbed) -> Result<String> {
     let lab = testbed.sample_lab("doctor-full")?;
     lab.write_settings(Addresses::Ours, &(usual_words() + SECURE_HOST))?;
-    // Without a second one, the bridge has no link once the foreign server is gone.
-    let (place, _plugged_in) = (testbed.lan.place()?, testbed.lan.place()?);
+    // Without a second one, the bridge has no link once the rogue server has exited.
+    let (namespace, _plugged_in) = (testbed.lan.namespace()?, testbed.lan.namespace()?);
     let patient = Patient { testbed, lab: &lab };
     patient.is_well("no server runs", &[("server", "no server of this lab runs")])?;
     let mut seen = files_and_ports(&patient)?;
@@ -36,25 +36,25 @@ pub fn full(testbed: &mut Testbed) -> Result<String> {
     server.explain(patient.is_well("the server runs", &[("dhcp", "no other server")]))?;
     server.explain(patient.boots_every_pc())?;
     seen += broken_while_running(&patient)?;
-    let mut stranger = Dnsmasq::give_addresses(place, &testbed.scratch("doctor-dns")?)?;
+    let mut stranger = Dnsmasq::give_addresses(namespace, &testbed.scratch("doctor-dns")?)?;
     settle(&mut stranger)?;
     let words = format!("another DHCP server gives addresses here: {}", stranger.address());
-    patient.complains("a foreign DHCP server", "dhcp", &words)?;
+    patient.complains("a rogue DHCP server", "dhcp", &words)?;
     drop(stranger);
-    server.explain(patient.is_well("all repaired", &[]))?;
-    Ok(format!("{} faults found, each with its remedy, and none where all is well", seen + 1))
+    server.explain(patient.is_well("everything is fixed", &[]))?;
+    Ok(format!("{} faults found, each with its fix, and none in a working lab", seen + 1))
 }
 
 pub fn proxy(testbed: &mut Testbed) -> Result<String> {
     let lab = testbed.sample_lab("doctor-proxy")?;
     lab.write_settings(Addresses::Others, &(usual_words() + SECURE_HOST))?;
-    let (place, _plugged_in) = (testbed.lan.place()?, testbed.lan.place()?);
+    let (namespace, _plugged_in) = (testbed.lan.namespace()?, testbed.lan.namespace()?);
     let patient = Patient { testbed, lab: &lab };
-    let mut others = Dnsmasq::give_addresses(place, &testbed.scratch("doctor-dns-proxy")?)?;
+    let mut others = Dnsmasq::give_addresses(namespace, &testbed.scratch("doctor-dns-proxy")?)?;
     settle(&mut others)?;
     let words = format!("addresses come from {}", others.address());
     patient.is_well("no server runs", &[("dhcp", &words)])?;
-    let taken = UdpSocket::bind((SERVER, 4011)).context("port 4011 is to be had")?;
+    let taken = UdpSocket::bind((SERVER, 4011)).context("cannot take port 4011")?;
     patient.complains("port 4011 is taken", "ports", "UDP port 4011, but ")?;
     drop(taken);
 
@@ -64,13 +64,16 @@ pub fn proxy(testbed: &mut Testbed) -> Result<String> {
     server.explain(patient.boots_every_pc())?;
     let seen = broken_while_running(&patient)?;
     drop(others);
-    patient.complains("nobody gives addresses", "dhcp", "no DHCP server answers on bt0")?;
+    patient.complains("no server assigns addresses", "dhcp", "no DHCP server answers on bt0")?;
     // The proxy's own part still works, and the doctor says so.
     patient.boots_every_pc()?;
-    Ok(format!("{} faults found beside another DHCP server, and none where all is well", seen + 2))
+    Ok(format!(
+        "{} faults found with another DHCP server on the network, and none in a working lab",
+        seen + 2
+    ))
 }
 
-/// dnsmasq is ready in a moment; `bt-server` would be told by a lost packet.
+/// dnsmasq is ready in a moment; `bt-server` would detect it only by a packet that is lost.
 fn settle(dnsmasq: &mut Dnsmasq) -> Result<()> {
     clock::pause(Duration::from_secs(1))?;
     dnsmasq.check_running()
@@ -79,7 +82,7 @@ fn settle(dnsmasq: &mut Dnsmasq) -> Result<()> {
 /// Faults that can be there before a start; returns how many were tried.
 fn files_and_ports(patient: &Patient<'_>) -> Result<usize> {
     let own_pid = format!("(process {}) has it", std::process::id());
-    let taken = UdpSocket::bind((SERVER, 69)).context("port 69 is to be had")?;
+    let taken = UdpSocket::bind((SERVER, 69)).context("cannot take port 69")?;
     patient.complains("port 69 is taken", "ports", &own_pid)?;
     drop(taken);
 
@@ -91,7 +94,7 @@ fn files_and_ports(patient: &Patient<'_>) -> Result<usize> {
 
     let key = patient.lab.folder().join("keys/signing.key");
     fs::set_permissions(&key, Permissions::from_mode(0o644))?;
-    patient.complains("a key is open to all", "lab", "chmod 600")?;
+    patient.complains("a key is readable by all users", "lab", "chmod 600")?;
     fs::set_permissions(&key, Permissions::from_mode(0o600))?;
 
     let boot_file = patient.lab.initramfs();
@@ -106,12 +109,12 @@ fn files_and_ports(patient: &Patient<'_>) -> Result<usize> {
     Ok(4)
 }
 
-/// Faults beside a running server; returns how many were tried.
+/// Faults while the server runs; returns how many were tried.
 fn broken_while_running(patient: &Patient<'_>) -> Result<usize> {
     let boot_file = patient.lab.initramfs();
     let aside = boot_file.with_extension("aside");
     fs::rename(&boot_file, &aside)?;
-    let diagnosis = patient.complains("a boot file went away", "UEFI", "404")?;
+    let diagnosis = patient.complains("a boot file was removed", "UEFI", "404")?;
     ensure!(
         find(&diagnosis, "UEFI", "404")
             .is_some_and(|it| text(it, "remedy").contains("bt-initramfs"))
@@ -156,10 +159,10 @@ impl Patient<'_> {
     /// The doctor must find nothing wrong, and see each of `sights` (a part, and words).
     fn is_well(&self, when: &str, sights: &[(&str, &str)]) -> Result<()> {
         let (is_well, diagnosis) = self.examine()?;
-        ensure!(is_well, "{when}, and the doctor complains: {diagnosis:#}");
+        ensure!(is_well, "{when}, but the doctor reports a fault: {diagnosis:#}");
         for (part, words) in sights {
             let seen = find(&diagnosis, part, words);
-            ensure!(seen.is_some(), "{when}: the doctor does not see `{words}`: {diagnosis:#}");
+            ensure!(seen.is_some(), "{when}: the doctor does not report `{words}`: {diagnosis:#}");
         }
         Ok(())
     }
@@ -167,11 +170,11 @@ impl Patient<'_> {
     /// The doctor must fail, with a finding about `part` that says `words` and what helps.
     fn complains(&self, fault: &str, part: &str, words: &str) -> Result<Value> {
         let (is_well, diagnosis) = self.examine()?;
-        ensure!(!is_well, "{fault}, and the doctor ends with 0: {diagnosis:#}");
+        ensure!(!is_well, "{fault}, but the doctor exits with 0: {diagnosis:#}");
         let finding = find(&diagnosis, part, words)
             .with_context(|| format!("{fault}: no finding says `{words}`: {diagnosis:#}"))?;
         ensure!(finding["verdict"] == "fail", "{fault}: {finding}");
-        ensure!(!text(finding, "remedy").is_empty(), "{fault}: no remedy: {finding}");
+        ensure!(!text(finding, "remedy").is_empty(), "{fault}: no fix: {finding}");
         println!("  {fault}: {}", text(finding, "what"));
         Ok(diagnosis)
     }
@@ -179,7 +182,7 @@ impl Patient<'_> {
     /// The virtual PC of each kind must get the last byte of the initramfs.
     fn boots_every_pc(&self) -> Result<()> {
         let (_, diagnosis) = self.examine()?;
-        for part in WAYS {
+        for part in BOOTS {
             let way = find(&diagnosis, part, "initrd.img").filter(|it| it["verdict"] == "ok");
             ensure!(way.is_some(), "{part} does not get its initramfs: {diagnosis:#}");
         }

@@ -1,4 +1,4 @@
-//! Shell: PCs that boot in ways of their own: told apart by `server.toml`, with Secure Boot, with an
+//! Shell: PCs with boot settings of their own: selected by `server.toml`, with Secure Boot, with an
 //! iPXE that has a script before it has an address.
 
 use std::time::Duration;
@@ -18,15 +18,15 @@ use crate::room::testbed::Testbed;
 const PRESET: &str = "exam";
 /// An iPXE with network drivers of its own: a file that is not the one Debian's package has for this name.
 const OWN_LOADER: &str = "/usr/lib/ipxe/ipxe.efi";
-/// An iPXE that runs a script given to it beside it, as newer builds run `autoexec.ipxe`: at once,
-/// with the network card closed.
+/// An iPXE that runs a script loaded along with it, as newer builds run `autoexec.ipxe`: at once,
+/// with the network interface closed.
 const IPXE_WITH_SCRIPT: &str = "/usr/lib/ipxe/ipxe.lkrn";
-/// Until the firmware has loaded the first loader and said what it thinks of it.
+/// Until the firmware has loaded the boot loader and reported whether it accepts it.
 const REFUSED_LIMIT: Duration = Duration::from_secs(120);
 
 /// Two kinds of PC in one lab: one starts a system by itself, with an iPXE of the operator's own;
 /// the other has Secure Boot on.
-pub fn own_ways(testbed: &mut Testbed) -> Result<String> {
+pub fn own_settings(testbed: &mut Testbed) -> Result<String> {
     let lab = lab_with_hosts(testbed)?;
     let server = testbed.serve(&lab, "hosts")?;
     let outcome = (|| {
@@ -61,12 +61,12 @@ fn unattended(testbed: &mut Testbed, lab: &SampleLab, server: &Server) -> Result
     student.wait_step("chosen", MENU_LIMIT)?;
     let cmdline = student.wait_started(START_LIMIT)?;
     ensure!(cmdline == lab.cmdline(PRESET)?, "the PC started something else: `{cmdline}`");
-    let bytes = std::fs::metadata(OWN_LOADER).context("the iPXE is gone")?.len();
+    let bytes = std::fs::metadata(OWN_LOADER).context("cannot read the iPXE")?.len();
     let sent = format!("path=\"snponly.efi\" bytes={bytes}");
-    ensure!(server.logged().contains(&sent), "the log does not say `{sent}`");
+    ensure!(server.logged().contains(&sent), "the log lacks `{sent}`");
     let secs = student.elapsed().as_secs_f64();
     student.switch_off()?;
-    Ok(format!("`{PRESET}` started by itself after {secs:.0} s, by an iPXE of the lab's own"))
+    Ok(format!("`{PRESET}` started unattended after {secs:.0} s, through the lab's own iPXE"))
 }
 
 fn secure(testbed: &mut Testbed) -> Result<String> {
@@ -75,10 +75,10 @@ fn secure(testbed: &mut Testbed) -> Result<String> {
     student.wait_step("menu", MENU_LIMIT)?;
     route::check_secure_boot(&student)?;
     student.switch_off()?;
-    Ok("the PC with Secure Boot came by shim and GRUB".into())
+    Ok("the PC with Secure Boot booted through shim and GRUB".into())
 }
 
-/// Proves that the lab's Secure Boot is on: a loader without a signature does not run.
+/// Proves that the lab's Secure Boot is on: an unsigned boot loader does not run.
 pub fn unsigned_loader(testbed: &mut Testbed) -> Result<String> {
     let name = "secure-boot-refuses";
     let lab = testbed.sample_lab(name)?;
@@ -91,10 +91,10 @@ pub fn unsigned_loader(testbed: &mut Testbed) -> Result<String> {
         student.picture(name)?;
         let start = student.power_on();
         let loaded = |seen: &Sighting| *seen == Sighting::Tftp("snponly.efi".into());
-        ensure!(wire.first(start, loaded).is_some(), "the PC never fetched its loader");
+        ensure!(wire.first(start, loaded).is_some(), "the PC never fetched its boot loader");
         let ran = |seen: &Sighting| matches!(seen, Sighting::Get(path) if path.contains("ipxe"));
         ensure!(wire.first(start, ran).is_none(), "an unsigned iPXE ran");
-        Ok("the firmware says \"Access Denied\" to an unsigned iPXE and goes on".into())
+        Ok("the firmware refuses an unsigned iPXE with \"Access Denied\" and continues".into())
     })();
     server.explain(outcome)
 }
@@ -117,5 +117,5 @@ pub fn autoexec(testbed: &mut Testbed) -> Result<String> {
     let secs = student.elapsed().as_secs_f64();
     server.explain(outcome)?;
     student.switch_off()?;
-    Ok(format!("an iPXE without an address came to the menu after {secs:.0} s"))
+    Ok(format!("an iPXE without an address booted into the picker after {secs:.0} s"))
 }

@@ -11,7 +11,7 @@ use crate::host::clock;
 use crate::host::http;
 use crate::host::process::{Running, run, tail};
 use crate::room::addresses::SERVER;
-use crate::room::namespace::{Place, command_in};
+use crate::room::namespace::{Namespace, command_in};
 use crate::room::sample::SampleLab;
 use crate::room::server::HTTP;
 use crate::room::testbed::Testbed;
@@ -20,12 +20,12 @@ use crate::scenario::swarm::{bytes_from, fetch, figures};
 
 /// The catalog entry that is fetched.
 const SYSTEM: &str = "sample";
-/// A few seconds' download; some clients take half a minute until they give anything to a stranger.
+/// A few seconds' download; some clients take half a minute until they upload to an unknown peer.
 const LIMIT: Duration = Duration::from_secs(300);
 
 pub fn aria2(testbed: &mut Testbed) -> Result<String> {
     there_and_back(testbed, "aria2", |at| {
-        let mut aria2 = command_in(at.place, "aria2c");
+        let mut aria2 = command_in(at.namespace, "aria2c");
         aria2.args(["--no-conf", "--listen-port=6881", "--seed-ratio=0.0", "--enable-dht=false"]);
         aria2.args(["--enable-dht6=false", "--bt-enable-lpd=false", "--file-allocation=none"]);
         aria2.args(["--summary-interval=0", "--dir"]).arg(&at.downloads).arg(&at.torrent);
@@ -35,7 +35,7 @@ pub fn aria2(testbed: &mut Testbed) -> Result<String> {
 
 pub fn transmission(testbed: &mut Testbed) -> Result<String> {
     there_and_back(testbed, "transmission", |at| {
-        tr::client(at.place, &at.home, &at.downloads, &at.torrent, None)
+        tr::client(at.namespace, &at.home, &at.downloads, &at.torrent, None)
     })
 }
 
@@ -49,7 +49,7 @@ pub fn qbittorrent(testbed: &mut Testbed) -> Result<String> {
         let folder = at.home.join("qBittorrent/config");
         std::fs::create_dir_all(&folder)?;
         std::fs::write(folder.join("qBittorrent.conf"), settings)?;
-        let mut qbittorrent = command_in(at.place, "qbittorrent-nox");
+        let mut qbittorrent = command_in(at.namespace, "qbittorrent-nox");
         qbittorrent.env("HOME", &at.home).arg(format!("--profile={}", at.home.display()));
         qbittorrent.arg(format!("--save-path={}", at.downloads.display()));
         qbittorrent.args(["--skip-dialog=true", "--add-paused=false"]).arg(&at.torrent);
@@ -71,7 +71,7 @@ pub fn rtorrent(testbed: &mut Testbed) -> Result<String> {
         );
         let file = at.home.join("rtorrent.rc");
         std::fs::write(&file, settings)?;
-        let mut rtorrent = command_in(at.place, "rtorrent");
+        let mut rtorrent = command_in(at.namespace, "rtorrent");
         rtorrent.env("HOME", &at.home).env("TERM", "xterm").arg("-n");
         rtorrent.arg("-o").arg(format!("import={}", file.display())).arg(&at.torrent);
         Ok(rtorrent)
@@ -82,7 +82,7 @@ pub fn libtorrent(testbed: &mut Testbed) -> Result<String> {
     there_and_back(testbed, "libtorrent", |at| {
         let script = at.home.join("client.py");
         std::fs::write(&script, lt::SCRIPT)?;
-        let mut python = command_in(at.place, "/usr/bin/python3");
+        let mut python = command_in(at.namespace, "/usr/bin/python3");
         python.arg("-u").arg(script).args(["node".as_ref(), at.torrent.as_os_str()]);
         python.arg(&at.downloads);
         Ok(python)
@@ -91,7 +91,7 @@ pub fn libtorrent(testbed: &mut Testbed) -> Result<String> {
 
 /// Where a client lives.
 pub(super) struct At<'a> {
-    pub(super) place: &'a Place,
+    pub(super) namespace: &'a Namespace,
     home: PathBuf,
     pub(super) downloads: PathBuf,
     pub(super) torrent: PathBuf,
@@ -105,25 +105,25 @@ pub(super) fn there_and_back(
     let name = format!("interop-{client}");
     let lab = testbed.sample_lab(&name)?;
     let server = testbed.serve(&lab, &name)?;
-    let place = testbed.lan.place()?;
+    let namespace = testbed.lan.namespace()?;
     let home = testbed.scratch(&format!("{name}-home"))?;
     let (downloads, torrent) = (home.join("downloads"), home.join("sample.torrent"));
     std::fs::create_dir_all(&downloads)?;
     std::fs::write(&torrent, http::get(HTTP, &format!("/torrents/{SYSTEM}.torrent"))?)?;
-    let at = At { place: &place, home, downloads, torrent };
+    let at = At { namespace: &namespace, home, downloads, torrent };
     let mut running = Running::start(client, make(&at)?, &testbed.out.join(format!("{name}.log")))?;
     let outcome = (|| {
         let begin = clock::now();
         wait_for_files(&mut running, &lab, &at.downloads.join(SYSTEM))
-            .with_context(|| format!("{client} got nothing from us"))?;
+            .with_context(|| format!("{client} got nothing from bt-server"))?;
         let there = (clock::now() - begin).as_secs_f64();
         let begin = clock::now();
-        let back = node_fetches(testbed, &lab, &name, &place)
+        let back = node_fetches(testbed, &lab, &name, &namespace)
             .with_context(|| format!("nothing came back from {client}"))?;
         let back_took = (clock::now() - begin).as_secs_f64();
         running.check_running()?;
         Ok(format!(
-            "{client} had the system from our server after {there:.0} s; a node got all of it, \
+            "{client} fetched the system from bt-server in {there:.0} s; bt-node fetched all of it, \
              {:.1} MB, from {client} alone in {back_took:.0} s",
             back as f64 / 1e6
         ))
@@ -140,8 +140,13 @@ fn wait_for_files(client: &mut Running, lab: &SampleLab, folder: &Path) -> Resul
 }
 
 /// A node that reaches the server's web port only, so it has to get everything from the client.
-fn node_fetches(testbed: &mut Testbed, lab: &SampleLab, name: &str, client: &Place) -> Result<u64> {
-    let place = testbed.lan.place()?;
+fn node_fetches(
+    testbed: &mut Testbed,
+    lab: &SampleLab,
+    name: &str,
+    client: &Namespace,
+) -> Result<u64> {
+    let namespace = testbed.lan.namespace()?;
     let rules = format!(
         "table ip away {{ chain input {{ type filter hook input priority 0\n\
          ip saddr {SERVER} tcp sport != {} drop\n}}\n}}\n",
@@ -150,15 +155,18 @@ fn node_fetches(testbed: &mut Testbed, lab: &SampleLab, name: &str, client: &Pla
     let folder = testbed.scratch(&format!("{name}-node"))?;
     let file = folder.join("away.nft");
     std::fs::write(&file, rules)?;
-    let mut nft = command_in(&place, "nft");
+    let mut nft = command_in(&namespace, "nft");
     nft.arg("-f").arg(file);
     run(nft)?;
-    let mut node = fetch(testbed, lab, &place, &folder, &format!("{name}-node"), true)?;
+    let mut node = fetch(testbed, lab, &namespace, &folder, &format!("{name}-node"), true)?;
     let is_content = node.wait(LIMIT)?;
-    ensure!(is_content, "the node failed:\n{}", tail(&node.printed(), 10));
+    ensure!(is_content, "bt-node failed:\n{}", tail(&node.printed(), 10));
     check_same_files(lab, &folder)?;
     let seen = figures(&node.printed())?;
-    ensure!(bytes_from(&seen, &SERVER.to_string()) == 0, "the server fed the node: {seen}");
+    ensure!(
+        bytes_from(&seen, &SERVER.to_string()) == 0,
+        "bt-server sent something to bt-node: {seen}"
+    );
     let bytes = bytes_from(&seen, &client.address().to_string());
     ensure!(bytes > 0, "nothing came from the client: {seen}");
     Ok(bytes)

@@ -8,5 +8,7 @@ use crate::commands::swarm::engine::librqbit::peer;
 use crate::room::testbed::Testbed;
 
 pub fn run(testbed: &mut Testbed) -> Result<String> {
-    there_and_back(testbed, "librqbit", |at| peer(at.place, "fetch", &at.torrent, &at.downloads))
+    there_and_back(testbed, "librqbit", |at| {
+        peer(at.namespace, "fetch", &at.torrent, &at.downloads)
+    })
 }

@@ -13,13 +13,13 @@ use nix::sys::signal::{Signal, kill};
 
 use crate::host::clock;
 use crate::room::addresses::SERVER;
-use crate::room::namespace::Place;
+use crate::room::namespace::Namespace;
 use crate::room::relay::{self, ACK, DISCOVER, OFFER, REQUEST, Reply, address_option, message};
 use crate::room::testbed::Testbed;
 
-/// Half of the sample lab's addresses: while more are free, the server takes newcomers at any rate.
+/// Half of the sample lab's addresses: while more are free, the server accepts unknown PCs at any rate.
 const NODES: u8 = 50;
-/// Exchanges under way at once.
+/// Concurrent exchanges.
 const WINDOW: usize = 16;
 /// How long an answer may take before the client goes on without it.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -27,8 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub fn run(testbed: &mut Testbed) -> Result<String> {
     let rounds = if testbed.long { 500 } else { 20 };
     let lab = testbed.sample_lab("leases")?;
-    let place = testbed.lan.place()?;
-    let mut client = Client::new(&place)?;
+    let namespace = testbed.lan.namespace()?;
+    let mut client = Client::new(&namespace)?;
     // Printed, so that a failure can be replayed.
     let mut random = Random(u64::from(std::process::id()));
     println!("  seed {}", random.0);
@@ -42,13 +42,16 @@ pub fn run(testbed: &mut Testbed) -> Result<String> {
             kill(pid, Signal::SIGKILL)
         });
         let load = client.load(clock::now() + life, &mut random);
-        killer.join().expect("it only sleeps and kills").context("the server was gone already")?;
+        killer
+            .join()
+            .expect("it only sleeps and kills")
+            .context("the server had already exited")?;
         server.explain(load).with_context(|| format!("round {round}"))?;
     }
     let server = testbed.serve(&lab, "leases")?;
     server.explain(client.check_all())?;
     Ok(format!(
-        "{rounds} times kill -9 under load: {} ACKs, 0 leases lost, 0 second owners",
+        "{rounds} times kill -9 under load: {} ACKs, no lease lost, no address assigned twice",
         client.acks
     ))
 }
@@ -64,25 +67,26 @@ impl Random {
     }
 }
 
-/// The nodes, and what they were told.
+/// The nodes, and the addresses they were assigned.
 struct Client {
     socket: UdpSocket,
     relay: Ipv4Addr,
-    told: BTreeMap<u8, Ipv4Addr>,
+    assigned: BTreeMap<u8, Ipv4Addr>,
     acks: usize,
 }
 
 impl Client {
-    fn new(place: &Place) -> Result<Self> {
-        let relay = place.address();
-        let socket = relay::socket(place, relay, SERVER)?;
+    fn new(namespace: &Namespace) -> Result<Self> {
+        let relay = namespace.address();
+        let socket = relay::socket(namespace, relay, SERVER)?;
         socket.set_read_timeout(Some(Duration::from_millis(50)))?;
-        Ok(Self { socket, relay, told: BTreeMap::new(), acks: 0 })
+        Ok(Self { socket, relay, assigned: BTreeMap::new(), acks: 0 })
     }
 
     /// Every node reboots and asks for the address it remembers.
     fn check_all(&mut self) -> Result<()> {
-        let remembered: Vec<(u8, Ipv4Addr)> = self.told.iter().map(|it| (*it.0, *it.1)).collect();
+        let remembered: Vec<(u8, Ipv4Addr)> =
+            self.assigned.iter().map(|it| (*it.0, *it.1)).collect();
         for nodes in remembered.chunks(WINDOW) {
             let mut asked: HashMap<u8, Ipv4Addr> = nodes.iter().copied().collect();
             for (&node, &ip) in &asked {
@@ -122,7 +126,7 @@ impl Client {
                 None => under_way = 0,
             }
         }
-        // What is in the socket still was told as well.
+        // What is still in the socket was assigned as well.
         while let Some(reply) = self.receive()? {
             if reply.kind == ACK {
                 self.take(&reply)?;
@@ -134,13 +138,13 @@ impl Client {
     /// Remembers an ACK, and looks whether it fits to all before.
     fn take(&mut self, reply: &Reply) -> Result<()> {
         if reply.kind != ACK {
-            bail!("node {} was refused {:?}", reply.node, self.told.get(&reply.node));
+            bail!("PC {} was refused {:?}", reply.node, self.assigned.get(&reply.node));
         }
         self.acks += 1;
-        if let Some(before) = self.told.insert(reply.node, reply.ip) {
-            ensure!(before == reply.ip, "node {} lost {before} and got {}", reply.node, reply.ip);
+        if let Some(before) = self.assigned.insert(reply.node, reply.ip) {
+            ensure!(before == reply.ip, "PC {} lost {before} and got {}", reply.node, reply.ip);
         }
-        let owners = self.told.values().filter(|ip| **ip == reply.ip).count();
+        let owners = self.assigned.values().filter(|ip| **ip == reply.ip).count();
         ensure!(owners == 1, "{} has {owners} owners", reply.ip);
         Ok(())
     }

@@ -36,9 +36,9 @@ pub fn flipped_bit(testbed: &mut Testbed) -> Result<String> {
         refused(&mut student, name, CATALOG_LIMIT, &["bad-signature"]).and_then(|words| {
             proxy.become_honest();
             student.press(&["ret"])?;
-            student.wait_step("menu", DRAWN).context("after the catalog was put right")?;
+            student.wait_step("menu", DRAWN).context("after the catalog was repaired")?;
             Ok(format!(
-                "the screen says \"{words}\"; with the true catalog, Retry leads to the menu"
+                "the screen says \"{words}\"; with the intact catalog, Retry leads to the picker"
             ))
         });
     server.explain(outcome)
@@ -55,7 +55,7 @@ pub fn wrong_key(testbed: &mut Testbed) -> Result<String> {
     let name = "refuse-wrong-key";
     let old = testbed.sample_lab(&format!("{name}-old"))?;
     let rekeyed = testbed.sample_lab(name)?;
-    // The lab's id stays: only the signature can tell.
+    // The lab's id stays: only the signature differs.
     let keys = testbed.other_keys(&format!("{name}-keys"))?;
     for file in ["root.key", "root.pub", "signing.key", "signing.pub"] {
         std::fs::copy(keys.join(file), rekeyed.folder().join("keys").join(file))
@@ -116,7 +116,7 @@ pub fn broken_kernel(testbed: &mut Testbed) -> Result<String> {
         student.wait_recovered("menu", DRAWN).context("after the kernel was refused")?;
         student.press(&["right", "ret"])?;
         student.wait_started(START_LIMIT).context("another system, afterwards")?;
-        Ok(format!("the screen says \"{words}\"; back in the menu, the next system starts"))
+        Ok(format!("the screen says \"{words}\"; back in the picker, the next system starts"))
     })();
     server.explain(outcome)
 }
@@ -138,7 +138,7 @@ pub fn no_server(testbed: &mut Testbed) -> Result<String> {
     let name = "no-server";
     let lab = testbed.sample_lab(name)?;
     let mut server = testbed.serve(&lab, name)?;
-    // The PC gets its address from the server, then finds it gone: it boots slower than this.
+    // The PC gets its address from the server, then finds it stopped: it boots slower than this.
     let machine = Machine::new(direct(&lab, ""), 1);
     let mut student = Student::switch_on(name, &machine, &mut testbed.lan, &testbed.out)?;
     student.wait_step("network", CATALOG_LIMIT)?;
@@ -149,7 +149,7 @@ pub fn no_server(testbed: &mut Testbed) -> Result<String> {
     student.press(&["ret"])?;
     let menu = student.wait_recovered("menu", DRAWN).context("after the server was started again");
     server.explain(menu)?;
-    Ok(format!("the screen says \"{words}\"; with the server back, Retry leads to the menu"))
+    Ok(format!("the screen says \"{words}\"; with the server back, Retry leads to the picker"))
 }
 
 /// Waits for a problem of one of these kinds, takes its picture, and returns its words.
@@ -160,6 +160,6 @@ fn refused(student: &mut Student, name: &str, limit: Duration, kinds: &[&str]) -
     let kind = problem.field("kind");
     ensure!(kinds.contains(&kind), "the problem is of the kind {kind}, not {}", kinds.join(" or "));
     let words = problem.field("text").to_owned();
-    ensure!(words.split(' ').count() >= 3, "the node says only \"{words}\"");
+    ensure!(words.split(' ').count() >= 3, "the PC says only \"{words}\"");
     Ok(words)
 }

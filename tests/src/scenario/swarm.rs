@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::host::clock;
 use crate::host::http;
 use crate::host::process::Running;
-use crate::room::namespace::{Place, command_in};
+use crate::room::namespace::{Namespace, command_in};
 use crate::room::qemu::Machine;
 use crate::room::route::{MENU_LIMIT, START_LIMIT};
 use crate::room::sample::SampleLab;
@@ -25,15 +25,15 @@ const DOWNLOAD_LIMIT: Duration = Duration::from_secs(120);
 pub fn second_node(testbed: &mut Testbed) -> Result<String> {
     let lab = testbed.sample_lab("swarm")?;
     let server = testbed.serve(&lab, "swarm")?;
-    let first_place = testbed.lan.place()?;
+    let first_namespace = testbed.lan.namespace()?;
     let folder = testbed.scratch("swarm-first")?;
-    let mut first = fetch(testbed, &lab, &first_place, &folder, "swarm-first", false)?;
+    let mut first = fetch(testbed, &lab, &first_namespace, &folder, "swarm-first", false)?;
     let outcome = (|| {
         clock::wait_for("the first node to have everything", DOWNLOAD_LIMIT, || {
             first.check_running()?;
             Ok(check_same_files(&lab, &folder).ok())
         })?;
-        let second = second_fetch(testbed, &lab, &first_place)?;
+        let second = second_fetch(testbed, &lab, &first_namespace)?;
         let pc = pc_boots(testbed, &lab)?;
         first.check_running()?;
         Ok(format!("a second node got {second}; a PC that boots then {pc}"))
@@ -42,10 +42,10 @@ pub fn second_node(testbed: &mut Testbed) -> Result<String> {
 }
 
 /// A second node without a screen: its own figures say from whom it got what.
-fn second_fetch(testbed: &mut Testbed, lab: &SampleLab, first: &Place) -> Result<String> {
-    let place = testbed.lan.place()?;
+fn second_fetch(testbed: &mut Testbed, lab: &SampleLab, first: &Namespace) -> Result<String> {
+    let namespace = testbed.lan.namespace()?;
     let folder = testbed.scratch("swarm-second")?;
-    let mut second = fetch(testbed, lab, &place, &folder, "swarm-second", true)?;
+    let mut second = fetch(testbed, lab, &namespace, &folder, "swarm-second", true)?;
     ensure!(second.wait(DOWNLOAD_LIMIT)?, "the second node failed:\n{}", second.printed());
     check_same_files(lab, &folder)?;
     let figures = figures(&second.printed())?;
@@ -70,7 +70,7 @@ fn pc_boots(testbed: &mut Testbed, lab: &SampleLab) -> Result<String> {
         .sum::<std::io::Result<u64>>()?;
     ensure!(
         (1..total).contains(&by_server),
-        "of {total} bytes for the PC the server sent {by_server}: not from both"
+        "the server sent {by_server} of the PC's {total} bytes; expected a part of them"
     );
     Ok(format!("got {:.1} of its {:.1} MB from the server", mb(by_server), mb(total)))
 }
@@ -80,19 +80,19 @@ fn uploaded() -> Result<u64> {
     let status: Value = serde_json::from_slice(&http::get(HTTP, "/status.json")?)?;
     let systems = status["systems"].as_array().context("the status lists no systems")?;
     let system = systems.iter().find(|system| system["id"] == SYSTEM);
-    system.and_then(|it| it["uploaded"].as_u64()).context("the status tells no uploaded bytes")
+    system.and_then(|it| it["uploaded"].as_u64()).context("the status shows no uploaded bytes")
 }
 
-/// Starts `bt-node fetch` in a place; it prints its figures as JSON.
+/// Starts `bt-node fetch` in a namespace; it prints its figures as JSON.
 pub fn fetch(
     testbed: &Testbed,
     lab: &SampleLab,
-    place: &Place,
+    namespace: &Namespace,
     folder: &Path,
     name: &str,
     once: bool,
 ) -> Result<Running> {
-    let mut fetch = command_in(place, &testbed.programs.node);
+    let mut fetch = command_in(namespace, &testbed.programs.node);
     fetch.args(["fetch", "--server", &format!("http://{HTTP}"), "--system", SYSTEM, "--json"]);
     fetch.arg("--key").arg(lab.folder().join("keys/root.pub")).arg("--out").arg(folder);
     if once {
@@ -104,7 +104,7 @@ pub fn fetch(
 /// The line of JSON in what a node has printed.
 pub fn figures(printed: &str) -> Result<Value> {
     let figures = printed.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok());
-    figures.with_context(|| format!("no JSON from the node:\n{printed}"))
+    figures.with_context(|| format!("bt-node printed no JSON:\n{printed}"))
 }
 
 /// Bytes that came from `address`, out of `"from": [{"peer": "ADDRESS:PORT", "bytes": 1}, …]`.

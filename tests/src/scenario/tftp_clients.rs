@@ -1,4 +1,4 @@
-//! Shell: TFTP with the clients that people have, and with a stranger who wants more than he may.
+//! Shell: TFTP with stock clients, and with an attacker who requests what is not served.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, setns};
 use crate::host::clock;
 use crate::host::process::output;
 use crate::room::addresses::SERVER;
-use crate::room::namespace::{Place, command_in};
+use crate::room::namespace::{Namespace, command_in};
 use crate::room::testbed::Testbed;
 
 /// Where Debian has what the server reads.
@@ -38,7 +38,7 @@ pub fn run(testbed: &mut Testbed) -> Result<String> {
     initramfs.set_len(LONG).context("cannot lengthen the initramfs")?;
     set_traps(&lab.folder().join("ipxe"))?;
     let server = testbed.serve(&lab, "tftp-clients")?;
-    let place = testbed.lan.place()?;
+    let namespace = testbed.lan.namespace()?;
     let mut allowed = BTreeMap::from([
         ("vmlinuz", fs::read(lab.kernel())?),
         ("initrd.img", fs::read(lab.initramfs())?),
@@ -47,11 +47,11 @@ pub fn run(testbed: &mut Testbed) -> Result<String> {
         allowed.insert(name, fs::read(path).with_context(|| path.to_owned())?);
     }
     let folder = testbed.scratch("tftp-fetched")?;
-    let outcome = stock_clients(&place, &allowed, &folder)
-        .and_then(|fetched| Ok((fetched, strangers(&place, &allowed)?)));
+    let outcome = stock_clients(&namespace, &allowed, &folder)
+        .and_then(|fetched| Ok((fetched, strangers(&namespace, &allowed)?)));
     let (fetched, (names, bytes)) = server.explain(outcome)?;
     Ok(format!(
-        "{} stock clients fetched {fetched} files byte by byte, one longer than 65536 blocks; {names} \
+        "{} stock clients fetched {fetched} files unchanged, one longer than 65536 blocks; {names} \
          hostile requests got nothing; a client that never answers was sent {bytes} bytes",
         Stock::ALL.len()
     ))
@@ -78,27 +78,27 @@ impl Stock {
     const ALL: [Self; 4] = [Self::Curl, Self::TftpHpa, Self::Busybox, Self::Atftp];
 
     /// The command that fetches `name` into `file`.
-    fn fetch(self, place: &Place, name: &str, file: &Path) -> Command {
+    fn fetch(self, namespace: &Namespace, name: &str, file: &Path) -> Command {
         let server = SERVER.to_string();
         match self {
             Self::Curl => {
-                let mut curl = command_in(place, "curl");
+                let mut curl = command_in(namespace, "curl");
                 curl.args(["--silent", "--show-error", "--tftp-blksize", "1432", "--output"]);
                 curl.arg(file).arg(format!("tftp://{server}/{name}"));
                 curl
             }
             Self::TftpHpa => {
-                let mut tftp = command_in(place, "tftp");
+                let mut tftp = command_in(namespace, "tftp");
                 tftp.args(["-m", "binary", &server, "-c", "get", name]).arg(file);
                 tftp
             }
             Self::Busybox => {
-                let mut busybox = command_in(place, "busybox");
+                let mut busybox = command_in(namespace, "busybox");
                 busybox.args(["tftp", "-g", "-r", name, "-l"]).arg(file).arg(&server);
                 busybox
             }
             Self::Atftp => {
-                let mut atftp = command_in(place, "atftp");
+                let mut atftp = command_in(namespace, "atftp");
                 atftp.args(["--option", "windowsize 8", "--option", "blksize 1428", "--get"]);
                 atftp.args(["--remote-file", name, "--local-file"]).arg(file).arg(&server);
                 atftp
@@ -108,40 +108,45 @@ impl Stock {
 }
 
 /// Every file with every client; returns how many were fetched.
-fn stock_clients(place: &Place, allowed: &BTreeMap<&str, Vec<u8>>, folder: &Path) -> Result<usize> {
+fn stock_clients(
+    namespace: &Namespace,
+    allowed: &BTreeMap<&str, Vec<u8>>,
+    folder: &Path,
+) -> Result<usize> {
     let mut fetched = 0;
     for stock in Stock::ALL {
         for (name, expected) in allowed {
             let file = folder.join(format!("{stock:?}-{name}"));
-            let mut fetch = stock.fetch(place, name, &file);
+            let mut fetch = stock.fetch(namespace, name, &file);
             let said = output(&mut fetch)?;
             let got = fs::read(&file).unwrap_or_default();
             ensure!(
                 got == *expected,
-                "{stock:?} has {} of {} bytes of {name}, or others: {said:?}",
+                "{stock:?} fetched {} of {} bytes of {name}, or wrong ones: {said:?}",
                 got.len(),
                 expected.len()
             );
             fs::remove_file(&file)?;
             fetched += 1;
         }
-        let mut absent = stock.fetch(place, "absent.efi", &folder.join("absent"));
+        let mut absent = stock.fetch(namespace, "absent.efi", &folder.join("absent"));
         let said = output(&mut absent)?;
         let printed = [said.stdout, said.stderr].concat();
         let words = String::from_utf8_lossy(&printed).to_lowercase();
         // curl 7.88 loses the words of an error that comes first of all, and says something else.
-        let is_told = words.contains("not found") || stock == Stock::Curl && !said.status.success();
-        ensure!(is_told, "{stock:?} is not told that there is no file: {words}");
+        let is_reported =
+            words.contains("not found") || stock == Stock::Curl && !said.status.success();
+        ensure!(is_reported, "{stock:?} does not report that the file is missing: {words}");
     }
     Ok(fetched)
 }
 
 /// Hostile requests. Returns how many, and the bytes that a silent client was sent.
-fn strangers(place: &Place, allowed: &BTreeMap<&str, Vec<u8>>) -> Result<(usize, usize)> {
+fn strangers(namespace: &Namespace, allowed: &BTreeMap<&str, Vec<u8>>) -> Result<(usize, usize)> {
     let names = hostile_names();
     for name in &names {
-        let answer = ask(place, &[b"\0\x01", &name[..], b"\0octet\0"].concat())?;
-        // Some names only spell an allowed one in an odd way; anything else is refused or ignored.
+        let answer = ask(namespace, &[b"\0\x01", &name[..], b"\0octet\0"].concat())?;
+        // Some names only spell an allowed one in an odd form; anything else is refused or ignored.
         let is_allowed = answer.get(..2) == Some(b"\0\x03")
             && allowed.values().any(|file| file.starts_with(&answer[4..]));
         let is_refused = answer.is_empty() || answer.starts_with(b"\0\x05");
@@ -152,9 +157,9 @@ fn strangers(place: &Place, allowed: &BTreeMap<&str, Vec<u8>>) -> Result<(usize,
             answer.escape_ascii()
         );
     }
-    let write = ask(place, b"\0\x02snponly.efi\0octet\0")?;
+    let write = ask(namespace, b"\0\x02snponly.efi\0octet\0")?;
     ensure!(write.starts_with(b"\0\x05\0\x02"), "a write is answered: {}", write.escape_ascii());
-    Ok((names.len() + 1, silent_client(place)?))
+    Ok((names.len() + 1, silent_client(namespace)?))
 }
 
 /// Names that lead somewhere on a careless server.
@@ -231,14 +236,14 @@ fn hostile_names() -> Vec<Vec<u8>> {
 }
 
 /// Sends one packet to port 69 from a port of its own; returns the first answer, or nothing.
-fn ask(place: &Place, packet: &[u8]) -> Result<Vec<u8>> {
-    let socket = socket_in(place)?;
+fn ask(namespace: &Namespace, packet: &[u8]) -> Result<Vec<u8>> {
+    let socket = socket_in(namespace)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.send_to(packet, (SERVER, 69))?;
     let mut answer = [0; 2048];
     match socket.recv_from(&mut answer) {
         Ok((length, from)) => {
-            // Ends the transfer, so that the next name finds a place.
+            // Ends the transfer, so that the next name finds a free slot.
             socket.send_to(b"\0\x05\0\0enough\0", from)?;
             Ok(answer[..length].to_vec())
         }
@@ -247,9 +252,9 @@ fn ask(place: &Place, packet: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// As a victim whose address was forged: it never answers. Returns the bytes that it was sent.
-fn silent_client(place: &Place) -> Result<usize> {
+fn silent_client(namespace: &Namespace) -> Result<usize> {
     const WINDOW: usize = 16 * (1468 + 4);
-    let socket = socket_in(place)?;
+    let socket = socket_in(namespace)?;
     let request = b"\0\x01initrd.img\0octet\0blksize\x001468\0windowsize\x0016\0";
     socket.send_to(request, (SERVER, 69))?;
     let (mut bytes, mut last) = (0, clock::now());
@@ -263,7 +268,7 @@ fn silent_client(place: &Place) -> Result<usize> {
             last = clock::now();
         }
     }
-    ensure!(bytes > 0, "there was no answer at all");
+    ensure!(bytes > 0, "the request got no answer");
     ensure!(bytes <= 5 * WINDOW, "{bytes} bytes were sent to a client that never answered");
     let sent_for = last - start;
     ensure!(
@@ -273,8 +278,8 @@ fn silent_client(place: &Place) -> Result<usize> {
     Ok(bytes)
 }
 
-fn socket_in(place: &Place) -> Result<UdpSocket> {
-    let (address, network) = (place.address(), place.network());
+fn socket_in(namespace: &Namespace) -> Result<UdpSocket> {
+    let (address, network) = (namespace.address(), namespace.network());
     // A socket belongs to the network in which it was made, whoever uses it.
     std::thread::scope(|scope| {
         let made = scope.spawn(|| -> Result<UdpSocket> {

@@ -7,7 +7,7 @@
 //! server, so it hardly depends on what else the machine does.
 //!
 //! Then what perfdhcp does not ask: whether a lease gets dearer the more there are, whether writing
-//! the lease log anew holds up answers, and how long the last of 40 nodes waits.
+//! the lease log again delays answers, and how long the last of 40 nodes waits.
 
 mod perfdhcp;
 mod power_on;
@@ -41,13 +41,13 @@ const PART: u32 = 2000;
 /// Nodes that come back again and again, so that most of the lease log is soon outdated.
 const REGULARS: u32 = 500;
 
-/// Measure DHCP beside dnsmasq and Kea
+/// Measure DHCP performance, compared with dnsmasq and Kea
 ///
-/// Finds the best rate of dnsmasq, then loads bt-server and Kea with ten times as much, all with
-/// ISC's perfdhcp on one private network. Every run has to pass. Takes some four minutes.
+/// Finds the maximum rate of dnsmasq, then loads bt-server and Kea with ten times as much, all with
+/// ISC's perfdhcp in one private network. Every run has to pass. Takes about four minutes.
 #[derive(Args)]
 pub struct Options {
-    /// How often to measure; CPU is told as the median, so it must be odd
+    /// Number of measurements; CPU is reported as the median, so it must be odd
     #[arg(long, default_value_t = 3, value_parser = odd_runs)]
     runs: u32,
     /// Seconds for each rate
@@ -56,7 +56,7 @@ pub struct Options {
     /// Install missing Debian packages without asking
     #[arg(long)]
     yes: bool,
-    /// Leave the logs of the servers in this folder
+    /// Save the logs of the servers to this folder
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -73,7 +73,7 @@ struct Figures {
     runs: Vec<Run>,
     /// bt-server from no lease to ten thousand, part by part.
     filling: Vec<Seen>,
-    /// bt-server while it writes its log anew, and the lines that were left in it.
+    /// bt-server while it rewrites its log, and the lines that were left in it.
     regulars: (Seen, usize),
     /// Forty nodes at once.
     power_on: Vec<(Kind, Waited)>,
@@ -88,7 +88,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
     net::enter_private_network()?;
     let mut lan = Lan::create(None)?;
-    let perfdhcp = Load::new(lan.place()?)?;
+    let perfdhcp = Load::new(lan.namespace()?)?;
     let start = |kind, name: &str| {
         let log = out.join(format!("{kind}-{name}.log"));
         Rival::start(kind, &programs, &kea, &log)
@@ -125,7 +125,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let mut power_on = Vec::new();
     for kind in [Kind::Dnsmasq, Kind::BtServer, Kind::Kea] {
         let _server = start(kind, "power-on")?;
-        power_on.push((kind, power_on::run(perfdhcp.place())?));
+        power_on.push((kind, power_on::run(perfdhcp.namespace())?));
     }
     Ok(report(&Figures { runs, filling, regulars, power_on }))
 }
@@ -140,7 +140,9 @@ fn ramp(measure: impl Fn(u32) -> Result<Seen>) -> Result<Seen> {
         }
         best = Some(seen);
     }
-    best.with_context(|| format!("the machine is too busy: not even {} leases a second", RAMP[0]))
+    best.with_context(|| {
+        format!("the machine is too busy: it does not reach {} leases a second", RAMP[0])
+    })
 }
 
 /// Prints one row of the table.
@@ -160,7 +162,7 @@ fn show(part: &str, kind: Kind, seen: Seen) -> Result<Seen> {
 
 fn report(figures: &Figures) -> Outcome {
     let Figures { runs, filling, regulars: (regulars, lines), power_on } = figures;
-    println!("\n| {NODES} nodes at once, 3 leases each | half | 99 % | slowest | again |");
+    println!("\n| {NODES} PCs at once, 3 leases each | median | 99 % | slowest | retries |");
     println!("|---|---|---|---|---|");
     for (kind, waited) in power_on {
         println!("| {kind} | {waited} |");
@@ -174,8 +176,8 @@ fn report(figures: &Figures) -> Outcome {
     let was_rewritten = *lines < regulars.leases() as usize;
     let carries = drops <= MAX_DROPS && regulars.drops() <= MAX_DROPS;
     let line = format!(
-        "at 10 times dnsmasq's best rate ({} leases/s) bt-server left at most {:.2} % without an \
-         answer and needs {ours:.3} ms of CPU for each, Kea {kea:.3} ms (medians of {}); the first \
+        "at 10 times dnsmasq's best rate ({} leases/s) bt-server left at most {:.2} % unanswered \
+         and used {ours:.3} ms of CPU for each lease, Kea {kea:.3} ms (medians of {}); the first \
          lease costs {:.3} ms, the ten thousandth {:.3} ms; {REGULARS} regulars: {:.2} %, log of \
          {lines} lines after {} leases",
         runs.iter().map(|run| run.ours.offered.to_string()).collect::<Vec<_>>().join(", "),

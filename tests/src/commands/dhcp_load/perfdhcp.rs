@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::servers::Rival;
 use crate::host::process::{command, cpu, output, run};
 use crate::room::addresses::BRIDGE;
-use crate::room::namespace::{Place, command_in};
+use crate::room::namespace::{Namespace, command_in};
 
 /// Room for a hundred thousand nodes.
 pub const SERVER_NETWORK: &str = "10.123.0.1/16";
@@ -20,7 +20,7 @@ pub const RELAY: &str = "10.123.0.2/16";
 
 /// One client machine that plays all the nodes.
 pub struct Load {
-    place: Place,
+    namespace: Namespace,
 }
 
 /// What one rate led to.
@@ -49,8 +49,8 @@ struct Counts {
 }
 
 impl Load {
-    /// Makes the LAN's network a larger one, and gives `place` an address there.
-    pub fn new(place: Place) -> Result<Self> {
+    /// Makes the LAN's network a larger one, and gives `namespace` an address there.
+    pub fn new(namespace: Namespace) -> Result<Self> {
         for words in
             [format!("addr flush dev {BRIDGE}"), format!("addr add {SERVER_NETWORK} dev {BRIDGE}")]
         {
@@ -58,15 +58,15 @@ impl Load {
             server.args(words.split(' '));
             run(server)?;
         }
-        let mut relay = command_in(&place, "ip");
+        let mut relay = command_in(&namespace, "ip");
         relay.args(["addr", "add", RELAY, "dev", "eth0"]);
         run(relay)?;
-        Ok(Self { place })
+        Ok(Self { namespace })
     }
 
     /// The clients' network.
-    pub fn place(&self) -> &Place {
-        &self.place
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
     }
 
     /// Lets `nodes` nodes ask in turns, `rate` a second for `secs` seconds.
@@ -83,12 +83,12 @@ impl Load {
         nodes: u32,
         server: &Rival,
     ) -> Result<Seen> {
-        let mut perfdhcp = command_in(&self.place, "perfdhcp");
+        let mut perfdhcp = command_in(&self.namespace, "perfdhcp");
         let address = RELAY.split('/').next().expect("an address and a length");
         let [rate_word, secs_word, nodes_word, seed] =
             [rate, secs, nodes, rate + part].map(|number| number.to_string());
         perfdhcp.args(["-4", "-l", address, "-r", &rate_word, "-R", &nodes_word, "-p", &secs_word]);
-        // Hardware addresses count on from here.
+        // MAC addresses count up from here.
         perfdhcp.args(["-b", &format!("mac=02:0c:{part:02x}:00:00:00")]);
         perfdhcp.args(["-W", "1000000", "-s", &seed, &SERVER.to_string()]);
         let before = cpu(server.pid())?;
@@ -99,13 +99,9 @@ impl Load {
         let request = Counts::find(&text, "REQUEST-ACK");
         let (discover, request) = discover.zip(request).with_context(|| {
             let said = String::from_utf8_lossy(&printed.stderr);
-            format!("perfdhcp did not measure anything: {said}{text}")
+            format!("perfdhcp measured nothing: {said}{text}")
         })?;
-        ensure!(
-            request.received > 0,
-            "the server gave no lease at all; its log is {}",
-            server.log()
-        );
+        ensure!(request.received > 0, "the server assigned no lease; its log is {}", server.log());
         let leases = f64::from(request.received);
         Ok(Seen {
             offered: rate,

@@ -1,6 +1,6 @@
 //! Shell: a room is switched on: forty nodes at once, and how long each waits for its lease.
 //!
-//! Each asks three times, as one boot does (firmware, iPXE, the small Linux), and again after a
+//! Each asks three times, as one boot does (firmware, iPXE, the netboot image), and again after a
 //! second without an answer, as firmware does.
 
 use std::fmt;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::perfdhcp::{RELAY, SERVER};
 use crate::host::clock;
-use crate::room::namespace::Place;
+use crate::room::namespace::Namespace;
 use crate::room::relay::{self, ACK, DISCOVER, OFFER, REQUEST, Reply, address_option, message};
 
 /// A large room.
@@ -42,9 +42,9 @@ struct Node {
 }
 
 /// Switches all on, and waits until each has its last lease.
-pub fn run(place: &Place) -> Result<Waited> {
+pub fn run(namespace: &Namespace) -> Result<Waited> {
     let relay: Ipv4Addr = RELAY.split('/').next().unwrap_or_default().parse()?;
-    let socket = relay::socket(place, relay, SERVER)?;
+    let socket = relay::socket(namespace, relay, SERVER)?;
     socket.set_read_timeout(Some(Duration::from_millis(20)))?;
     let start = clock::now();
     // A packet that cannot leave is a lost packet.
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_99th_of_a_hundred_is_told() {
+    fn the_99th_of_a_hundred_is_reported() {
         let waited = Waited::of((1..=100).rev().map(f64::from).collect(), 2);
         let expected = Waited { half_ms: 50.0, p99_ms: 99.0, slowest_ms: 100.0, again: 2 };
         assert_eq!(waited, expected);

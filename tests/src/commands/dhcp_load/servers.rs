@@ -13,7 +13,7 @@ use crate::host::clock;
 use crate::host::process::{Running, command, run};
 use crate::room::addresses::BRIDGE;
 
-/// The addresses that all of them give.
+/// The addresses that all of them assign.
 const RANGE: (&str, &str) = ("10.123.16.0", "10.123.255.250");
 /// Until they listen on port 67.
 const READY_LIMIT: Duration = Duration::from_secs(30);
@@ -21,9 +21,9 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 /// Who is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// dnsmasq: one fsync for each lease, of the whole file.
+    /// dnsmasq: one fsync for each lease, of the complete file.
     Dnsmasq,
-    /// Ours.
+    /// BootTorrent's.
     BtServer,
     /// Kea with memfile: no fsync.
     Kea,
@@ -43,7 +43,7 @@ impl fmt::Display for Kind {
 pub struct Rival {
     process: Running,
     log: PathBuf,
-    // Its files; gone with it.
+    // Its files; removed with it.
     folder: tempfile::TempDir,
 }
 
@@ -51,8 +51,8 @@ impl Rival {
     /// Starts it and waits until it listens. Its lease file lies where the log lies, since `/tmp`
     /// may be no disk.
     pub fn start(kind: Kind, programs: &Programs, kea: &Path, log: &Path) -> Result<Self> {
-        let beside = log.parent().context("a log lies in a folder")?;
-        let folder = tempfile::Builder::new().prefix("leases-").tempdir_in(beside)?;
+        let parent = log.parent().context("a log lies in a folder")?;
+        let folder = tempfile::Builder::new().prefix("leases-").tempdir_in(parent)?;
         let command = match kind {
             Kind::Dnsmasq => dnsmasq(folder.path()),
             Kind::BtServer => bt_server(programs, folder.path())?,
@@ -74,7 +74,8 @@ impl Rival {
     /// Lines in bt-server's lease log.
     pub fn lease_lines(&self) -> Result<usize> {
         let log = self.folder.path().join("lab/state/leases");
-        let text = std::fs::read_to_string(&log).context("bt-server keeps no lease log")?;
+        let text =
+            std::fs::read_to_string(&log).context("cannot read the lease log of bt-server")?;
         Ok(text.lines().count())
     }
 

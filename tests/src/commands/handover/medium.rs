@@ -20,7 +20,7 @@ use crate::room::testbed::{Testbed, direct};
 
 /// From power-on to the report of the started system, which hashes its medium first.
 pub const LIMIT: Duration = Duration::from_secs(900);
-/// Until a screen is drawn that the serial console tells of already.
+/// Until a screen is drawn that the serial console has already reported.
 const SCREEN_TAKES: Duration = Duration::from_secs(3);
 /// The id of the system under test: the first of the menu, so that Enter takes it.
 const ID: &str = "a-medium";
@@ -48,14 +48,14 @@ pub struct Medium {
     name: String,
     /// What shows that it runs.
     pub proof: Proof,
-    /// More words for the small Linux, where it boots without a firmware.
+    /// More of the netboot image's kernel command line, where it boots without a firmware.
     pub words: String,
     lab: SampleLab,
     _server: Option<Server>,
 }
 
 impl Medium {
-    /// Makes the lab: adds `image` by `bt-server add` and offers it by `way`, to PCs with this firmware.
+    /// Makes the lab: adds `image` by `bt-server add` and offers it with the boot method `way`, to PCs with this firmware.
     pub fn prepare(
         testbed: &Testbed,
         way: Way,
@@ -91,11 +91,11 @@ impl Medium {
     /// The entry that `bt-server add` wrote.
     pub fn entry(&self) -> Result<toml::Table> {
         let file = self.lab.folder().join("catalog").join(format!("{ID}.toml"));
-        let text = std::fs::read_to_string(&file).context("the entry is gone")?;
-        text.parse().context("the entry is no TOML")
+        let text = std::fs::read_to_string(&file).context("cannot read the entry")?;
+        text.parse().context("the entry is not TOML")
     }
 
-    /// Boots a PC with so much memory (MiB) into the system; without a firmware, straight into the small Linux.
+    /// Boots a PC with so much memory (MiB) into the system; without a firmware, directly into the netboot image.
     pub fn boot(
         &self,
         testbed: &mut Testbed,
@@ -139,7 +139,7 @@ fn watch(student: &mut Student, proof: &Proof) -> Result<Attempt> {
     Ok(end.unwrap_or_else(|error| Attempt::Broken(format!("{error:#}"))))
 }
 
-/// What the serial console tells about the end of a boot; `None` while there is none.
+/// What the serial console shows about the end of a boot; `None` while there is none.
 pub fn judge(console: &str, proof: &Proof) -> Option<Attempt> {
     let (mut is_fetching, mut is_handed_over) = (false, false);
     for line in console.lines() {
@@ -174,7 +174,7 @@ pub fn judge(console: &str, proof: &Proof) -> Option<Attempt> {
     None
 }
 
-/// The entry with words for the serial console, and with the way that is measured.
+/// The entry with a serial console, and with the boot method that is measured.
 fn adapted(entry: &str, way: Way) -> String {
     let mut text = String::new();
     for line in entry.lines() {
@@ -183,13 +183,14 @@ fn adapted(entry: &str, way: Way) -> String {
             ("cmdline", Some((before, rest))) => {
                 text += &format!("{before}\"{GUEST_WORDS} {rest}\n");
             }
-            ("way", _) => {}
+            // The second is the key's old name.
+            ("method" | "way", _) => {}
             _ => text += &format!("{line}\n"),
         }
     }
     let has_image = text.lines().any(|line| line.starts_with("image "));
     match way {
-        Way::Pmem | Way::Initrd if has_image => text + &format!("way = \"{}\"\n", way.name()),
+        Way::Pmem | Way::Initrd if has_image => text + &format!("method = \"{}\"\n", way.name()),
         _ => text,
     }
 }
@@ -217,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn the_console_tells_how_a_boot_ended() {
+    fn the_console_shows_how_a_boot_ended() {
         let started = "x\nbt-report: started way=pmem\nbt-report: way=pmem device=/dev/pmem0 bytes=5 sha256=ab total_kib=1\n";
         assert_eq!(judge(started, &sha256_is("ab")), Some(Attempt::Started));
         assert!(matches!(judge(started, &sha256_is("cd")), Some(Attempt::Broken(_))));
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn words_count_only_after_the_hand_over() {
+    fn words_count_only_after_the_handover() {
         let proof = Proof::Words("login:".into());
         assert_eq!(judge("node login: root\n", &proof), None);
         let handed_over = "bt-node: step=kexec uptime=5\nbt login: ";
@@ -241,12 +242,16 @@ mod tests {
     }
 
     #[test]
-    fn the_entry_gets_a_serial_console_and_the_way() {
-        let entry = "image    = \"a\"\nway      = \"initrd\"   # why\ncmdline  = \"quiet\"\n";
-        let adapted = adapted(entry, Way::Pmem);
-        let table: toml::Table = adapted.parse().expect("TOML");
-        assert_eq!(table["way"].as_str(), Some("pmem"));
-        let cmdline = table["cmdline"].as_str().expect("a command line");
-        assert!(cmdline.starts_with(GUEST_WORDS) && cmdline.ends_with(" quiet"), "{cmdline}");
+    fn the_entry_gets_a_serial_console_and_the_method() {
+        for key in ["method  ", "way     "] {
+            let entry =
+                format!("image    = \"a\"\n{key} = \"initrd\"   # why\ncmdline  = \"quiet\"\n");
+            let adapted = adapted(&entry, Way::Pmem);
+            let table: toml::Table = adapted.parse().expect("TOML");
+            assert_eq!(table["method"].as_str(), Some("pmem"));
+            assert!(!table.contains_key("way"), "{adapted}");
+            let cmdline = table["cmdline"].as_str().expect("a command line");
+            assert!(cmdline.starts_with(GUEST_WORDS) && cmdline.ends_with(" quiet"), "{cmdline}");
+        }
     }
 }

@@ -1,8 +1,8 @@
-//! Shell: `cargo lab handover`: the smallest PC on which a live system starts, by each way.
+//! Shell: `cargo lab handover`: the least memory with which a live system boots, for each boot method.
 //!
 //! A test system of each size is added to a lab by `bt-server add`, and PCs with less and less memory boot it through the swarm.
-//! What runs must see the very medium that was added; what does not run must have been refused in words before the
-//! download. Beside our two ways: kexec-tools, which copies the image into an initrd.
+//! What runs must see the very medium that was added; what does not run must have been refused with a reason before the
+//! download. For comparison with the two boot methods: kexec-tools, which copies the image into an initrd.
 
 pub mod medium;
 mod peer;
@@ -27,25 +27,31 @@ use plot::Line;
 use search::{Attempt, Search};
 use way::Way;
 
-/// Find the smallest PC on which a live system of each size starts
+/// Find the least memory with which a PC boots a live system of each size
 ///
-/// Boots PCs with less and less memory until a system of 130, 300 and 800 MiB does not start any more, by both of our ways
-/// and by kexec-tools'. Takes about two hours on two cores; `--sizes 130 --ways pmem` takes some minutes.
+/// Boots PCs with less and less memory until a system of 130, 300 and 800 MiB does not boot any more, by both boot methods
+/// and by kexec-tools. Takes about two hours on two cores; `--sizes 130 --methods pmem` takes some minutes.
 #[derive(Args)]
 pub struct Options {
     /// Sizes of the image in MiB
     #[arg(long, value_delimiter = ',', default_value = "130,300,800")]
     sizes: Vec<u32>,
-    /// Ways to try
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "pmem,initrd,kexec-tools")]
-    ways: Vec<Way>,
-    /// How exactly to search, in MiB
+    /// Boot methods to try
+    #[arg(
+        long,
+        alias = "ways",
+        value_enum,
+        value_delimiter = ',',
+        default_value = "pmem,initrd,kexec-tools"
+    )]
+    methods: Vec<Way>,
+    /// Resolution of the search, in MiB
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
     step: u32,
-    /// Boot this ISO, squashfs or folder once, with `--memory`, instead of test systems
+    /// Boot this ISO, squashfs or folder once instead of test systems; needs `--memory`
     #[arg(long, value_name = "PATH", requires = "memory")]
     source: Option<PathBuf>,
-    /// What the system of `--source` writes to its serial console once it runs
+    /// Text that the system of `--source` writes to its serial console once it runs
     #[arg(long, value_name = "WORDS", default_value = "login:")]
     says: String,
     /// The test system to boot; never `plain`, which has no image
@@ -54,7 +60,7 @@ pub struct Options {
     /// Boot once with this memory (MiB) instead of searching
     #[arg(long, value_name = "MIB")]
     memory: Option<u32>,
-    /// Boot from the network by this firmware and choose in the picker, instead of straight into the small Linux
+    /// Boot from the network with this firmware and choose in the picker, instead of directly into the netboot image
     #[arg(long, value_enum)]
     firmware: Option<FirmwareKind>,
     /// Write the plot to this file
@@ -63,12 +69,12 @@ pub struct Options {
     /// Install missing Debian packages without asking
     #[arg(long)]
     yes: bool,
-    /// Leave pictures and logs in this folder
+    /// Save pictures and logs to this folder
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
 
-/// One way with one size.
+/// One boot method with one size.
 struct Found {
     way: Way,
     size: u32,
@@ -81,7 +87,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
         bail!("a plain system has no image to hand over; choose another --kind");
     }
     packages::ensure_packages(Extra::Images, options.yes)?;
-    if options.ways.contains(&Way::KexecTools) {
+    if options.methods.contains(&Way::KexecTools) {
         packages::ensure_kexec_tools()?;
     }
     let images = images(options)?;
@@ -89,7 +95,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let mut testbed = Testbed::prepare(Extra::Images, Build::Release, options.yes, &out, None)?;
     let mut found = Vec::new();
     for (size, path) in &images {
-        for way in &options.ways {
+        for way in &options.methods {
             let search = search_one(options, &mut testbed, *way, *size, path)?;
             found.push(Found { way: *way, size: *size, search });
         }
@@ -112,14 +118,14 @@ fn images(options: &Options) -> Result<Vec<(u32, PathBuf)>> {
     let mut images = Vec::new();
     for size in &options.sizes {
         let bytes = u64::from(*size) << 20;
-        let path = image::usual_place(options.kind, Some(bytes));
+        let path = image::usual_path(options.kind, Some(bytes));
         image::make(options.kind, Some(bytes), &path)?;
         images.push((*size, path));
     }
     Ok(images)
 }
 
-/// The smallest PC for this image and this way.
+/// The least memory for this image and this boot method.
 fn search_one(
     options: &Options,
     testbed: &mut Testbed,
@@ -144,7 +150,7 @@ fn search_one(
             Way::Pmem | Way::Initrd => medium.boot(testbed, memory, options.firmware),
         };
         let attempt = attempt?;
-        println!("  {name} MiB in a PC of {memory} MiB: {}", words(&attempt));
+        println!("  {name} MiB on a PC with {memory} MiB: {}", words(&attempt));
         search.learn(memory, attempt);
         if options.memory.is_some() {
             break;
@@ -172,7 +178,7 @@ fn plot_of(found: &[Found]) -> String {
             None => lines.push(Line { name: way.name().into(), points: vec![point] }),
         }
     }
-    plot::svg("The smallest PC that starts a live system", "image, MiB", "memory, MiB", &lines)
+    plot::svg("Least memory that boots a live system", "image, MiB", "memory, MiB", &lines)
 }
 
 fn report(found: &[Found]) -> Outcome {
@@ -192,9 +198,9 @@ fn report(found: &[Found]) -> Outcome {
     for Found { way, size, search } in found {
         let smallest = search.smallest().map_or("none".into(), |memory| format!("{memory} MiB"));
         parts.push(format!("{} {size} MiB: {smallest}", way.name()));
-        // The peer has no rule that refuses; ours must never break.
+        // kexec-tools has no rule that refuses; our own methods must never break.
         ok &= search.smallest().is_some()
             && (*way == Way::KexecTools || search.broken().next().is_none());
     }
-    Outcome::new(ok, format!("smallest PCs: {}", parts.join(", "))).with("found", json!(figures))
+    Outcome::new(ok, format!("least memory: {}", parts.join(", "))).with("found", json!(figures))
 }

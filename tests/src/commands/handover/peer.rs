@@ -70,7 +70,7 @@ pub(super) fn boot(
     Ok(end.unwrap_or_else(|error| Attempt::Broken(format!("{error:#}"))))
 }
 
-/// The system's own words, those that find the image in the initrd, and the loader's.
+/// The kernel command line: the system's own, what finds the image in the initrd, and what kexec-tools needs.
 fn system_cmdline(medium: &Medium) -> Result<String> {
     let entry = medium.entry()?;
     let text = |key: &str| entry.get(key).and_then(toml::Value::as_str).unwrap_or_default();
@@ -78,12 +78,12 @@ fn system_cmdline(medium: &Medium) -> Result<String> {
         "alpine" => "alpine_dev=loop0:iso9660",
         "debian-live" => "boot=live live-media=/dev/loop0",
         "dracut" => "rd.live.image root=live:/dev/loop0",
-        other => anyhow::bail!("no words for the family {other}"),
+        other => anyhow::bail!("no kernel command line for the family {other}"),
     };
     Ok(format!("{} {family} rdinit=/.bt-handover/init rootfstype=ramfs", text("cmdline")))
 }
 
-/// Initrd, hand-over part and image as one archive after the other; returns the length.
+/// Initrd, handover part and image as one archive after the other; returns the length.
 fn write_initrd(medium: &Medium, path: &Path) -> Result<u64> {
     let mut out = BufWriter::new(File::create(path)?);
     let mut length = 0;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 pub enum Attempt {
     /// The system runs and sees the medium that the catalog names.
     Started,
-    /// The node said in words that it does not fit, before anything was fetched.
+    /// The node reported that it does not fit, before anything was downloaded.
     Refused(String),
     /// Anything else: out of memory, a panic, a wrong hash, silence.
     Broken(String),
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_started_nor_refused_is_told() {
+    fn what_is_neither_started_nor_refused_is_reported() {
         let mut search = Search::new(0, 64, 32);
         search.learn(64, Attempt::Started);
         search.learn(32, Attempt::Broken("panic".into()));

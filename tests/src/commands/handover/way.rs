@@ -1,20 +1,20 @@
-//! Core: the ways in which an image can get to its system.
+//! Core: the boot methods: how an image can get to its system.
 
 use clap::ValueEnum;
 
 /// How an image gets to its system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Way {
-    /// Ours: the image stays where it was downloaded
+    /// The image stays where it was downloaded
     Pmem,
-    /// Ours: the image as a file of the initramfs
+    /// The image is a file of the initramfs
     Initrd,
     /// kexec-tools: image appended to the initrd, loaded by the kernel
     KexecTools,
 }
 
 impl Way {
-    /// As `--ways` spells it.
+    /// As `--methods` spells it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pmem => "pmem",

@@ -46,7 +46,7 @@ pub fn dracut(work: &Path, tree: &Path) -> Result<()> {
     grub(&tree.join("EFI/BOOT"), &line, "/images/pxeboot/initrd.img")
 }
 
-/// A whole Debian as one archive: unpacked, it would need root's rights or a user namespace.
+/// A complete Debian as one archive: unpacked, it would need root's rights or a user namespace.
 ///
 /// `prepare` is a command that runs before the packages are set up.
 fn bootstrap(work: &Path, packages: &str, prepare: Option<&str>) -> Result<PathBuf> {

@@ -1,10 +1,10 @@
-//! Shell: `cargo lab image`: systems to test the hand-over with, made of Debian's packages.
+//! Shell: `cargo lab image`: systems to test the handover with, made of Debian's packages.
 //!
 //! ```text
 //! recipe   mmdebstrap or BusyBox -> a tree of what is on the medium; once, kept in the cache
 //! medium   tree + noise -> an ISO of exactly the wanted size; for a plain system a kernel and a padded initrd
 //! ```
-//! Each started system tells on its serial line which way its medium came, its SHA-256 and how much memory is left: see
+//! Each started system reports on its serial line how its medium came, its SHA-256 and how much memory is left: see
 //! `tests/files/image/report`.
 
 mod debian;
@@ -29,19 +29,19 @@ use report::LABEL;
 /// ISO 9660 counts in sectors.
 const SECTOR: u64 = 2048;
 
-/// Make a test system of a wanted size, to try the hand-over with
+/// Make a test system of a given size, to try the handover
 ///
 /// The first of each kind downloads Debian packages (about 150 MB) and takes some minutes; later ones, of any size, take
 /// seconds. Add the result to a lab with `bt-server add`.
 #[derive(Args)]
 pub struct Options {
-    /// What kind of system
+    /// Kind of system
     #[arg(long, value_enum)]
     kind: Kind,
-    /// Its size, such as 300M or 2G (MiB and GiB) [default: as small as it can be]
+    /// Its size, such as 300M or 2G (MiB and GiB) [default: the smallest possible]
     #[arg(long, value_parser = size)]
     size: Option<u64>,
-    /// Put it there, an ISO file or for `plain` a folder [default: in the folder of results]
+    /// Where to put it: an ISO file, or for `plain` a folder [default: in the results folder]
     #[arg(long, value_name = "PATH")]
     out: Option<PathBuf>,
     /// Install missing Debian packages without asking
@@ -85,14 +85,14 @@ impl Kind {
 /// Runs the command.
 pub fn run_command(options: &Options) -> Result<Outcome> {
     packages::ensure_packages(Extra::Images, options.yes)?;
-    let path = options.out.clone().unwrap_or_else(|| usual_place(options.kind, options.size));
+    let path = options.out.clone().unwrap_or_else(|| usual_path(options.kind, options.size));
     let bytes = make(options.kind, options.size, &path)?;
     let line = format!("{} ({} MiB): {}", options.kind.name(), bytes >> 20, path.display());
     Ok(Outcome::new(true, line).with("path", path.display().to_string()).with("bytes", bytes))
 }
 
 /// Where the command puts a system.
-pub fn usual_place(kind: Kind, size: Option<u64>) -> PathBuf {
+pub fn usual_path(kind: Kind, size: Option<u64>) -> PathBuf {
     let size = size.map_or_else(String::new, |bytes| format!("-{}M", bytes >> 20));
     let suffix = if kind == Kind::Plain { "" } else { ".iso" };
     cargo::results_folder().join("image").join(format!("{}{size}{suffix}", kind.name()))
@@ -149,7 +149,7 @@ fn tree(kind: Kind) -> Result<PathBuf> {
         Kind::AlpineLike => small::alpine_like(&tree)?,
         Kind::Plain => small::plain(&tree)?,
     }
-    // Only a whole tree ever gets the final name.
+    // Only a complete tree ever gets the final name.
     fs::rename(&tree, &ready).with_context(|| format!("cannot make {}", ready.display()))?;
     Ok(ready)
 }
@@ -177,15 +177,14 @@ fn pad_iso(tree: &Path, smallest: u64, size: u64, iso: &Path) -> Result<u64> {
         if reached == size {
             return Ok(size);
         }
-        bytes =
-            (bytes + size).checked_sub(reached).context("a sector more or less is not possible")?;
+        bytes = (bytes + size).checked_sub(reached).context("the size is off by a sector")?;
     }
-    anyhow::bail!("an ISO of exactly {size} bytes could not be made; take another size")
+    anyhow::bail!("cannot make an ISO of exactly {size} bytes; choose another size")
 }
 
 /// `300M` and `2G` count in MiB and GiB.
 fn size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("`{text}` is no size: write for example 300M or 2G");
+    let wrong = || format!("`{text}` is not a valid size; expected for example 300M or 2G");
     let (number, factor) =
         match text.trim().trim_end_matches("iB").split_at_checked(text.len().max(1) - 1) {
             Some((number, "M")) => (number, 1 << 20),

@@ -17,18 +17,18 @@ use crate::host::outcome;
 /// Simulated time ends at so many times the wire time, plus the outages.
 const LIMIT: f64 = 60.0;
 
-/// Simulate a room, or a campus, in seconds: the real picker and super-seeder on made-up links
+/// Simulate a room, or a campus, in seconds: the real piece picker and super-seeder on simulated links
 ///
-/// No network, no root, no waiting: every node runs the decisions that ship, and only links, switches
-/// and the clock are simulated. Rates are what the wire carries; TCP's and Ethernet's own bytes (about
-/// 5 %) are left out. Figures are times from a node's start to its end over the wire time: the time
-/// that the image needs over the slowest link that all of it must cross.
+/// No network, no root, no waiting: every PC makes the decisions of the shipped engine, and only links,
+/// switches and the clock are simulated. Rates are of the payload; the headers of TCP and Ethernet
+/// (about 5 %) are left out. Figures are the time from a PC's start to its end, divided by the wire
+/// time: the time that the image needs on the slowest link that all of it must cross.
 #[derive(Args)]
 pub struct Options {
     /// PCs that download
     #[arg(long, default_value_t = 32)]
     nodes: usize,
-    /// Rate of a PC's link, Mbit/s each way
+    /// Rate of a PC's link in Mbit/s, per direction
     #[arg(long, default_value_t = 1000.0)]
     mbit: f64,
     /// Size of the image in MiB
@@ -37,75 +37,75 @@ pub struct Options {
     /// Size of a piece in KiB, a power of two
     #[arg(long, default_value_t = 256)]
     piece_kib: u32,
-    /// Rate of the server's link; as the PCs' if not given
+    /// Rate of the server's link in Mbit/s [default: that of a PC]
     #[arg(long)]
     server_mbit: Option<f64>,
-    /// Servers that hold everything
+    /// Servers that have the complete image
     #[arg(long, default_value_t = 1)]
     seeds: usize,
     /// Labs behind one router, each with its own switch; the servers have a network of their own
     #[arg(long, default_value_t = 1)]
     labs: usize,
-    /// Rate of each lab's line to the router
+    /// Rate of each lab's link to the router in Mbit/s
     #[arg(long)]
     uplink_mbit: Option<f64>,
-    /// Let nodes of other labs count as much as those of the own one, to compare
+    /// Do not prefer PCs of the same lab, for comparison
     #[arg(long)]
     ignore_networks: bool,
-    /// The PCs are switched on within this many seconds
+    /// All PCs are powered on within this many seconds
     #[arg(long, default_value_t = 0.1)]
     stagger: f64,
-    /// So many PCs are switched on when the others are half through
+    /// Number of PCs that are powered on when the others are half done
     #[arg(long, default_value_t = 0)]
     late: usize,
-    /// Every PC leaves a second after it has everything
+    /// Every PC leaves one second after it finishes
     #[arg(long)]
     leave: bool,
-    /// So many PCs vanish half-way, without a word
+    /// Number of PCs that disconnect halfway without notice
     #[arg(long, default_value_t = 0)]
     vanish: usize,
-    /// So many PCs have a link of 10 Mbit/s
+    /// Number of PCs with a link of 10 Mbit/s
     #[arg(long, default_value_t = 0)]
     slow: usize,
-    /// One PC has no network for this many seconds, half-way
+    /// One PC loses its network halfway for this many seconds
     #[arg(long)]
     cable_out: Option<f64>,
-    /// The server is killed half-way and comes back after this many seconds
+    /// The server is killed halfway and restarted after this many seconds
     #[arg(long)]
     server_out: Option<f64>,
-    /// So many peers more that want to do harm
+    /// Number of additional malicious peers
     #[arg(long, default_value_t = 0)]
     evil: usize,
-    /// What they do
+    /// What the malicious peers do
     #[arg(long, value_enum, default_value = "corrupt")]
     harm: HarmKind,
-    /// How unevenly TCP shares a link: weights of 1 ± this
+    /// How unevenly TCP shares a link: weights of 1 ± this number
     #[arg(long, default_value_t = 0.5)]
     uneven: f64,
-    /// Peers that the tracker names at most in one answer
+    /// Maximum number of peers in a tracker response
     #[arg(long, default_value_t = 200)]
     named: usize,
-    /// Runs with different chance; no figure is from one run alone
+    /// Number of runs, each with another random seed
     #[arg(long, default_value_t = 3)]
     runs: u64,
-    /// The chance of the first run; the same number gives the same run again
+    /// Random seed of the first run; the same seed repeats the run
     #[arg(long, default_value_t = 1)]
     chance: u64,
-    /// Fail if the last PC of a run needs more than this over the wire time
+    /// Fail if the last PC of a run needs more than this many wire times
     #[arg(long)]
     at_most: Option<f64>,
-    /// Draw when each PC of the first run was done, and the room's rate over time (SVG)
+    /// Plot when each PC of the first run finished, and the room's rate over time (SVG)
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum HarmKind {
-    /// All their data are wrong
+    /// Send only wrong data
     Corrupt,
-    /// One block of twenty is wrong
+    /// Send wrong data in one of twenty blocks
     Few,
-    /// They promise and send nothing
+    /// Accept requests and send nothing
     Stall,
 }
 
@@ -123,8 +123,8 @@ struct Seen {
 /// Runs the command.
 pub fn run(options: &Options) -> Result<outcome::Outcome> {
     ensure!(options.nodes > 0 && options.runs > 0, "--nodes and --runs must be at least 1");
-    ensure!(options.mbit > 0.0 && options.mib > 0, "--mbit and --mib must be more than 0");
-    ensure!(options.labs > 0 && options.labs < 200, "--labs must be 1 to 199");
+    ensure!(options.mbit > 0.0 && options.mib > 0, "--mbit and --mib must be greater than 0");
+    ensure!(options.labs > 0 && options.labs < 200, "--labs must be from 1 to 199");
     let mut figures = Vec::new();
     let mut all = Vec::new();
     for chance in options.chance..options.chance + options.runs {
@@ -132,7 +132,7 @@ pub fn run(options: &Options) -> Result<outcome::Outcome> {
         let scenario = scenario(options, chance)?;
         let (outcome, seen) = one(options, &scenario);
         println!(
-            "chance {chance}: last {:.3}, median {:.3}, first {:.3} of the wire time; {:.3} copies, \
+            "seed {chance}: last {:.3}, median {:.3}, first {:.3} wire times; {:.3} copies, \
              {:.1} MB of messages; simulated in {:.1} s",
             seen.last,
             seen.median,
@@ -157,8 +157,8 @@ fn report(options: &Options, all: &[Seen]) -> outcome::Outcome {
     let unfinished: usize = all.iter().map(|seen| seen.unfinished).sum();
     let is_fast = options.at_most.is_none_or(|most| last <= most);
     let line = format!(
-        "{} PCs, {} runs: the last has everything after {last:.3} of the wire time at worst; the \
-         servers sent {copies:.2} copies at most; {unfinished} PCs did not finish",
+        "{} PCs, {} runs: in the worst run the last PC finished after {last:.3} wire times; the \
+         servers sent at most {copies:.2} copies; {unfinished} PCs did not finish",
         options.nodes,
         all.len(),
     );
@@ -217,7 +217,7 @@ fn bytes_per_sec(mbit: f64) -> f64 {
     mbit * 1e6 / 8.0
 }
 
-/// Seconds that the image needs over the narrowest place that all of it must pass.
+/// Seconds that the image needs over the slowest link that all of it must pass.
 fn wire_secs(options: &Options) -> f64 {
     let servers = options.server_mbit.unwrap_or(options.mbit) * options.seeds.max(1) as f64;
     let uplink = options.uplink_mbit.filter(|_| options.labs > 1).unwrap_or(f64::INFINITY);
@@ -228,8 +228,8 @@ fn scenario(options: &Options, chance: u64) -> Result<Scenario> {
     let layout = options.piece_kib.checked_mul(1024);
     let layout = layout.and_then(|piece| Layout::new(options.mib << 20, piece));
     let layout = layout.context(
-        "no torrent can be cut like this: --piece-kib must be a power of two from 16 to 65536, and \
-         the image at most 2^20 pieces",
+        "invalid piece size: --piece-kib must be a power of two from 16 to 65536, and the image at \
+         most 2^20 pieces",
     )?;
     let rate = bytes_per_sec(options.mbit);
     let server = bytes_per_sec(options.server_mbit.unwrap_or(options.mbit));

@@ -40,12 +40,12 @@ pub fn draw(outcome: &Outcome, wire_secs: f64) -> String {
             top + BARS_HEIGHT
         ),
     );
-    label(&mut body, MARGIN, MARGIN - 12.0, "bytes that reach the room, over time");
+    label(&mut body, MARGIN, MARGIN - 12.0, "rate at which the room receives data, over time");
     label(
         &mut body,
         MARGIN,
         top - 12.0,
-        &format!("from switched on to everything there; red line: the wire time, {wire_secs:.2} s"),
+        &format!("from power-on to complete image; red line: wire time, {wire_secs:.2} s"),
     );
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \

@@ -32,7 +32,7 @@ pub struct Plan {
     pub stagger: f64,
     /// How many of the nodes start late.
     pub late: usize,
-    /// How many of the nodes send bad data instead of fetching; ours only.
+    /// How many of the nodes send bad data instead of fetching; BootTorrent only.
     pub evil: usize,
     /// The server is killed when so many copies have left it.
     pub kill_server_after: Option<f64>,
@@ -40,7 +40,7 @@ pub struct Plan {
     pub restarts_server: bool,
 }
 
-/// A run under way.
+/// A run in progress.
 struct Course<'a> {
     engine: Engine,
     stage: &'a Stage<'a>,
@@ -92,14 +92,14 @@ pub fn run(engine: Engine, number: u32, stage: &Stage, plan: &Plan) -> Result<Se
     drop(course);
     for node in 0..honest {
         let is_same = stage.payload.is_same(&engine.files(stage, node))?;
-        ensure!(is_same, "{}: node {} has another image", engine.name(), node + 1);
+        ensure!(is_same, "{}: the image of PC {} is wrong", engine.name(), node + 1);
     }
     if !evil.is_empty() {
         println!("  {} evil peers sent {bad} bad blocks", evil.len());
-        ensure!(bad > 0, "nobody asked the evil peers for anything: nothing was tried");
+        ensure!(bad > 0, "no PC requested anything from the evil peers, so nothing was tested");
     }
     let lost = stage.room.lost()? - lost_before;
-    ensure!(wiring.loss_permille == 0 || lost > 0, "no packet got lost: nothing was tried");
+    ensure!(wiring.loss_permille == 0 || lost > 0, "no packet was lost, so nothing was tested");
     Ok(Seen {
         engine,
         run: number,
@@ -180,7 +180,11 @@ impl Course<'_> {
                 (Some(_), None) => worker.has_closed(),
             };
             if has_failed {
-                bail!("node {} ended too early:\n{}", node + 1, tail(&worker.printed(), 10));
+                bail!(
+                    "the client of PC {} exited too early:\n{}",
+                    node + 1,
+                    tail(&worker.printed(), 10)
+                );
             }
             if worker.finished().is_none() {
                 all_done = false;
@@ -218,11 +222,12 @@ impl Course<'_> {
         let sent = self.stage.room.server_sent()?.since(self.sent_before);
         let copies = sent.payload(self.engine.headers()) as f64 / self.stage.payload.bytes() as f64;
         if copies >= after {
-            let source = self.source.take().context("the server is not there to be killed")?;
+            let source =
+                self.source.take().context("the server is not running, so it cannot be killed")?;
             source.worker.signal(Signal::SIGKILL);
             self.cpu_spent += source.worker.cpu()?;
             self.killed = Some(now);
-            println!("  the server was killed when {copies:.2} copies had left it");
+            println!("  the server was killed after it had sent {copies:.2} copies");
         }
         Ok(())
     }
@@ -231,7 +236,7 @@ impl Course<'_> {
         let now = self.source.as_ref().map_or(Ok(Duration::ZERO), |source| source.worker.cpu())?;
         ensure!(
             self.plan.kill_server_after.is_none() || self.killed.is_some(),
-            "the server was never killed: fewer copies left it; choose a lower number"
+            "the server was never killed, because it sent fewer copies; choose a lower number"
         );
         Ok((self.cpu_spent + now).as_secs_f64())
     }
@@ -240,8 +245,8 @@ impl Course<'_> {
         let workers = self.nodes.iter().enumerate();
         workers
             .map(|(node, worker)| {
-                let worker = worker.as_ref().context("a node was never started")?;
-                let finished = worker.finished().context("a node is not done")?;
+                let worker = worker.as_ref().context("a PC was never started")?;
+                let finished = worker.finished().context("a PC did not finish")?;
                 Ok(NodeSeen {
                     address: node_address(node),
                     start: (worker.started() - self.start).as_secs_f64(),
@@ -258,7 +263,7 @@ impl Course<'_> {
         let late: Vec<&Worker> = self.nodes.iter().flatten().filter(is_late).collect();
         let words = late.first().map(|worker| tail(&worker.printed(), 5)).unwrap_or_default();
         format!(
-            "{}: {} nodes are not done after {:.0} s; the last words of one:\n{words}",
+            "{}: {} PCs did not finish within {:.0} s; the last output of one:\n{words}",
             self.engine.name(),
             late.len(),
             limit.as_secs_f64()
@@ -270,7 +275,7 @@ impl Course<'_> {
 fn load() -> Result<f64> {
     let text = std::fs::read_to_string("/proc/loadavg").context("cannot read the load")?;
     let first = text.split(' ').next().and_then(|first| first.parse().ok());
-    first.context("/proc/loadavg has no figure")
+    first.context("/proc/loadavg is empty")
 }
 
 /// Ticks of all cores since the machine started.
@@ -291,7 +296,7 @@ impl Cores {
             .take(8)
             .filter_map(|ticks| ticks.parse().ok())
             .collect();
-        ensure!(ticks.len() == 8, "/proc/stat has another form");
+        ensure!(ticks.len() == 8, "/proc/stat has an unknown format");
         // proc(5): user nice system idle iowait irq softirq steal.
         Ok(Self { idle: ticks[3] + ticks[4], all: ticks.iter().sum() })
     }

@@ -1,4 +1,4 @@
-//! Shell: a peer that says it has everything and sends noise (BEP 3, with our server's tracker).
+//! Shell: a peer that says it has everything and sends noise (BEP 3, with bt-server's tracker).
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
@@ -18,7 +18,7 @@ use crate::room::addresses::SERVER;
 
 const PORT: u16 = 6881;
 const TRACKER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(SERVER), 6969);
-/// A stranger's id: our nodes get to know it as any stock client.
+/// The id of an unknown client: our nodes treat it as any stock client.
 const PEER_ID: &[u8; 20] = b"-EV0001-noisenoise12";
 /// Between two announces.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -42,9 +42,10 @@ pub struct Evil {
 }
 
 impl Evil {
-    /// Starts it in the place of node `node`, and waits until it listens.
+    /// Starts it in the network of node `node`, and waits until it listens.
     pub fn start(stage: &Stage, node: usize) -> Result<Self> {
-        let metainfo = Metainfo::parse(&ours::torrent(stage)?).context("our own torrent")?;
+        let metainfo = Metainfo::parse(&ours::torrent(stage)?)
+            .context("cannot read the torrent of bt-server")?;
         let knowledge = Arc::new(Knowledge {
             infohash: metainfo.infohash().0,
             pieces: metainfo.pieces() as usize,
@@ -67,7 +68,7 @@ impl Evil {
                 Err(error) => drop(tell.send(Err(error.context("an evil peer cannot start")))),
             }
         });
-        told.recv().context("the evil peer's thread is gone")??;
+        told.recv().context("the evil peer's thread has stopped")??;
         Ok(Self { knowledge, thread: Some(thread) })
     }
 
@@ -110,7 +111,7 @@ fn live(knowledge: &Arc<Knowledge>, listener: &TcpListener, mut named: Vec<Socke
     }
 }
 
-/// Tells the tracker that it is here with everything; returns whom it names.
+/// Announces to the tracker as a seed; returns the peers that it names.
 fn announce(knowledge: &Knowledge) -> Result<Vec<SocketAddrV4>> {
     let escaped: String = knowledge.infohash.iter().map(|byte| format!("%{byte:02x}")).collect();
     let id = String::from_utf8_lossy(PEER_ID);
@@ -123,7 +124,7 @@ fn announce(knowledge: &Knowledge) -> Result<Vec<SocketAddrV4>> {
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
-    peers_of(&answer).context("the tracker names no peers")
+    peers_of(&answer).context("the tracker's answer has no peers")
 }
 
 /// The compact list of peers (BEP 23) in a tracker's answer.
@@ -165,13 +166,13 @@ fn serve(knowledge: &Knowledge, mut stream: TcpStream) -> Result<()> {
         ensure!(length <= MAX_BLOCK + 9, "a message too long");
         let message = reader.exactly(length)?;
         // Request: 6, piece, begin, length.
-        if let [6, place @ .., _, _, _, _] = message.as_slice()
+        if let [6, namespace @ .., _, _, _, _] = message.as_slice()
             && let Some(wanted) = message.last_chunk::<4>()
         {
             let wanted = (u32::from_be_bytes(*wanted) as usize).min(MAX_BLOCK);
             let mut answer = u32::try_from(wanted + 9)?.to_be_bytes().to_vec();
             answer.push(7);
-            answer.extend(place);
+            answer.extend(namespace);
             answer.resize(answer.len() + wanted, 0xe5);
             stream.write_all(&answer)?;
             knowledge.blocks.fetch_add(1, Ordering::Relaxed);
@@ -190,7 +191,7 @@ fn have_everything(pieces: usize) -> Vec<u8> {
     [&length.to_be_bytes()[..], &[5], &bits].concat()
 }
 
-/// Reads whole messages, and stops when the run is over.
+/// Reads complete messages, and stops when the run is over.
 struct Reader<'a> {
     stream: TcpStream,
     knowledge: &'a Knowledge,

@@ -18,11 +18,11 @@ pub struct NodeSeen {
     pub address: Ipv4Addr,
     /// When it was started.
     pub start: f64,
-    /// When it had the whole image.
+    /// When it had the complete image.
     pub finish: f64,
     /// CPU seconds.
     pub cpu: f64,
-    /// Most memory beside the image, bytes.
+    /// Peak memory without the image, bytes.
     pub memory: u64,
 }
 
@@ -38,7 +38,7 @@ impl NodeSeen {
 pub struct Seen {
     /// Which.
     pub engine: Engine,
-    /// The how-manieth, from 1.
+    /// Its number, from 1.
     pub run: u32,
     /// The image, bytes.
     pub bytes: u64,
@@ -78,13 +78,13 @@ impl Seen {
         self.seed_cpu / (self.server_bytes.max(1) as f64 / 1e9)
     }
 
-    /// CPU seconds of a node for each GB that it fetched; what it gave to others is in that.
+    /// CPU seconds of a node for each GB that it fetched; what it sent to others is included.
     pub fn node_cpu_per_gb(&self) -> f64 {
         let cpu: f64 = self.nodes.iter().map(|node| node.cpu).sum();
         cpu / (self.nodes.len() as f64 * self.bytes as f64 / 1e9)
     }
 
-    /// Most memory of any node beside the image, MiB.
+    /// Peak memory of any node without the image, MiB.
     pub fn memory_mib(&self) -> f64 {
         let most = self.nodes.iter().map(|node| node.memory).max().unwrap_or(0);
         most as f64 / f64::from(1 << 20)
@@ -155,7 +155,7 @@ pub fn heads() -> String {
         "CPU"
     ) + &format!(
         "\n{:13} {:>3} {:>20} {:>7} {:>9} {:>9} {:>8}",
-        "", "", "over the wire time", "server", "server", "a node", "MiB"
+        "", "", "in wire times", "server", "server", "a PC", "MiB"
     )
 }
 

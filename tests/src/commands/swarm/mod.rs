@@ -1,4 +1,4 @@
-//! Shell: `cargo lab swarm`: a room of PCs fetches one image, with ours and with other engines.
+//! Shell: `cargo lab swarm`: a room of PCs fetches one image, with BootTorrent and with other engines.
 
 mod course;
 pub mod engine;
@@ -27,70 +27,70 @@ use crate::host::outcome::Outcome;
 use crate::host::packages::{self, Extra};
 use crate::room::net;
 
-/// Measure how fast a room of PCs gets one system, beside other ways to do it
+/// Measure how fast a room of PCs downloads one system, compared with other engines
 ///
-/// Makes a server and N PCs in networks of their own, on cables of a given rate, and lets all PCs
-/// fetch the same image into memory. The yardstick is the wire time: what one PC alone would need at
-/// least, the image's bits over the link's rate. With framing, 1.05 is the best that is possible; N
-/// from one web server one after the other would be N. Each PC's image is checked by SHA-256.
+/// Makes a server and N PCs in networks of their own, on links of a given rate, and lets all PCs
+/// download the same image into memory. Results are in wire times: the minimum that one PC alone
+/// needs, the image's bits divided by the link's rate. With framing, 1.05 is the best possible; N PCs
+/// served one after the other by one web server would need N. Each image is checked by SHA-256.
 ///
-/// Choose rates that this machine carries: all PCs share its cores. The last column tells how busy
-/// they were; above 70 % it is the machine that is measured.
+/// Choose rates that this machine can carry: all PCs share its cores. The last column shows how busy
+/// they were; above 70 % the result is about the machine.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   cargo lab swarm --nodes 4 --mbit 50 --mib 64
-  cargo lab swarm --nodes 16 --mbit 40 --mib 64 --engine ours --engine aria2 --runs 3 --plot room.svg
+  cargo lab swarm --nodes 16 --mbit 40 --mib 64 --engine boottorrent,aria2 --runs 3 --plot room.svg
   cargo lab swarm --nodes 12 --mbit 40 --mib 64 --late 4 --leave
   cargo lab swarm --nodes 12 --mbit 40 --mib 64 --evil 1
   cargo lab swarm --nodes 8 --mbit 40 --mib 64 --kill-server-after 1.05")]
 pub struct Options {
-    /// How many PCs
+    /// Number of PCs
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=MAX_NODES as i64))]
     nodes: u8,
-    /// Rate of each PC's cable, each way, in Mbit/s
+    /// Rate of each PC's link per direction, in Mbit/s
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     mbit: u32,
-    /// Rate of the server's cable, each way, in Mbit/s; that of a PC by default
+    /// Rate of the server's link per direction, in Mbit/s [default: that of a PC]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     server_mbit: Option<u32>,
     /// Size of the image in MiB
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=16_384))]
     mib: u64,
-    /// What to measure; several in turn, on the same cables
-    #[arg(long = "engine", value_enum, value_delimiter = ',', default_value = "ours")]
+    /// Engines to measure, in turn on the same links
+    #[arg(long = "engine", value_enum, value_delimiter = ',', default_value = "boottorrent")]
     engines: Vec<Engine>,
-    /// How often each; medians count
+    /// Number of runs of each engine; medians count
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: u32,
     /// Seconds between one PC's start and the next one's
     #[arg(long, default_value_t = 0.0, value_name = "SECONDS")]
     stagger: f64,
-    /// So many of the PCs start late, after 60 % of the wire time
+    /// Number of the PCs that start late, after 60 % of the wire time
     #[arg(long, default_value_t = 0, value_name = "PCS")]
     late: u8,
-    /// Each PC leaves as soon as it has the image; ours in its polite way
+    /// Each PC leaves as soon as it has the image; BootTorrent's still uploads for a while
     #[arg(long)]
     leave: bool,
-    /// So many percent of all packets get lost on the way
+    /// Percentage of packets that get lost
     #[arg(long, default_value_t = 0.0, value_name = "PERCENT")]
     loss: f64,
-    /// So many of the PCs send bad data instead (only --engine ours)
+    /// Number of the PCs that send bad data instead (only --engine boottorrent)
     #[arg(long, default_value_t = 0, value_name = "PCS")]
     evil: u8,
-    /// Kill the server once so many copies of the image have left it (only --engine ours)
+    /// Kill the server once it has sent this many copies of the image (only --engine boottorrent)
     #[arg(long, value_name = "COPIES")]
     kill_server_after: Option<f64>,
     /// Start the killed server again after 5 seconds
     #[arg(long, requires = "kill_server_after")]
     restart_server: bool,
-    /// Draw when each PC was done and who fed whom, as SVG
+    /// Plot when each PC finished and who sent to whom, as SVG
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
     /// Install missing Debian packages without asking
     #[arg(long)]
     yes: bool,
-    /// Leave the logs of all programs in this folder
+    /// Save the logs of all programs to this folder
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -99,15 +99,15 @@ impl Options {
     fn check(&self) -> Result<()> {
         ensure!(self.late < self.nodes, "--late: at least one PC must start on time");
         ensure!(self.evil < self.nodes, "--evil: at least one PC must be honest");
-        ensure!(self.late + self.evil < self.nodes, "--late and --evil leave no PC to start");
-        ensure!((0.0..=50.0).contains(&self.loss), "--loss: between 0 and 50 percent");
-        ensure!((0.0..=3600.0).contains(&self.stagger), "--stagger: between 0 and 3600 seconds");
+        ensure!(
+            self.late + self.evil < self.nodes,
+            "--late and --evil leave no PC that starts on time"
+        );
+        ensure!((0.0..=50.0).contains(&self.loss), "--loss: expected 0 to 50 percent");
+        ensure!((0.0..=3600.0).contains(&self.stagger), "--stagger: expected 0 to 3600 seconds");
         let only_ours = self.engines.iter().all(|engine| *engine == Engine::Ours);
         let disturbs = self.evil > 0 || self.kill_server_after.is_some();
-        ensure!(
-            only_ours || !disturbs,
-            "--evil and --kill-server-after are for --engine ours alone"
-        );
+        ensure!(only_ours || !disturbs, "--evil and --kill-server-after need --engine boottorrent");
         let is_spread = self.late > 0 || self.stagger > 0.0;
         for engine in &self.engines {
             ensure!(
@@ -145,7 +145,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     options.check()?;
     packages::ensure_packages(Extra::Room, options.yes)?;
     if options.engines.contains(&Engine::Transmission) {
-        // Later there is no way to the world.
+        // Later there is no network to download it from.
         packages::ensure_transmission()?;
     }
     if options.engines.contains(&Engine::Librqbit) {
@@ -199,7 +199,7 @@ fn write_plot(options: &Options, runs: &[Seen], file: &Path) -> Result<()> {
     let shown: Vec<&Seen> = options.engines.iter().filter_map(middle).collect();
     std::fs::write(file, plot::draw(&shown))
         .with_context(|| format!("cannot write {}", file.display()))?;
-    println!("Drawn: {}", file.display());
+    println!("Plot: {}", file.display());
     Ok(())
 }
 
@@ -212,8 +212,8 @@ fn report(options: &Options, runs: &[Seen]) -> Outcome {
         .collect();
     let count = if options.runs == 1 { "one run".into() } else { format!("{} runs", options.runs) };
     let line = format!(
-        "{} PCs at {} Mbit/s, {} MiB, all images right; the last PC was done after, in wire times: \
-         {} ({count}, medians)",
+        "{} PCs at {} Mbit/s, {} MiB, all images correct; the last PC finished after, in wire \
+         times: {} ({count}, medians)",
         options.nodes - options.evil,
         options.mbit,
         options.mib,

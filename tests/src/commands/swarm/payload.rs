@@ -11,10 +11,10 @@ use sha2::{Digest, Sha256};
 
 /// The torrent's name, and so the folder of its files.
 pub const NAME: &str = "room";
-/// The catalog wants a kernel: the least that the loader takes for one.
+/// The catalog wants a kernel: the least that bt-node accepts as one.
 const KERNEL_BYTES: usize = 64 << 10;
 
-/// The image, in a folder that is in memory and gone with the lab.
+/// The image, in a folder that is in memory and removed with the lab.
 pub struct Payload {
     folder: PathBuf,
     bytes: u64,
@@ -37,24 +37,25 @@ impl Payload {
             .with_context(|| format!("cannot make {}", folder.display()))?;
         // Only the lab's own mount namespace sees it.
         mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), Some("size=90%"))
-            .context("cannot make room in memory")?;
+            .context("cannot mount memory for the image")?;
         let mut payload = Self { folder: folder.into(), bytes, digest: [0; 32] };
         let image = payload.folder().join(NAME);
         std::fs::create_dir_all(&image)?;
         let kernel = kernel();
         let mut noise = File::open("/dev/urandom")?.take(bytes - kernel.len() as u64);
         std::io::copy(&mut noise, &mut File::create(image.join("initrd"))?)
-            .context("no memory for the image")?;
+            .context("not enough memory for the image")?;
         std::fs::write(image.join("kernel"), kernel)?;
         payload.join_files()?;
-        payload.digest = digest(&[payload.whole()])?;
+        payload.digest = digest(&[payload.single_file()])?;
         Ok(payload)
     }
 
     fn join_files(&self) -> Result<()> {
-        let mut whole = File::create(self.whole())?;
+        let mut joined = File::create(self.single_file())?;
         for file in self.files() {
-            std::io::copy(&mut File::open(file)?, &mut whole).context("no memory for the image")?;
+            std::io::copy(&mut File::open(file)?, &mut joined)
+                .context("not enough memory for the image")?;
         }
         Ok(())
     }
@@ -70,8 +71,8 @@ impl Payload {
     }
 
     /// The same bytes as one file.
-    pub fn whole(&self) -> PathBuf {
-        self.folder.join("whole")
+    pub fn single_file(&self) -> PathBuf {
+        self.folder.join("image.bin")
     }
 
     /// How large it is.
@@ -138,8 +139,8 @@ mod tests {
             path
         };
         let parts = [file("a", b"boot"), file("b", b"torrent")];
-        let whole = digest(&[file("whole", b"boottorrent")]).expect("readable");
-        assert_eq!(digest(&parts).expect("readable"), whole);
+        let joined = digest(&[file("joined", b"boottorrent")]).expect("readable");
+        assert_eq!(digest(&parts).expect("readable"), joined);
         assert!(digest(&[folder.path().join("none")]).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Core: draws runs as one SVG: when each node was done, and who fed whom.
+//! Core: draws runs as one SVG: when each node was done, and who sent to whom.
 
 use std::fmt::Write;
 use std::net::Ipv4Addr;
@@ -58,12 +58,12 @@ fn bars(out: &mut String, run: &Seen, slowest: f64) {
         (MARGIN, 20.0),
         "start",
         &format!(
-            "{}: last {last:.2}, median {median:.2}, first {first:.2} wire times; {:.2} copies left the server",
+            "{}: last {last:.2}, median {median:.2}, first {first:.2} wire times; the server sent {:.2} copies",
             run.engine.name(),
             run.copies()
         ),
     );
-    text(out, (MARGIN, 40.0), "start", "start to finish; dark: share that came from the server");
+    text(out, (MARGIN, 40.0), "start", "start to finish; dark: share from the server");
     for (number, node) in run.nodes.iter().enumerate() {
         let y = HEAD + row * number as f64;
         let (x, width) = (node.start / run.wire_secs * scale, node.secs() / run.wire_secs * scale);
@@ -96,7 +96,7 @@ fn matrix(out: &mut String, run: &Seen) {
     }
     let count = run.nodes.len();
     let cell = (MATRIX_WIDTH / (count + 1) as f64).min(row(run));
-    text(out, (MATRIX, 20.0), "start", "who (row, the server first) fed whom (column)");
+    text(out, (MATRIX, 20.0), "start", "who (row, the server first) sent to whom (column)");
     let address = |number: usize| run.nodes[number].address;
     for to in 0..count {
         let total = received(run, address(to), |_| true).max(1.0);
@@ -154,7 +154,9 @@ mod tests {
         assert_eq!(count("<g "), 2);
         // The page; per run a light and a dark bar for each of 2 nodes, 3 x 2 squares, a frame.
         assert_eq!(count("<rect"), 1 + 2 * (4 + 6 + 1));
-        assert!(svg.contains("ours: last 1.20, median 1.15, first 1.10 wire times; 1.10 copies"));
+        assert!(svg.contains(
+            "boottorrent: last 1.20, median 1.15, first 1.10 wire times; the server sent 1.10"
+        ));
         assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
     }
 

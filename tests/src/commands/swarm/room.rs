@@ -17,18 +17,18 @@ use serde_json::Value;
 use super::flow::{Flow, Sent, TCP_HEADERS};
 use crate::host::process::{command, run};
 use crate::room::addresses::{BRIDGE, SERVER};
-use crate::room::namespace::{self, Place, command_in};
+use crate::room::namespace::{self, Namespace, command_in};
 
 /// The most nodes that fit the addresses.
 pub const MAX_NODES: usize = 250;
 /// How the room is wired.
 #[derive(Clone, Copy, Debug)]
 pub struct Wiring {
-    /// PCs beside the server.
+    /// PCs, without the server.
     pub nodes: usize,
-    /// Rate of a node's cable, each way, in Mbit/s.
+    /// Rate of a node's cable in each direction, in Mbit/s.
     pub mbit: u32,
-    /// Rate of the server's cable, each way, in Mbit/s.
+    /// Rate of the server's cable in each direction, in Mbit/s.
     pub server_mbit: u32,
     /// Lost packets of 1000, on the bridge.
     pub loss_permille: u32,
@@ -39,9 +39,9 @@ pub struct Wiring {
 /// A wired room.
 pub struct Room {
     /// The server's network.
-    pub server: Place,
+    pub server: Namespace,
     /// The nodes' networks.
-    pub nodes: Vec<Place>,
+    pub nodes: Vec<Namespace>,
     wiring: Wiring,
 }
 
@@ -94,7 +94,7 @@ impl Room {
     pub fn server_sent(&self) -> Result<Sent> {
         let mut tc = command_in(&self.server, "tc");
         tc.args(["-j", "-s", "qdisc", "show", "dev", "eth0"]);
-        read_sent(&run(tc)?).context("tc tells nothing of the server's link")
+        read_sent(&run(tc)?).context("tc shows no counters of the server's link")
     }
 
     /// Forgets who fed whom so far.
@@ -119,7 +119,7 @@ impl Room {
             return Ok(0);
         }
         let text = nft("-j list counter bridge room lost")?;
-        let listed: Value = serde_json::from_str(&text).context("nft speaks no JSON")?;
+        let listed: Value = serde_json::from_str(&text).context("the output of nft is not JSON")?;
         let entries = listed["nftables"].as_array().context("nft lists nothing")?;
         let packets = entries.iter().find_map(|entry| entry["counter"]["packets"].as_u64());
         packets.context("nft lists no counter")
@@ -138,19 +138,19 @@ pub fn node_address(node: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 1, last)
 }
 
-fn pc(number: usize, address: Ipv4Addr, mbit: u32, loses: bool) -> Result<Place> {
-    ensure!(number <= MAX_NODES, "a room has at most {MAX_NODES} nodes");
+fn pc(number: usize, address: Ipv4Addr, mbit: u32, loses: bool) -> Result<Namespace> {
+    ensure!(number <= MAX_NODES, "the maximum is {MAX_NODES} PCs in a room");
     let (here, there) = (format!("cable{number}"), format!("pc{number}"));
     namespace::ip(&format!("link add {here} type veth peer name {there}"))?;
-    let place = Place::with_cable(&there, address, 16)?;
+    let namespace = Namespace::with_cable(&there, address, 16)?;
     if loses {
-        // Else whole bundles of packets would get lost, of up to 64 KiB.
-        place.ip("link set dev eth0 gso_max_segs 1")?;
+        // Else bundles of packets, of up to 64 KiB, would be lost together.
+        namespace.ip("link set dev eth0 gso_max_segs 1")?;
     }
     namespace::ip(&format!("link set {here} master {BRIDGE} up"))?;
     namespace::shape(&here, mbit)?;
-    place.shape("eth0", mbit)?;
-    Ok(place)
+    namespace.shape("eth0", mbit)?;
+    Ok(namespace)
 }
 
 /// Reads `tc -j -s qdisc show`: a token bucket counts each packet of a bundle, with its headers.

@@ -1,4 +1,4 @@
-//! Shell: a plain tracker (BEP 3, BEP 23) for the engines that ours is compared with.
+//! Shell: a plain tracker (BEP 3, BEP 23) for the engines that BootTorrent is compared with.
 //!
 //! It names everybody to everybody, without delay, so no engine waits for it.
 
@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, setns};
 
 use crate::host::clock;
-use crate::room::namespace::Place;
+use crate::room::namespace::Namespace;
 
 /// Where it answers.
 pub const ANNOUNCE: &str = "http://10.77.0.1:7070/announce";
@@ -34,8 +34,8 @@ pub struct Tracker {
 
 impl Tracker {
     /// Starts it in the server's network.
-    pub fn start(place: &Place) -> Result<Self> {
-        let network: OwnedFd = place.network().try_clone_to_owned()?;
+    pub fn start(namespace: &Namespace) -> Result<Self> {
+        let network: OwnedFd = namespace.network().try_clone_to_owned()?;
         let peers = Arc::<Mutex<Peers>>::default();
         let is_over = Arc::new(AtomicBool::new(false));
         let (for_thread, until) = (Arc::clone(&peers), Arc::clone(&is_over));
@@ -54,7 +54,7 @@ impl Tracker {
                 Err(error) => drop(tell.send(Err(error))),
             }
         });
-        told.recv().context("the tracker's thread is gone")??;
+        told.recv().context("the tracker's thread has stopped")??;
         Ok(Self { peers, is_over, thread: Some(thread) })
     }
 

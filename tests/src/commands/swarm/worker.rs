@@ -80,7 +80,7 @@ impl Worker {
     pub fn go(&mut self) -> Result<()> {
         self.cpu_before = self.total_cpu()?;
         self.started = clock::now();
-        self.input.write_all(b"go\n").context("a client does not listen")
+        self.input.write_all(b"go\n").context("a client does not read its input")
     }
 
     /// From now on its CPU counts.
@@ -151,7 +151,7 @@ impl Worker {
         self.memory = self.memory.max(now.unwrap_or(0));
     }
 
-    /// Most memory beside the image, in bytes.
+    /// Peak memory without the image, in bytes.
     pub fn memory(&self) -> u64 {
         self.memory
     }
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_has_ended_still_tells_its_cpu() {
+    fn a_process_that_has_ended_still_shows_its_cpu() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let script = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done";
         let worker = start(script, Mark::End, &folder);

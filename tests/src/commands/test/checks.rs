@@ -50,7 +50,7 @@ fn cargo_check(words: &[&str], rustdoc_flags: &str) -> Result<Count> {
 
 /// Whether every dependency's licence is allowed.
 fn licences() -> Result<Count> {
-    println!("\nlicences of all dependencies, by deny.toml ...");
+    println!("\nlicences of all dependencies, checked against deny.toml ...");
     let outcome = check_licences();
     clock::check_interrupted()?;
     match &outcome {
@@ -68,7 +68,7 @@ fn check_licences() -> Result<usize> {
     let policy = Policy::parse(&text)
         .map_err(anyhow::Error::msg)
         .with_context(|| format!("cannot use {}", file.display()))?;
-    // With all features, so that it is the whole lock file but for what other systems need.
+    // With all features, so that it is the complete lock file except what other systems need.
     let mut metadata = cargo();
     metadata.args(["metadata", "--format-version", "1", "--locked", "--all-features"]);
     for target in &policy.targets {
@@ -83,8 +83,8 @@ fn check_licences() -> Result<usize> {
     let violations = policy.violations(&packages);
     ensure!(
         violations.is_empty(),
-        "deny.toml does not allow these; look at the licence before you add it there, or do without \
-         the package (`cargo tree --invert NAME` tells who wants it):\n{}",
+        "deny.toml does not allow these licences; review a licence before you add it there, or drop \
+         the package (`cargo tree --invert NAME` shows what depends on it):\n{}",
         violations.join("\n")
     );
     Ok(packages.len())

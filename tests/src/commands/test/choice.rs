@@ -29,9 +29,9 @@ impl Step {
     /// What holds when it passes.
     pub fn what(self) -> &'static str {
         match self {
-            Self::Format => "the code is formatted by rustfmt",
+            Self::Format => "the code is formatted with rustfmt",
             Self::Lints => {
-                "clippy and rustdoc warn of nothing; every dependency's licence is allowed"
+                "clippy and rustdoc report no warnings; every dependency's licence is allowed"
             }
             Self::Unit => "the tests of all packages pass",
         }
@@ -88,12 +88,12 @@ fn unknown(word: &str, scenarios: &[&str]) -> String {
     let mut near: Vec<(f64, &str)> =
         names.map(|name| (likeness(word, name), name)).filter(|it| it.0 >= ALIKE).collect();
     near.sort_by(|one, other| other.0.total_cmp(&one.0));
-    let mut text = format!("no step and no scenario is called `{word}`");
+    let mut text = format!("unknown step or scenario `{word}`");
     if !near.is_empty() {
         let near: Vec<&str> = near.iter().take(SUGGESTIONS).map(|it| it.1).collect();
-        write!(text, "; there is {}", near.join(", ")).expect("a String takes everything");
+        write!(text, "; did you mean {}?", near.join(", ")).expect("a String takes everything");
     }
-    text + "; `cargo lab test --list` shows all names"
+    text + "; `cargo lab test --list` lists all names"
 }
 
 /// How much a word is like a name or one of its parts.
@@ -137,8 +137,8 @@ mod tests {
 
     #[test]
     fn an_unknown_word_is_refused_with_the_names_that_are_spelt_alike() {
-        assert!(refusal("lint").contains("there is lints"), "{}", refusal("lint"));
-        assert!(refusal("minsign").contains("there is minisign"), "{}", refusal("minsign"));
+        assert!(refusal("lint").contains("did you mean lints?"), "{}", refusal("lint"));
+        assert!(refusal("minsign").contains("did you mean minisign?"), "{}", refusal("minsign"));
         assert!(refusal("boot-uefy").contains("boot-uefi"), "{}", refusal("boot-uefy"));
         assert!(refusal("deamon").contains("daemon"), "{}", refusal("deamon"));
     }
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn a_word_that_is_like_nothing_is_refused_without_a_guess() {
         let text = refusal("xylophone");
-        assert!(text.contains("`xylophone`") && !text.contains("there is"), "{text}");
+        assert!(text.contains("`xylophone`") && !text.contains("did you mean"), "{text}");
         assert!(!refusal("").is_empty());
     }
 }

@@ -1,8 +1,8 @@
 //! Shell: scenarios side by side, each in a process and a network of its own.
 //!
 //! The lab starts itself again for each (`one.rs`), from inside its private network, so that no
-//! scenario sees another's: not even their addresses can be in each other's way. What a scenario
-//! prints is kept and shown whole when it ends.
+//! scenario sees another's: not even their addresses can collide. What a scenario prints is kept and
+//! shown in one block when it ends.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,7 +31,7 @@ struct Job {
     folder: PathBuf,
 }
 
-/// Runs them, `jobs` side by side; `ended` hears of each, and whether it passed.
+/// Runs them, `jobs` side by side; `ended` is called for each, with whether it passed.
 ///
 /// # Errors
 /// Only an interruption, or when none can be started at all; then all have ended as well.

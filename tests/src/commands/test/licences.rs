@@ -71,7 +71,9 @@ impl Policy {
     pub fn parse(text: &str) -> Result<Self, String> {
         let file: DenyToml = toml::from_str(text).map_err(|error| error.to_string())?;
         if !file.graph.all_features {
-            return Err("`all-features` must be true, else a part goes unchecked".to_owned());
+            return Err(
+                "`all-features` must be true, or some dependencies are not checked".to_owned()
+            );
         }
         let exceptions = file.licenses.exceptions;
         Ok(Self {
@@ -90,14 +92,16 @@ impl Policy {
             packages.iter().filter_map(|package| self.violation(package)).collect();
         let is_used = |name: &str| packages.iter().any(|package| package.name == name);
         let idle = self.exceptions.iter().filter(|(name, _)| !is_used(name));
-        found.extend(idle.map(|(name, _)| format!("{name} is an exception, but no dependency")));
+        found.extend(
+            idle.map(|(name, _)| format!("{name} has an exception but is not a dependency")),
+        );
         found
     }
 
     fn violation(&self, package: &Package) -> Option<String> {
         let Package { name, version, license } = package;
         let Some(license) = license else {
-            return Some(format!("{name} {version} names no licence"));
+            return Some(format!("{name} {version} has no licence field"));
         };
         // Older packages still write `MIT/Apache-2.0`.
         let expression = match Expression::parse_mode(license, ParseMode::LAX) {
@@ -160,7 +164,7 @@ mod tests {
     fn everything_else_is_named() {
         check("a", Some("AGPL-3.0-only"), &["a 1.0.0 is under AGPL-3.0-only"]);
         check("a", Some("MIT AND BSD-3-Clause"), &["a 1.0.0 is under MIT AND BSD-3-Clause"]);
-        check("a", None, &["a 1.0.0 names no licence"]);
+        check("a", None, &["a 1.0.0 has no licence field"]);
         let policy = Policy::parse(DENY).expect("it is cargo-deny's format");
         let nonsense = Package {
             name: "a".into(),
@@ -175,7 +179,7 @@ mod tests {
         check("odd", Some("MPL-2.0"), &[]);
         check("a", Some("MPL-2.0"), &["a 1.0.0 is under MPL-2.0"]);
         let policy = Policy::parse(DENY).expect("it is cargo-deny's format");
-        assert_eq!(policy.violations(&[]), ["odd is an exception, but no dependency"]);
+        assert_eq!(policy.violations(&[]), ["odd has an exception but is not a dependency"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Shell: `cargo lab test`: formatting, lints, unit tests, then whole boots in the virtual lab.
+//! Shell: `cargo lab test`: formatting, lints, unit tests, then boots from power-on in the virtual lab.
 
 mod checks;
 mod choice;
@@ -28,10 +28,10 @@ use queue::{available_mib, usual_jobs};
 /// Fast enough for a test, slow enough for a download to be seen and shared.
 const MBIT: u32 = 200;
 
-/// Run all tests: formatting, lints, unit tests, and whole boots in virtual PCs
+/// Run all tests: formatting, lints, unit tests, and boots of virtual PCs from power-on
 ///
-/// Installs the Debian packages it needs (it asks first), builds everything, and works for a while:
-/// count on half an hour, the first time more. The last line is `N passed, N failed`.
+/// Installs the Debian packages it needs (it asks first) and builds everything. Takes half an hour,
+/// the first time longer. The last line is `N passed, N failed`.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -42,11 +42,11 @@ pub struct Options {
     /// The same as --only
     #[arg(value_name = "NAME", value_delimiter = ',')]
     names: Vec<String>,
-    /// Only these: `format`, `lints`, `unit`, or scenarios with this in their names
+    /// Run only these: `format`, `lints`, `unit`, or scenarios whose names contain NAME
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
-    /// So many scenarios side by side, each in a network of its own [default: one for each core and
-    /// each 4 GiB of free memory]
+    /// Number of scenarios in parallel, each in a network of its own [default: one per core and per
+    /// 4 GiB of free memory]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     jobs: Option<u8>,
     /// Spend more time on the tests that attack the server (a minute instead of ten seconds)
@@ -55,16 +55,16 @@ pub struct Options {
     /// Install missing Debian packages without asking
     #[arg(long)]
     yes: bool,
-    /// Take the screens as they are now for the reference pictures in tests/screens
+    /// Replace the reference pictures in tests/screens with the screens of this run
     #[arg(long)]
     accept_screens: bool,
-    /// Test the programs as they ship, not those that are quick to build
+    /// Test the release build of the programs, not the quick one
     #[arg(long)]
     release: bool,
-    /// Only show the names of the steps and the scenarios
+    /// List the steps and the scenarios, and run nothing
     #[arg(long)]
     list: bool,
-    /// Leave pictures and logs in this folder
+    /// Save pictures and logs to this folder
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -116,7 +116,7 @@ fn run_scenarios(
     scenarios: &[Scenario],
     ended: impl FnMut(&'static str, bool),
 ) -> Result<()> {
-    // Later there is no way to the world, and several may want the same.
+    // Later there is no network to download from, and several may need the same.
     let needs: BTreeSet<_> = scenarios.iter().filter_map(|scenario| scenario.need).collect();
     for need in needs {
         if let Err(error) = need.provide() {
@@ -130,7 +130,7 @@ fn run_scenarios(
         Testbed::prepare(Extra::Testing, options.build(), options.yes, &out, Some(MBIT))?;
     testbed.long = options.long;
     testbed.accept_screens = options.accept_screens;
-    println!("Making the lab that each scenario gets a copy of ...");
+    println!("Making the lab that every scenario copies ...");
     testbed.template()?;
     jobs::run(&testbed, scenarios, jobs(options), ended)?;
     println!("\nPictures and logs: {}", out.display());
@@ -156,7 +156,7 @@ fn list(steps: &[Step], scenarios: &[Scenario]) -> Outcome {
     for step in steps {
         println!("  {:22} {}", step.name(), step.what());
     }
-    println!("Scenarios (* by itself, the others side by side):");
+    println!("Scenarios (* runs alone, the others in parallel):");
     for Scenario { name, what, is_alone, .. } in scenarios {
         println!("{} {name:22} {what}", if *is_alone { "*" } else { " " });
     }

@@ -21,12 +21,13 @@ pub struct Options {
     invitation: PathBuf,
 }
 
-/// Runs the command. The outcome's line tells what was seen, or what went wrong.
+/// Runs the command. The outcome's line says what was seen, or what went wrong.
 pub fn run(options: &Options) -> Result<Outcome> {
     let scenario = scenario::ALL.iter().find(|scenario| scenario.name == options.name);
-    let scenario = scenario.with_context(|| format!("no scenario is called {}", options.name))?;
+    let scenario = scenario.with_context(|| format!("unknown scenario {}", options.name))?;
     let text = std::fs::read(&options.invitation).context("cannot read the invitation")?;
-    let invitation: Invitation = serde_json::from_slice(&text).context("a strange invitation")?;
+    let invitation: Invitation =
+        serde_json::from_slice(&text).context("cannot parse the invitation")?;
     let start = clock::now();
     let outcome = Testbed::join(invitation).and_then(|mut testbed| {
         Lan::advertise_router()?;

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_runs_beside_what_must_be_alone() {
+    fn nothing_runs_alongside_what_must_be_alone() {
         let mut queue = Queue::new(vec!["leases", "loss"], vec!["a", "b", "c"], 2);
         assert_eq!(fill(&mut queue), ["leases"]);
         queue.end();

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns};
 
 use crate::host::clock;
-use crate::room::namespace::Place;
+use crate::room::namespace::Namespace;
 
 /// What firmware waits before it asks again.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -37,10 +37,14 @@ pub struct Wish<'a> {
     pub limit: Duration,
 }
 
-/// Fetches the file once for each of `addresses`, all at the same time, in the network of `place`.
-/// A client that did not get it is told by its error.
-pub fn fetch_all(place: &Place, addresses: &[Ipv4Addr], wish: Wish<'_>) -> Vec<Result<Vec<u8>>> {
-    let network = place.network();
+/// Fetches the file once for each of `addresses`, all at the same time, in the network of `namespace`.
+/// A client that did not get it returns an error.
+pub fn fetch_all(
+    namespace: &Namespace,
+    addresses: &[Ipv4Addr],
+    wish: Wish<'_>,
+) -> Vec<Result<Vec<u8>>> {
+    let network = namespace.network();
     let fetch = |address: Ipv4Addr| {
         // A thread of its own: setns(2) moves the thread.
         setns(network, CloneFlags::CLONE_NEWNET)?;

@@ -24,12 +24,12 @@ use crate::host::packages::Extra;
 use crate::host::process::{command, cpu, load, output, run as run_command};
 use crate::room::addresses::SERVER;
 use crate::room::dnsmasq::Dnsmasq;
-use crate::room::namespace::{Place, command_in};
+use crate::room::namespace::{Namespace, command_in};
 use crate::room::server::Server;
 use crate::room::testbed::Testbed;
 use client::Wish;
 
-/// A loader of a usual size.
+/// A boot loader of a usual size.
 const FILE_BYTES: usize = 1 << 20;
 /// Its name, in the operator's own folder.
 const FILE: &str = "load.bin";
@@ -37,25 +37,25 @@ const FILE: &str = "load.bin";
 const CLIENTS: u8 = 32;
 /// Clients on a network that loses packets.
 const LOSSY_CLIENTS: u8 = 8;
-/// Lost packets of 1000, each way.
+/// Lost packets of 1000, in each direction.
 const LOSSES: [u32; 2] = [10, 50];
 /// A person in front of a PC has given up by then.
 const LIMIT: Duration = Duration::from_secs(40);
 
 /// Measure TFTP: 32 clients at once, and 8 on networks that lose packets
 ///
-/// bt-server and dnsmasq serve the same file to the same clients, in turns: as iPXE asks, and as
-/// UEFI asks. All 32 must get it, in the median no slower than from dnsmasq, and all 8 must get it
-/// from bt-server with 1 % and 5 % of the packets lost each way.
+/// bt-server and dnsmasq serve the same file to the same clients, in turn: with the requests of iPXE
+/// and with those of UEFI. All 32 must get it, in the median no slower than from dnsmasq, and all 8
+/// must get it from bt-server with 1 % and 5 % of the packets lost in each direction.
 #[derive(Args)]
 pub struct Options {
-    /// Rounds without loss; the medians count, so it must be odd
+    /// Number of rounds without loss; medians count, so it must be odd
     #[arg(long, default_value_t = 5, value_parser = outcome::odd_runs)]
     runs: u32,
     /// Install missing Debian packages without asking
     #[arg(long)]
     yes: bool,
-    /// Leave logs in this folder
+    /// Save logs to this folder
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -85,15 +85,16 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let mut lossy = Vec::new();
     for permille in LOSSES {
         let ours = crowd.fetch_with_loss(None, SERVER, server.pid(), permille)?;
-        let place = Some(dnsmasq.place());
-        let theirs = crowd.fetch_with_loss(place, dnsmasq.address(), dnsmasq.pid(), permille)?;
-        println!("{} % lost each way: bt-server {ours}, dnsmasq {theirs}", permille / 10);
+        let namespace = Some(dnsmasq.namespace());
+        let theirs =
+            crowd.fetch_with_loss(namespace, dnsmasq.address(), dnsmasq.pid(), permille)?;
+        println!("{} % lost in each direction: bt-server {ours}, dnsmasq {theirs}", permille / 10);
         lossy.push(Lossy { permille, ours, theirs });
     }
     Ok(report(&rounds, &lossy))
 }
 
-/// For the tests: on a network that loses 5 % each way, every client gets the file.
+/// For the tests: on a network that loses 5 % in each direction, every client gets the file.
 pub fn survive_loss(testbed: &mut Testbed) -> Result<String> {
     let permille = LOSSES[1];
     let (crowd, server, _dnsmasq) = prepare(testbed, "tftp-loss")?;
@@ -112,11 +113,11 @@ pub fn survive_loss(testbed: &mut Testbed) -> Result<String> {
 fn prepare(testbed: &mut Testbed, name: &str) -> Result<(Crowd, Server, Dnsmasq)> {
     let crowd = Crowd::prepare(testbed)?;
     let lab = testbed.sample_lab(name)?;
-    let loaders = lab.folder().join("ipxe");
-    std::fs::create_dir_all(&loaders).context("cannot make the folder for loaders")?;
-    std::fs::write(loaders.join(FILE), &crowd.file).context("cannot write the file")?;
+    let folder = lab.folder().join("ipxe");
+    std::fs::create_dir_all(&folder).context("cannot make the folder for boot loaders")?;
+    std::fs::write(folder.join(FILE), &crowd.file).context("cannot write the file")?;
     let server = testbed.serve(&lab, name)?;
-    let mut dnsmasq = Dnsmasq::serve_tftp(testbed.lan.place()?, &loaders, &testbed.out)?;
+    let mut dnsmasq = Dnsmasq::serve_tftp(testbed.lan.namespace()?, &folder, &testbed.out)?;
     clock::pause(Duration::from_secs(1))?;
     dnsmasq.check_running()?;
     Ok((crowd, server, dnsmasq))
@@ -213,13 +214,15 @@ fn report(rounds: &[Round], lossy: &[Lossy]) -> Outcome {
     }
     for Lossy { permille, ours, theirs } in lossy {
         let percent = permille / 10;
-        println!("| {LOSSY_CLIENTS} x 1 MiB, {percent} % lost each way | {ours} | {theirs} |");
+        println!(
+            "| {LOSSY_CLIENTS} x 1 MiB, {percent} % lost in each direction | {ours} | {theirs} |"
+        );
     }
     println!();
     let [ipxe, uefi] = &medians;
     let line = format!(
         "{CLIENTS} clients took {:.2} s and {:.2} s with bt-server, {:.2} s and {:.2} s with \
-         dnsmasq (as iPXE and as UEFI ask); with loss {} finished",
+         dnsmasq (requests of iPXE and of UEFI); with loss {} finished",
         ipxe.ours.0,
         uefi.ours.0,
         ipxe.theirs.0,
@@ -248,19 +251,19 @@ fn report(rounds: &[Round], lossy: &[Lossy]) -> Outcome {
 
 /// The clients, their network, and what they fetch.
 struct Crowd {
-    place: Place,
+    namespace: Namespace,
     folder: PathBuf,
     file: Vec<u8>,
 }
 
 impl Crowd {
     fn prepare(testbed: &mut Testbed) -> Result<Self> {
-        let place = testbed.lan.place()?;
+        let namespace = testbed.lan.namespace()?;
         for number in 0..CLIENTS {
-            place.add_address(address(number))?;
+            namespace.add_address(address(number))?;
         }
         let file = (0..FILE_BYTES).map(|at| (at * 31 % 251) as u8).collect();
-        Ok(Self { place, folder: testbed.scratch("tftp-load-files")?, file })
+        Ok(Self { namespace, folder: testbed.scratch("tftp-load-files")?, file })
     }
 
     /// Lets `clients` fetch the file from `server` at once.
@@ -272,7 +275,7 @@ impl Crowd {
             let addresses: Vec<_> = (0..clients).map(address).collect();
             let Kind { block, window, .. } = kind;
             let wish = Wish { server, file: FILE, block, window, limit: LIMIT };
-            let got = client::fetch_all(&self.place, &addresses, wish);
+            let got = client::fetch_all(&self.namespace, &addresses, wish);
             got.into_iter().map(Result::ok).collect()
         };
         let secs = (clock::now() - start).as_secs_f64();
@@ -291,26 +294,26 @@ impl Crowd {
         for number in 0..clients {
             std::fs::remove_file(self.fetched_file(number)).ok();
         }
-        let mut crowd = command_in(&self.place, "sh");
+        let mut crowd = command_in(&self.namespace, "sh");
         crowd.arg("-c").arg(self.script(kind, server, clients));
         output(&mut crowd)?;
         Ok((0..clients).map(|number| std::fs::read(self.fetched_file(number)).ok()).collect())
     }
 
-    /// The same for few, while packets are lost at both ends. `server_place`: where the server is,
+    /// The same for few, while packets are lost at both ends. `server_namespace`: where the server is,
     /// when it is not in the lab's own network.
     fn fetch_with_loss(
         &self,
-        server_place: Option<&Place>,
+        server_namespace: Option<&Namespace>,
         server: Ipv4Addr,
         pid: Pid,
         permille: u32,
     ) -> Result<Fetched> {
-        let nft = |place: Option<&Place>| match place {
-            Some(place) => command_in(place, "nft"),
+        let nft = |namespace: Option<&Namespace>| match namespace {
+            Some(namespace) => command_in(namespace, "nft"),
             None => command("nft"),
         };
-        let ends = [Some(&self.place), server_place];
+        let ends = [Some(&self.namespace), server_namespace];
         for end in ends {
             let rules = self.folder.join("loss.nft");
             std::fs::write(&rules, loss_rules(permille)).context("cannot write the rules")?;
@@ -324,7 +327,7 @@ impl Crowd {
             let mut list = nft(end);
             list.args(["list", "table", "inet", "loss"]);
             let lost = dropped_packets(&run_command(list)?)?;
-            ensure!(lost > 0, "nftables lost no packet at one end: the measurement is void");
+            ensure!(lost > 0, "nftables dropped no packet at one end, so the measurement is void");
             dropped += lost;
             let mut delete = nft(end);
             delete.args(["delete", "table", "inet", "loss"]);
@@ -373,7 +376,7 @@ fn loss_rules(permille: u32) -> String {
 fn dropped_packets(listed: &str) -> Result<u64> {
     let (_, after) = listed.split_once("counter packets ").context("the rule has no counter")?;
     let number = after.split(' ').next().unwrap_or_default();
-    number.parse().with_context(|| format!("`{number}` is no count of packets"))
+    number.parse().with_context(|| format!("`{number}` is not a number of packets"))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::{Source, Stage};
 use crate::commands::swarm::tracker::ANNOUNCE;
 use crate::commands::swarm::worker::{FINISHED, Mark, Worker};
-use crate::room::namespace::{Place, command_in};
+use crate::room::namespace::{Namespace, command_in};
 
 /// Every connection is welcome, nothing is asked of the world, and nobody stops sharing by itself.
 const SETTINGS: &[&str] = &[
@@ -27,8 +27,8 @@ const SETTINGS: &[&str] = &[
     "--allow-overwrite=true",
 ];
 
-fn aria2(place: &Place) -> Command {
-    let mut aria2 = command_in(place, "aria2c");
+fn aria2(namespace: &Namespace) -> Command {
+    let mut aria2 = command_in(namespace, "aria2c");
     aria2.args(SETTINGS);
     aria2
 }
@@ -41,7 +41,7 @@ pub fn source(stage: &Stage) -> Result<Source> {
 }
 
 pub fn node(stage: &Stage, node: usize) -> Result<Worker> {
-    let mut client = aria2(stage.node_place(node));
+    let mut client = aria2(stage.node_namespace(node));
     client.arg("--on-bt-download-complete").arg(stage.hook()?);
     client.arg("--dir").arg(stage.make_node_folder(node)?);
     client.arg(stage.payload.folder().join("room.torrent"));

@@ -34,7 +34,7 @@ pub fn source(stage: &Stage) -> Result<Source> {
     let worker = stage.start("http-nginx", nginx, Mark::End)?;
     clock::wait_for("nginx to listen", READY_LIMIT, || {
         let ended = worker.end()?;
-        ensure!(ended.is_none(), "nginx has ended:\n{}", worker.printed());
+        ensure!(ended.is_none(), "nginx has exited:\n{}", worker.printed());
         // The process' own view: the table of its network.
         let sockets = std::fs::read_to_string(format!("/proc/{}/net/tcp", worker.pid()))?;
         Ok(sockets.contains(&format!("00000000:{PORT:04X} 00000000:0000 0A")).then_some(()))
@@ -43,9 +43,9 @@ pub fn source(stage: &Stage) -> Result<Source> {
 }
 
 pub fn node(stage: &Stage, node: usize) -> Result<Worker> {
-    let mut curl = command_in(stage.node_place(node), "curl");
+    let mut curl = command_in(stage.node_namespace(node), "curl");
     curl.args(["--silent", "--show-error", "--fail", "--output"]);
-    curl.arg(stage.make_node_folder(node)?.join("whole"));
-    curl.arg(format!("http://{}:{PORT}/whole", crate::room::addresses::SERVER));
+    curl.arg(stage.make_node_folder(node)?.join("image.bin"));
+    curl.arg(format!("http://{}:{PORT}/image.bin", crate::room::addresses::SERVER));
     stage.start_node("http", node, curl, Mark::End)
 }

@@ -8,8 +8,9 @@ use crate::commands::swarm::flow::{TCP_HEADERS, UDP_HEADERS};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Engine {
     /// bt-server and bt-node
+    #[value(name = "boottorrent", alias = "ours")]
     Ours,
-    /// One nginx and a curl on each PC: what netboot does today
+    /// One nginx, and a curl on each PC: the usual netboot
     Http,
     /// libtorrent-rasterbar, of qBittorrent and Deluge
     Libtorrent,
@@ -17,9 +18,9 @@ pub enum Engine {
     Aria2,
     /// Transmission
     Transmission,
-    /// librqbit, on whose crates ours stands
+    /// librqbit, whose crates BootTorrent uses
     Librqbit,
-    /// Multicast by udpcast: all PCs wait for each other
+    /// Multicast with udpcast: all PCs wait for each other
     Udpcast,
 }
 
@@ -27,7 +28,7 @@ impl Engine {
     /// As `--engine` spells it.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Ours => "ours",
+            Self::Ours => "boottorrent",
             Self::Http => "http",
             Self::Libtorrent => "libtorrent",
             Self::Aria2 => "aria2",
@@ -42,7 +43,7 @@ impl Engine {
         if self == Self::Udpcast { UDP_HEADERS } else { TCP_HEADERS }
     }
 
-    /// Whether a client ends by itself, in its own way, when it has everything and should leave.
+    /// Whether a client ends by itself, in its own manner, when it has everything and should leave.
     pub fn leaves_by_itself(self) -> bool {
         matches!(self, Self::Ours | Self::Http | Self::Udpcast)
     }

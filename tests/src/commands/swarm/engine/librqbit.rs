@@ -1,4 +1,4 @@
-//! Shell: librqbit on both sides, by a small program of ours on its published crate.
+//! Shell: librqbit on both sides, by a small program of the lab on its published crate.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,11 +9,11 @@ use super::{Source, Stage};
 use crate::commands::swarm::tracker::ANNOUNCE;
 use crate::commands::swarm::worker::{FINISHED, Mark, Worker};
 use crate::host::cargo;
-use crate::room::namespace::{Place, command_in};
+use crate::room::namespace::{Namespace, command_in};
 
 /// A peer with everything that `torrent` names in `folder`, or that fetches it there, by `role`.
-pub fn peer(place: &Place, role: &str, torrent: &Path, folder: &Path) -> Result<Command> {
-    let mut peer = command_in(place, cargo::librqbit_peer()?);
+pub fn peer(namespace: &Namespace, role: &str, torrent: &Path, folder: &Path) -> Result<Command> {
+    let mut peer = command_in(namespace, cargo::librqbit_peer()?);
     peer.arg(role).arg(torrent).arg(folder).args(["--listen", "6881"]);
     Ok(peer)
 }
@@ -30,6 +30,6 @@ pub fn source(stage: &Stage) -> Result<Source> {
 pub fn node(stage: &Stage, node: usize) -> Result<Worker> {
     let folder = stage.make_node_folder(node)?;
     let torrent = stage.payload.folder().join("room.torrent");
-    let client = peer(stage.node_place(node), "fetch", &torrent, &folder)?;
+    let client = peer(stage.node_namespace(node), "fetch", &torrent, &folder)?;
     stage.start_node("librqbit", node, client, Mark::Line(FINISHED))
 }

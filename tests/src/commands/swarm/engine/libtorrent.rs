@@ -10,16 +10,16 @@ use anyhow::{Context, Result};
 use super::{Source, Stage};
 use crate::commands::swarm::tracker::ANNOUNCE;
 use crate::commands::swarm::worker::{FINISHED, Mark, Worker};
-use crate::room::namespace::{Place, command_in};
+use crate::room::namespace::{Namespace, command_in};
 
 /// `python3 client.py seed|node TORRENT FOLDER`; a node waits for a line on its standard input.
 pub const SCRIPT: &str = include_str!("libtorrent.py");
 
-fn client(stage: &Stage, place: &Place, role: &str, folder: PathBuf) -> Result<Command> {
+fn client(stage: &Stage, namespace: &Namespace, role: &str, folder: PathBuf) -> Result<Command> {
     let script = stage.work.join("client.py");
     std::fs::write(&script, SCRIPT).context("cannot write the script")?;
     // Debian's own, which has the binding, whatever else is on the search path.
-    let mut python = command_in(place, "/usr/bin/python3");
+    let mut python = command_in(namespace, "/usr/bin/python3");
     python.arg("-u").arg(script).arg(role).arg(stage.payload.folder().join("room.torrent"));
     python.arg(folder);
     Ok(python)
@@ -35,7 +35,7 @@ pub fn source(stage: &Stage) -> Result<Source> {
 /// A node that waits for the word.
 pub fn ready_node(stage: &Stage, node: usize) -> Result<Worker> {
     let folder = stage.make_node_folder(node)?;
-    let client = client(stage, stage.node_place(node), "node", folder)?;
+    let client = client(stage, stage.node_namespace(node), "node", folder)?;
     let mut worker = stage.start_node("libtorrent", node, client, Mark::Line(FINISHED))?;
     worker.wait_ready()?;
     Ok(worker)

@@ -1,7 +1,7 @@
 //! Shell: the engines that are measured, each with the settings that suit a room best.
 //!
 //! Every engine keeps its files in memory, announces to a tracker that names everybody at once, and
-//! has no limit of its own on connections and upload slots where it can be told so.
+//! has no limit of its own on connections and upload slots where that can be set.
 
 mod aria2;
 mod http;
@@ -67,7 +67,7 @@ impl Engine {
         let names = ["initrd", "kernel"];
         match self {
             Self::Ours => names.map(|name| folder.join(name)).into(),
-            Self::Http | Self::Udpcast => vec![folder.join("whole")],
+            Self::Http | Self::Udpcast => vec![folder.join("image.bin")],
             _ => names.map(|name| folder.join(NAME).join(name)).into(),
         }
     }

@@ -51,10 +51,10 @@ pub fn make_lab(programs: &Programs, room: &Room, payload: &Payload, folder: &Pa
 pub fn source(stage: &Stage) -> Result<Source> {
     let mut start = command_in(&stage.room.server, &stage.programs.server);
     start.arg("--lab").arg(stage.lab).args(["start", "--foreground"]);
-    let worker = stage.start("ours-server", start, Mark::End)?;
+    let worker = stage.start("boottorrent-server", start, Mark::End)?;
     clock::wait_for("bt-server to serve the image", READY_LIMIT, || {
         let ended = worker.end()?;
-        ensure!(ended.is_none(), "bt-server has ended; its last words:\n{}", worker.printed());
+        ensure!(ended.is_none(), "bt-server has exited; its last output:\n{}", worker.printed());
         Ok(torrent(stage).ok())
     })?;
     Ok(Source { worker, _tracker: None })
@@ -67,16 +67,16 @@ pub fn torrent(stage: &Stage) -> Result<Vec<u8>> {
     curl.args(["--silent", "--show-error", "--fail", "--output"]).arg(&file);
     curl.arg(format!("{SERVER}/torrents/{NAME}.torrent"));
     run(curl)?;
-    std::fs::read(&file).context("curl left no .torrent")
+    std::fs::read(&file).context("curl saved no .torrent")
 }
 
 pub fn node(stage: &Stage, node: usize) -> Result<Worker> {
-    let mut fetch = command_in(stage.node_place(node), &stage.programs.node);
+    let mut fetch = command_in(stage.node_namespace(node), &stage.programs.node);
     fetch.args(["fetch", "--json", "--server", SERVER, "--system", NAME]);
     fetch.arg("--key").arg(stage.lab.join("keys/root.pub"));
     fetch.arg("--out").arg(stage.make_node_folder(node)?);
     if stage.leaves {
         fetch.args(["--once", "--linger", "60"]);
     }
-    stage.start_node("ours", node, fetch, Mark::Line("is complete and verified"))
+    stage.start_node("boottorrent", node, fetch, Mark::Line("is complete and verified"))
 }

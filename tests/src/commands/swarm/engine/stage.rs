@@ -11,7 +11,7 @@ use crate::commands::swarm::room::Room;
 use crate::commands::swarm::tracker::Tracker;
 use crate::commands::swarm::worker::{FINISHED, Mark, Worker};
 use crate::host::cargo::Programs;
-use crate::room::namespace::Place;
+use crate::room::namespace::Namespace;
 
 /// What a run has at hand.
 pub struct Stage<'a> {
@@ -21,7 +21,7 @@ pub struct Stage<'a> {
     pub payload: &'a Payload,
     /// bt-server and bt-node.
     pub programs: &'a Programs,
-    /// The lab of `ours`.
+    /// The lab of `boottorrent`.
     pub lab: &'a Path,
     /// Where logs are left.
     pub out: &'a Path,
@@ -54,7 +54,7 @@ impl Stage<'_> {
     }
 
     /// Its network.
-    pub fn node_place(&self, node: usize) -> &Place {
+    pub fn node_namespace(&self, node: usize) -> &Namespace {
         &self.room.nodes[node]
     }
 
@@ -80,7 +80,7 @@ impl Stage<'_> {
         let worker = self.start(&format!("{name}-seed"), command, Mark::End)?;
         tracker.wait_for_seed(|| {
             let ended = worker.end()?;
-            anyhow::ensure!(ended.is_none(), "the seed has ended:\n{}", worker.printed());
+            anyhow::ensure!(ended.is_none(), "the seed has exited:\n{}", worker.printed());
             Ok(())
         })?;
         Ok(Source { worker, _tracker: Some(tracker) })

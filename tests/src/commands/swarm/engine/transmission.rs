@@ -13,12 +13,12 @@ use super::{Source, Stage};
 use crate::commands::swarm::tracker::ANNOUNCE;
 use crate::commands::swarm::worker::{FINISHED, Mark, Worker};
 use crate::host::packages;
-use crate::room::namespace::{Place, command_in};
+use crate::room::namespace::{Namespace, command_in};
 
 /// A client that takes up `torrent`, shares with everybody at once and asks nobody outside; it
 /// runs `hook` when it has everything. Its settings lie in `home`.
 pub fn client(
-    place: &Place,
+    namespace: &Namespace,
     home: &Path,
     downloads: &Path,
     torrent: &Path,
@@ -54,7 +54,7 @@ pub fn client(
     });
     std::fs::write(home.join("settings.json"), settings.to_string())
         .context("cannot write the settings")?;
-    let mut client = command_in(place, packages::ensure_transmission()?);
+    let mut client = command_in(namespace, packages::ensure_transmission()?);
     client.env("HOME", home).args(["--foreground", "--config-dir"]).arg(home);
     Ok(client)
 }
@@ -69,7 +69,7 @@ pub fn source(stage: &Stage) -> Result<Source> {
 pub fn node(stage: &Stage, node: usize) -> Result<Worker> {
     let folder = stage.make_node_folder(node)?;
     let torrent = stage.payload.folder().join("room.torrent");
-    let (place, hook) = (stage.node_place(node), stage.hook()?);
-    let client = client(place, &folder.join("home"), &folder, &torrent, Some(&hook))?;
+    let (namespace, hook) = (stage.node_namespace(node), stage.hook()?);
+    let client = client(namespace, &folder.join("home"), &folder, &torrent, Some(&hook))?;
     stage.start_node("transmission", node, client, Mark::Line(FINISHED))
 }

@@ -15,14 +15,14 @@ pub fn source(stage: &Stage) -> Result<Source> {
     let mut sender = command_in(&stage.room.server, "udp-sender");
     sender.args(["--interface", "eth0", "--full-duplex", "--nokbd", "--no-progress"]);
     sender.args(["--min-receivers", &wiring.nodes.to_string(), "--max-bitrate"]);
-    sender.arg(format!("{kbit:.0}k")).arg("--file").arg(stage.payload.whole());
+    sender.arg(format!("{kbit:.0}k")).arg("--file").arg(stage.payload.single_file());
     let worker = stage.start("udpcast-sender", sender, Mark::End)?;
     Ok(Source { worker, _tracker: None })
 }
 
 pub fn node(stage: &Stage, node: usize) -> Result<Worker> {
-    let mut receiver = command_in(stage.node_place(node), "udp-receiver");
+    let mut receiver = command_in(stage.node_namespace(node), "udp-receiver");
     receiver.args(["--interface", "eth0", "--nokbd", "--no-progress", "--file"]);
-    receiver.arg(stage.make_node_folder(node)?.join("whole"));
+    receiver.arg(stage.make_node_folder(node)?.join("image.bin"));
     stage.start_node("udpcast", node, receiver, Mark::End)
 }
