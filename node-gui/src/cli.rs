@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::download::verify::{Refused, verify};
 use crate::download::{Download, no_room};
 use crate::handover::payload::Payload;
-use crate::journey::Progress;
+use crate::journey::DownloadProgress;
 use crate::journey::problem::Problem;
 use crate::server::catalog;
 use crate::server::http::Http;
@@ -226,7 +226,7 @@ async fn check(download: &Download) -> Result<(), Problem> {
 }
 
 /// One line of progress.
-fn line(system: &System, progress: Progress) -> String {
+fn line(system: &System, progress: DownloadProgress) -> String {
     let percent = progress.done.saturating_mul(100) / progress.total.max(1);
     let sources = match progress.stalled_for {
         Some(waited) => format!("no data for {} s", waited.as_secs()),
@@ -316,13 +316,13 @@ mod tests {
     #[test]
     fn a_line_of_progress_says_who_sends() {
         let (system, _folder) = crate::download::verify::tests::sample("a");
-        let progress = Progress {
+        let progress = DownloadProgress {
             done: 50,
             total: 200,
             speed: 10,
             peers: 2,
             from_server: true,
-            ..Progress::default()
+            ..DownloadProgress::default()
         };
         assert_eq!(line(&system, progress), "a:  25 % of 200 B, 10 B/s, from 2 PCs and the server");
     }

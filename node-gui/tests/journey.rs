@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bt_catalog::SystemId;
 use bt_node::journey::{
-    Connected, Connecting, Effect, Event, IconRef, Journey, Menu, MenuItem, Problem, Progress,
-    Proof, UiEvent,
+    Connected, Connecting, DownloadProgress, Effect, Event, IconRef, Journey, Menu, MenuItem,
+    Problem, Proof, UiEvent,
 };
 
 /// Everything below this line of the page is drawn.
@@ -85,7 +85,7 @@ fn events() -> Vec<Event<Claim>> {
     };
     events.extend([ready(None, None), ready(None, Some(2))]);
     for name in ["a", "too-big", "missing"] {
-        let progress = Progress { done: 5, total: 10, ..Progress::default() };
+        let progress = DownloadProgress { done: 5, total: 10, ..DownloadProgress::default() };
         events.extend([
             ready(Some(name), None),
             Event::Ui(Choose(id(name))),

@@ -19,7 +19,7 @@ use self::announce::Tracker;
 use self::stall::{GIVE_UP, Pace, Sample};
 use self::verified::Proven;
 use crate::handover::payload::Payload;
-use crate::journey::Progress;
+use crate::journey::DownloadProgress;
 use crate::journey::problem::{Problem, ProblemKind};
 use crate::server::http::Http;
 
@@ -125,7 +125,7 @@ impl Download {
     ///
     /// # Errors
     /// When nothing came for two minutes, or the engine failed. The download then still runs, or can be stopped.
-    pub async fn complete(&mut self, mut say: impl FnMut(Progress)) -> Result<(), Problem> {
+    pub async fn complete(&mut self, mut say: impl FnMut(DownloadProgress)) -> Result<(), Problem> {
         self.pace.hope_again(now());
         loop {
             let State { sample, end } = self.state.borrow_and_update().clone();
@@ -273,7 +273,7 @@ fn now() -> Instant {
     Instant::now()
 }
 
-fn stalled(id: &SystemId, progress: Progress) -> Problem {
+fn stalled(id: &SystemId, progress: DownloadProgress) -> Problem {
     Problem::new(
         ProblemKind::Stalled,
         "The download got stuck",
@@ -435,7 +435,7 @@ mod tests {
 
         let started = start(&http, &lab.system, &here).await;
         let mut download = started.expect("the torrent is the signed one");
-        let mut last = Progress::default();
+        let mut last = DownloadProgress::default();
         download.complete(|progress| last = progress).await.expect("the seed has everything");
         assert_eq!(last.done, lab.system.total());
         assert_eq!(download.sources().iter().map(|(_, bytes)| bytes).sum::<u64>(), last.done);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crate::journey::Progress;
+use crate::journey::DownloadProgress;
 
 /// A peer counts as sending when it sent data within this time.
 const HELPS: Duration = Duration::from_secs(2);
@@ -43,7 +43,7 @@ impl Pace {
     }
 
     /// What the screen shows for this sample.
-    pub fn look(&mut self, sample: &Sample, now: Instant) -> Progress {
+    pub fn look(&mut self, sample: &Sample, now: Instant) -> DownloadProgress {
         if sample.done > self.done {
             self.done = sample.done;
             self.grew = now;
@@ -59,7 +59,7 @@ impl Pace {
         let helping = self.peers.iter().filter(|(_, (bytes, at))| *bytes > 0 && helps(*at));
         let helping: Vec<bool> = helping.map(|(peer, _)| Some(peer.ip()) == self.server).collect();
         let waited = now.duration_since(self.grew);
-        Progress {
+        DownloadProgress {
             done: sample.done,
             total: sample.total,
             speed: sample.speed,

@@ -11,7 +11,7 @@ use bt_catalog::{NodeStage, SystemId};
 
 pub use self::menu::{IconRef, Menu, MenuItem};
 pub use self::problem::{Problem, ProblemKind};
-pub use self::progress::Progress;
+pub use self::progress::DownloadProgress;
 
 pub mod menu;
 pub mod problem;
@@ -41,7 +41,7 @@ pub enum Journey {
         /// Which system.
         system: SystemId,
         /// How far it is.
-        progress: Progress,
+        progress: DownloadProgress,
     },
     /// The payload is being hashed against the signed catalog.
     Verifying {
@@ -145,7 +145,7 @@ pub enum Event<P> {
     /// Connecting failed.
     ConnectFailed(Problem),
     /// Progress of this system's download.
-    Progress(SystemId, Progress),
+    Progress(SystemId, DownloadProgress),
     /// All pieces of this system are here.
     Downloaded(SystemId),
     /// Progress of this system's verification: bytes hashed, bytes in total.
@@ -316,7 +316,7 @@ fn download<P>(menu: Arc<Menu>, system: SystemId) -> Step<P> {
         return (Journey::Stopped { menu: Some(menu), system: Some(system), problem }, None);
     }
     let total = menu.item(&system).map_or(0, |item| item.size);
-    let progress = Progress { total, ..Progress::default() };
+    let progress = DownloadProgress { total, ..DownloadProgress::default() };
     let effect = Effect::Download(system.clone());
     (Journey::Downloading { menu, system, progress }, Some(effect))
 }
@@ -448,7 +448,10 @@ mod tests {
             Event::Connecting(Connecting::Network, String::new()),
             ready(None, None),
             choose("a"),
-            Event::Progress(id("a"), Progress { done: 10, total: 10, ..Progress::default() }),
+            Event::Progress(
+                id("a"),
+                DownloadProgress { done: 10, total: 10, ..DownloadProgress::default() },
+            ),
             Event::Downloaded(id("a")),
             Event::Hashed(id("a"), 10, 10),
             Event::Verified(Box::new(proof("a"))),
@@ -542,7 +545,7 @@ mod tests {
             1 => ready(None, Some(1)),
             2 => ready(Some(name), None),
             3 => Event::ConnectFailed(Problem::internal("x")),
-            4 => Event::Progress(id(name), Progress::default()),
+            4 => Event::Progress(id(name), DownloadProgress::default()),
             5 | 6 => Event::Downloaded(id(name)),
             7 => Event::Hashed(id(name), 1, 2),
             8 => Event::Failed(id(name), Problem::internal("x")),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// The progress of a download.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Progress {
+pub struct DownloadProgress {
     /// Bytes here.
     pub done: u64,
     /// Bytes in total.

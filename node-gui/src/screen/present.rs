@@ -8,8 +8,8 @@ use std::time::Duration;
 use bt_catalog::SystemId;
 
 use crate::journey::{
-    Connecting, Countdown, Journey, Leaving, Menu, MenuItem, Problem, ProblemKind, Progress,
-    UiEvent,
+    Connecting, Countdown, DownloadProgress, Journey, Leaving, Menu, MenuItem, Problem,
+    ProblemKind, UiEvent,
 };
 
 /// Everything one screen shows.
@@ -226,8 +226,8 @@ pub fn tile(item: &MenuItem) -> Tile {
     Tile { id: id.clone(), name: name.clone(), note: note.clone(), size: bytes(*size), obstacle }
 }
 
-fn downloading(menu: &Arc<Menu>, system: &SystemId, progress: &Progress) -> Presentation {
-    let Progress { done, total, speed, peers, from_server, stalled_for } = *progress;
+fn downloading(menu: &Arc<Menu>, system: &SystemId, progress: &DownloadProgress) -> Presentation {
+    let DownloadProgress { done, total, speed, peers, from_server, stalled_for } = *progress;
     let mut amount = vec![amount_of(done, total)];
     if stalled_for.is_none() && speed > 0 {
         amount.push(format!("{}/s", bytes(speed)));
@@ -455,7 +455,7 @@ mod tests {
         Problem::new(kind, "what", "why", "next step", "detail")
     }
 
-    fn download(progress: Progress) -> Working {
+    fn download(progress: DownloadProgress) -> Working {
         let journey = Journey::Downloading { menu: menu(), system: id("debian"), progress };
         match present(&journey).screen {
             Screen::Working(work) => *work,
@@ -535,7 +535,7 @@ mod tests {
 
     #[test]
     fn a_download_shows_amount_speed_and_time_left() {
-        let progress = Progress {
+        let progress = DownloadProgress {
             done: 412_000_000,
             total: 980_000_000,
             speed: 38_000_000,
@@ -552,7 +552,8 @@ mod tests {
     #[test]
     fn a_stalled_download_promises_no_time() {
         let stalled_for = Some(Duration::from_secs(20));
-        let progress = Progress { total: 100, speed: 5, stalled_for, ..Progress::default() };
+        let progress =
+            DownloadProgress { total: 100, speed: 5, stalled_for, ..DownloadProgress::default() };
         let work = download(progress);
         assert_eq!(work.amount, "0 of 100 bytes");
         assert!(work.warning.contains("20 s"), "{}", work.warning);
@@ -560,7 +561,8 @@ mod tests {
 
     #[test]
     fn the_last_missing_byte_is_not_100_percent() {
-        let progress = Progress { done: 9_999, total: 10_000, ..Progress::default() };
+        let progress =
+            DownloadProgress { done: 9_999, total: 10_000, ..DownloadProgress::default() };
         assert_eq!(download(progress).percent, "99 %");
     }
 

@@ -46,7 +46,7 @@ mod tests {
     use bt_catalog::NodeStage;
 
     use super::*;
-    use crate::journey::{Menu, Problem, Progress};
+    use crate::journey::{DownloadProgress, Menu, Problem};
 
     const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 
@@ -67,7 +67,13 @@ mod tests {
 
     #[test]
     fn a_download_is_reported_with_its_figures() {
-        let progress = Progress { done: 5, total: 9, speed: 3, peers: 2, ..Progress::default() };
+        let progress = DownloadProgress {
+            done: 5,
+            total: 9,
+            speed: 3,
+            peers: 2,
+            ..DownloadProgress::default()
+        };
         let system = "a".parse().expect("an id");
         let sent = report(&Journey::Downloading { menu: menu(), system, progress });
         let expected = Report {

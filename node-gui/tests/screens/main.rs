@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bt_node::journey::{Countdown, IconRef, Journey, Menu, Problem, Progress, UiEvent};
+use bt_node::journey::{Countdown, DownloadProgress, IconRef, Journey, Menu, Problem, UiEvent};
 use bt_node::screen::input::event::Input;
 use bt_node::screen::present::present;
 use bt_node::screen::selection::Key::{self, Down, Enter, Escape, Home, Left, Right, Tab, Up};
@@ -62,7 +62,7 @@ fn check(journey: &Journey, keys: &[Key], expected: &[UiEvent]) {
 }
 
 fn downloading() -> Journey {
-    let progress = Progress { done: 1, total: 2, ..Progress::default() };
+    let progress = DownloadProgress { done: 1, total: 2, ..DownloadProgress::default() };
     Journey::Downloading { menu: menu(6), system: id("alpine"), progress }
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bt_catalog::SystemId;
 use bt_node::journey::{
-    Connecting, Countdown, IconRef, Journey, Leaving, Menu, MenuItem, Problem, ProblemKind,
-    Progress,
+    Connecting, Countdown, DownloadProgress, IconRef, Journey, Leaving, Menu, MenuItem, Problem,
+    ProblemKind,
 };
 
 /// A system's id.
@@ -117,7 +117,7 @@ fn downloading(done: u64, total: u64, speed: u64, peers: usize, stalled: Option<
     Journey::Downloading {
         menu: menu(6),
         system: id("debian-12"),
-        progress: Progress {
+        progress: DownloadProgress {
             done: done * 1_000_000,
             total: total * 1_000_000,
             speed: speed * 1_000_000,
@@ -192,7 +192,7 @@ pub fn all() -> Vec<(&'static str, Journey)> {
     let long = Journey::Downloading {
         menu: menu(9),
         system: id("long"),
-        progress: Progress { total: 18_400_000_000, ..Progress::default() },
+        progress: DownloadProgress { total: 18_400_000_000, ..DownloadProgress::default() },
     };
     vec![
         ("connecting", network),
