@@ -1,9 +1,9 @@
 //! Draws every screen of the picker to PNG files, for people who work on its looks:
 //! `cargo run -p bt-node --example preview -- DIR [WIDTHxHEIGHT ...]`.
 
-#[path = "../tests/screens/canvas.rs"]
+#[path = "../tests/it/screens/canvas.rs"]
 mod canvas;
-#[path = "../tests/screens/samples.rs"]
+#[path = "../tests/it/screens/samples.rs"]
 mod samples;
 
 use std::path::PathBuf;

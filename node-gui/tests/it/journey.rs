@@ -13,7 +13,7 @@ use bt_node::journey::{
 };
 
 /// Everything below this line of the page is drawn.
-const DRAWN: &str = "<!-- Drawn by node-gui/tests/journey.rs; BT_ACCEPT=1 redraws it. -->\n";
+const DRAWN: &str = "<!-- Drawn by node-gui/tests/it/journey.rs; BT_ACCEPT=1 redraws it. -->\n";
 /// More places than the walk may find: each has another menu, system, countdown or figure.
 const MAX_PLACES: usize = 2_000;
 
@@ -227,7 +227,7 @@ fn the_page_of_the_journey_shows_what_the_code_does() {
     assert!(
         drawn == now,
         "docs/journey.md shows another journey than the code.\n  no longer true: {:#?}\n  not shown yet: {:#?}\n\
-         If that is intended, redraw it and review the change:\n  BT_ACCEPT=1 cargo test -p bt-node --test journey",
+         If that is intended, redraw it and review the change:\n  BT_ACCEPT=1 cargo test -p bt-node --test it journey",
         shown.difference(&made).collect::<Vec<_>>(),
         made.difference(&shown).collect::<Vec<_>>(),
     );
