@@ -107,19 +107,21 @@ impl FromStr for ByteSize {
 }
 
 impl fmt::Display for ByteSize {
+    /// For people: in decimal units, as disks and download pages state sizes; two digits at least.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-        for (size, unit) in UNITS {
-            if self.0 >= size {
-                let value = self.0 as f64 / size as f64;
-                return if value < 10.0 && !self.0.is_multiple_of(size) {
-                    write!(f, "{value:.1} {unit}")
-                } else {
-                    write!(f, "{value:.0} {unit}")
-                };
-            }
+        const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
+        if self.0 < 1000 {
+            return write!(f, "{} B", self.0);
         }
-        write!(f, "{} B", self.0)
+        let mut value = self.0 as f64 / 1000.0;
+        let mut unit = 0;
+        // What would be rounded to a thousand of one unit is one of the next.
+        while value >= 999.5 && unit + 1 < UNITS.len() {
+            value /= 1000.0;
+            unit += 1;
+        }
+        let digits = usize::from(value < 9.95);
+        write!(f, "{value:.digits$} {}", UNITS[unit])
     }
 }
 
@@ -216,6 +218,23 @@ mod tests {
         check("77", 77);
         assert!("-1 GiB".parse::<ByteSize>().is_err());
         assert!("99999999 GiB".parse::<ByteSize>().is_err());
-        assert_eq!(ByteSize(3 << 29).to_string(), "1.5 GiB");
+        assert!("1 Gib".parse::<ByteSize>().is_err(), "bits");
+    }
+
+    #[test]
+    fn sizes_are_shown_in_one_family_of_units() {
+        let check = |bytes, text: &str| assert_eq!(ByteSize(bytes).to_string(), text);
+        check(0, "0 B");
+        check(999, "999 B");
+        check(1000, "1.0 kB");
+        check(9_949, "9.9 kB");
+        check(9_950, "10 kB");
+        check(999_499, "999 kB");
+        check(999_500, "1.0 MB");
+        check(700 << 20, "734 MB");
+        check(3 << 29, "1.6 GB");
+        check(16 << 30, "17 GB");
+        check(5_000_000_000_000, "5.0 TB");
+        check(u64::MAX, "18446744 TB");
     }
 }

@@ -339,7 +339,7 @@ mod tests {
     #[test]
     fn an_image_is_needed_once() {
         assert!(matches!(plan(&live(800), &pc(1152)), Ok(BootPlan::Pmem(_))));
-        assert_eq!(why(&live(800), &pc(752)), "Needs 1.1 GiB; this PC has 752 MiB.");
+        assert_eq!(why(&live(800), &pc(752)), "Needs 1.2 GB; this PC has 789 MB.");
     }
 
     #[test]
@@ -355,7 +355,7 @@ mod tests {
     fn a_system_set_to_the_initrd_method_needs_its_image_twice() {
         let system = System { way: Some(Way::Initrd), ..live(300) };
         assert!(matches!(plan(&system, &pc(1100)), Ok(BootPlan::InPlace(_))));
-        assert!(why(&system, &pc(900)).starts_with("Needs 1002 MiB"), "{}", why(&system, &pc(900)));
+        assert!(why(&system, &pc(900)).starts_with("Needs 1.1 GB"), "{}", why(&system, &pc(900)));
         assert!(plan(&live(300), &pc(900)).is_ok());
     }
 
@@ -392,10 +392,10 @@ mod tests {
         machine.runs = (0..6).map(|n| run(100 + 200 * n, 90)).collect();
         assert_eq!(
             why(&live(800), &machine),
-            "Needs 800 MiB; this PC has 360 MiB in up to 4 pieces."
+            "Needs 839 MB; this PC has 377 MB in up to 4 pieces."
         );
         machine.runs = vec![run(100, 30), run(200, 40)];
-        assert_eq!(why(&live(20), &machine), "Needs 42 MiB; this PC has 40 MiB in one piece.");
+        assert_eq!(why(&live(20), &machine), "Needs 44 MB; this PC has 42 MB in one piece.");
         machine.runs = vec![run(100, 450), run(700, 450)];
         assert!(plan(&live(800), &machine).is_ok());
     }
@@ -409,7 +409,7 @@ mod tests {
         machine.map = ram(918);
         assert_eq!(
             why(&live(800), &machine),
-            "Its kernel needs another 62 MiB in one piece, which this PC lacks."
+            "Its kernel needs another 65 MB in one piece, which this PC lacks."
         );
         machine.map = ram(2048);
         assert!(plan(&live(800), &machine).is_ok());

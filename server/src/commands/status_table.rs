@@ -271,11 +271,11 @@ Catalog version 17, signed 10 min ago, valid for 29 days more
 The newest edit is NOT live:
   catalog/x.toml, line 3, column 1: no
 
-  system  name       size   peers  sent
-  debian  Debian 12  3 GiB  12     0 B
+  system  name       size    peers  sent
+  debian  Debian 12  3.2 GB  12     0 B
 
-  PC                 address     name  boots by  stage        system  progress         seen
-  52:54:00:12:34:56  10.77.0.50  -     -         downloading  debian  42 % at 1 MiB/s  10 s ago
+  PC                 address     name  boots by  stage        system  progress          seen
+  52:54:00:12:34:56  10.77.0.50  -     -         downloading  debian  42 % at 1.0 MB/s  10 s ago
 
 Last problems
   10 s ago: the disk is full";
