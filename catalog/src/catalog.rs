@@ -13,7 +13,7 @@ use crate::entry::position;
 use crate::values::cpu_flag;
 use crate::version::{self, Program, Readable, VersionError};
 use crate::{
-    ByteSize, CatalogError, Digest, Family, Firmware, Infohash, LabId, Role, SystemId, Way,
+    BootMethod, ByteSize, CatalogError, Digest, Family, Firmware, Infohash, LabId, Role, SystemId,
 };
 
 /// The largest document a node reads, in bytes; 256 systems take about 200 KiB.
@@ -87,7 +87,7 @@ pub struct System {
     /// How it finds its image.
     pub family: Family,
     /// The only boot method its image may take, if the supervisor chose one.
-    pub way: Option<Way>,
+    pub method: Option<BootMethod>,
     /// Memory that its kernel needs to start (`init_size` of its header); 0 where it is not known.
     pub kernel_memory: ByteSize,
     /// Whether its kernel carries a signature for Secure Boot.
@@ -161,6 +161,7 @@ struct RawSystem {
     min_ram_bytes: u64,
     family: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    // The first boot files know the key by this name only.
     way: Option<String>,
     #[serde(default)]
     kernel_memory_bytes: u64,
@@ -326,7 +327,7 @@ impl From<&System> for RawSystem {
             cmdline: system.cmdline.clone(),
             min_ram_bytes: system.min_ram.0,
             family: system.family.name().into(),
-            way: system.way.map(|way| way.name().into()),
+            way: system.method.map(|method| method.name().into()),
             kernel_memory_bytes: system.kernel_memory.0,
             kernel_signed: system.kernel_signed,
             cpu: system.cpu.clone(),
@@ -385,7 +386,7 @@ impl RawSystem {
             cmdline: self.cmdline,
             min_ram: ByteSize(self.min_ram_bytes),
             family,
-            way: self.way.map(|way| way.parse()).transpose()?,
+            method: self.way.map(|method| method.parse()).transpose()?,
             kernel_memory: ByteSize(self.kernel_memory_bytes),
             kernel_signed: self.kernel_signed,
             cpu: self.cpu.iter().map(|flag| cpu_flag(flag)).collect::<Result<_, _>>()?,
@@ -426,7 +427,7 @@ pub(crate) mod tests {
                 cmdline: "quiet root=/dev/x key=\"a b\"".into(),
                 min_ram: ByteSize(1 << 30),
                 family: Family::Plain,
-                way: None,
+                method: None,
                 kernel_memory: ByteSize(69_000_000),
                 kernel_signed: true,
                 cpu: Vec::new(),
@@ -454,7 +455,7 @@ pub(crate) mod tests {
         system.files = Role::ALL.map(file).into();
         system.family = Family::DebianLive;
         system.cmdline = "quiet".into();
-        system.way = Some(Way::Pmem);
+        system.method = Some(BootMethod::Pmem);
         system.cpu = vec!["avx2".into()];
         system.firmware = Some(Firmware::Uefi);
         let text = catalog.to_toml();

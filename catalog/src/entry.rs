@@ -11,7 +11,7 @@ use toml::Spanned;
 
 use crate::families::RESERVED;
 use crate::values::{ByteSize, Firmware, Role, SystemId, cpu_flag};
-use crate::{EntryError, Family, Way};
+use crate::{BootMethod, EntryError, Family};
 
 /// The icon of a system.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub struct Entry {
     /// How the system finds its image; `Plain` exactly where there is no image.
     pub family: Family,
     /// The only boot method its image may take, if the supervisor chose one.
-    pub way: Option<Way>,
+    pub method: Option<BootMethod>,
     /// The kernel command line, without what [`crate::command_line`] adds; printable ASCII, at most 2,000 characters.
     pub cmdline: String,
     /// What the system needs itself, without its files.
@@ -153,7 +153,7 @@ impl RawEntry {
             image,
             handover: self.handover.as_ref().map(inside_lab).transpose()?,
             family,
-            way: self.method.as_ref().map(parsed).transpose()?,
+            method: self.method.as_ref().map(parsed).transpose()?,
             cmdline: line,
             min_ram: self.min_ram.as_ref().map_or(Ok(ByteSize(256 << 20)), parsed)?,
             cpu: self
@@ -299,7 +299,10 @@ mod tests {
         let more = "method = \"initrd\"\ncpu = [\"avx2\"]\nfirmware = \"uefi\"\n";
         let entry = Entry::parse(id(), &format!("{IMAGE}{more}")).expect("valid");
         assert_eq!(entry.files().iter().map(|(role, _)| *role).collect::<Vec<_>>(), Role::ALL);
-        assert_eq!((entry.way, entry.firmware), (Some(Way::Initrd), Some(Firmware::Uefi)));
+        assert_eq!(
+            (entry.method, entry.firmware),
+            (Some(BootMethod::Initrd), Some(Firmware::Uefi))
+        );
         assert_eq!(entry.cpu, ["avx2"]);
     }
 
@@ -307,7 +310,7 @@ mod tests {
     fn the_first_releases_word_for_the_boot_method_still_works() {
         let entry = |more: &str| Entry::parse(id(), &format!("{IMAGE}{more}"));
         assert_eq!(entry("way = \"pmem\"\n"), entry("method = \"pmem\"\n"));
-        assert_eq!(entry("way = \"pmem\"\n").expect("valid").way, Some(Way::Pmem));
+        assert_eq!(entry("way = \"pmem\"\n").expect("valid").method, Some(BootMethod::Pmem));
         refused(&format!("{IMAGE}way = \"pmem\"\nmethod = \"pmem\"\n"), 7, "keep one");
     }
 

@@ -44,7 +44,7 @@ pub enum Family {
 
 /// How the image gets into the system's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Way {
+pub enum BootMethod {
     /// It stays where it was downloaded to, and the system sees it as `/dev/pmem0`: the zero-copy method.
     Pmem,
     /// It is a file of the initramfs: the method `initrd`, which needs three times its size for a moment.
@@ -228,7 +228,7 @@ impl FromStr for Family {
     }
 }
 
-impl Way {
+impl BootMethod {
     /// The name in TOML.
     pub fn name(self) -> &'static str {
         match self {
@@ -238,15 +238,17 @@ impl Way {
     }
 }
 
-impl FromStr for Way {
+impl FromStr for BootMethod {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        [Self::Pmem, Self::Initrd].into_iter().find(|way| way.name() == text).ok_or_else(|| {
-            format!(
-                "unknown boot method `{text}`; expected \"pmem\" or \"initrd\", or leave it out"
-            )
-        })
+        [Self::Pmem, Self::Initrd].into_iter().find(|method| method.name() == text).ok_or_else(
+            || {
+                format!(
+                    "unknown boot method `{text}`; expected \"pmem\" or \"initrd\", or leave it out"
+                )
+            },
+        )
     }
 }
 
@@ -388,8 +390,11 @@ mod tests {
         }
         // One row for each variant: `as usize` counts them.
         assert_eq!(ROWS.map(|row| row.family as usize), [0, 1, 2, 3, 4, 5, 6]);
-        assert_eq!(["pmem".parse(), "initrd".parse()], [Ok(Way::Pmem), Ok(Way::Initrd)]);
-        assert!("kexec".parse::<Way>().is_err());
+        assert_eq!(
+            ["pmem".parse(), "initrd".parse()],
+            [Ok(BootMethod::Pmem), Ok(BootMethod::Initrd)]
+        );
+        assert!("kexec".parse::<BootMethod>().is_err());
     }
 
     #[test]

@@ -38,7 +38,9 @@ pub use catalog::{Catalog, Icon, MAX_BYTES, MAX_SYSTEMS, System, SystemFile, Too
 pub use cmdline::{BOOTIF_ETHERNET, Cmdline, NodeWords, word};
 pub use entry::{Entry, EntryIcon, line_of_text, position};
 pub use error::{CatalogError, EntryError};
-pub use families::{Family, HANDOVER_IMAGE, HANDOVER_INIT, MAX_RANGES, Medium, Way, command_line};
+pub use families::{
+    BootMethod, Family, HANDOVER_IMAGE, HANDOVER_INIT, MAX_RANGES, Medium, command_line,
+};
 pub use kernel::{KERNEL_HEADER_BYTES, KernelHeader};
 #[cfg(feature = "sign")]
 pub use keys::SecretKey;

@@ -116,7 +116,7 @@ pub(crate) mod tests {
             cmdline: "quiet".into(),
             min_ram: ByteSize(0),
             family: Family::Plain,
-            way: None,
+            method: None,
             kernel_memory: ByteSize(0),
             kernel_signed: false,
             cpu: Vec::new(),

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use bt_catalog::{ByteSize, Firmware, MAX_RANGES, Role, System, Way};
+use bt_catalog::{BootMethod, ByteSize, Firmware, MAX_RANGES, Role, System};
 
 use super::initrd::{Composition, MAX_IMAGE};
 use super::kernel_layout::BUNDLE;
@@ -86,10 +86,10 @@ pub fn plan(system: &System, machine: &Machine) -> Result<BootPlan, Problem> {
         });
     }
     let has_pmem = system.file(Role::Handover).is_some();
-    match system.way {
-        Some(Way::Initrd) => in_place(system, machine),
+    match system.method {
+        Some(BootMethod::Initrd) => in_place(system, machine),
         _ if !has_pmem => in_place(system, machine),
-        Some(Way::Pmem) => pmem(system, machine),
+        Some(BootMethod::Pmem) => pmem(system, machine),
         // The reason against the method that needs least is the one that counts.
         None => pmem(system, machine).or_else(|why| in_place(system, machine).map_err(|_| why)),
     }
@@ -115,7 +115,7 @@ fn check_kind(system: &System, machine: &Machine) -> Result<(), Problem> {
     if machine.is_locked_down && !system.kernel_signed {
         return Err(refuse(system, "Secure Boot is on, and this system's kernel is not signed."));
     }
-    if machine.is_locked_down && system.way == Some(Way::Pmem) {
+    if machine.is_locked_down && system.method == Some(BootMethod::Pmem) {
         let why = "Secure Boot is on, and it forbids this system's boot method.";
         return Err(refuse(system, why));
     }
@@ -353,7 +353,7 @@ mod tests {
 
     #[test]
     fn a_system_set_to_the_initrd_method_needs_its_image_twice() {
-        let system = System { way: Some(Way::Initrd), ..live(300) };
+        let system = System { method: Some(BootMethod::Initrd), ..live(300) };
         assert!(matches!(plan(&system, &pc(1100)), Ok(BootPlan::InPlace(_))));
         assert!(why(&system, &pc(900)).starts_with("Needs 1.1 GB"), "{}", why(&system, &pc(900)));
         assert!(plan(&live(300), &pc(900)).is_ok());
@@ -366,7 +366,7 @@ mod tests {
         assert!(why(&live(300), &locked(4096)).contains("not signed"));
         assert_eq!(plan(&signed, &locked(1400)), Ok(BootPlan::Files));
         assert!(why(&signed, &locked(1200)).contains("free"));
-        let forced = System { way: Some(Way::Pmem), ..signed };
+        let forced = System { method: Some(BootMethod::Pmem), ..signed };
         assert!(why(&forced, &locked(4096)).contains("forbids"));
     }
 

@@ -387,7 +387,7 @@ fn system_of(ready: &Ready, announce: &str) -> System {
         cmdline: entry.cmdline.clone(),
         min_ram: entry.min_ram,
         family: entry.family,
-        way: entry.way,
+        method: entry.method,
         kernel_memory: ByteSize(kernel.as_ref().map_or(0, |kernel| u64::from(kernel.init_size))),
         kernel_signed: kernel.as_ref().is_some_and(|kernel| kernel.signed),
         cpu: entry.cpu.clone(),

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::commands::handover::medium::{self, Medium, Proof};
+use crate::commands::handover::method::Method;
 use crate::commands::handover::search::Attempt;
-use crate::commands::handover::way::Way;
 use crate::commands::handover::words;
 use crate::commands::image::{self, Kind};
 use crate::room::testbed::Testbed;
@@ -56,7 +56,7 @@ pub fn make_image() -> Result<PathBuf> {
 fn boot(testbed: &mut Testbed, name: &str, memory: u32, words: &str) -> Result<Attempt> {
     let iso = make_image()?;
     let proof = Proof::Sha256(medium::sha256(&iso)?);
-    let mut medium = Medium::prepare(testbed, Way::Pmem, &iso, name, proof, None)?;
+    let mut medium = Medium::prepare(testbed, Method::Pmem, &iso, name, proof, None)?;
     medium.words = words.into();
     medium.boot(testbed, memory, None)
 }

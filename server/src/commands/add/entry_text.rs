@@ -1,6 +1,6 @@
 //! Core: the commented `catalog/<id>.toml` of a system that was added.
 
-use bt_catalog::{Family, Way};
+use bt_catalog::{BootMethod, Family};
 
 use super::files::{HANDOVER, IMAGE, INITRD, KERNEL};
 
@@ -21,8 +21,8 @@ pub struct EntryText {
     pub has_initrd: bool,
     /// The family; `Plain` where there is no image.
     pub family: Family,
-    /// The only way, where there is only one.
-    pub way: Option<Way>,
+    /// The only method, where there is only one.
+    pub method: Option<BootMethod>,
     /// The command line, without what the hand-over gives.
     pub cmdline: String,
     /// Memory that the system needs itself, such as `512 MiB`.
@@ -52,14 +52,14 @@ impl EntryText {
             line(format!("handover = \"images/{id}/{HANDOVER}\""));
             line(format!("family   = \"{}\"", self.family.name()));
         }
-        match self.way {
-            Some(Way::Initrd) => {
+        match self.method {
+            Some(BootMethod::Initrd) => {
                 line("# This kernel cannot keep the image where it is: the PC needs three times its size.".into());
-                line("way      = \"initrd\"".into());
+                line("method   = \"initrd\"".into());
             }
-            Some(Way::Pmem) => {
+            Some(BootMethod::Pmem) => {
                 line("# This kernel has no loop devices.".into());
-                line("way      = \"pmem\"".into());
+                line("method   = \"pmem\"".into());
             }
             None => {}
         }
@@ -130,7 +130,7 @@ mod tests {
 
     use super::*;
 
-    fn entry(family: Family, way: Option<Way>) -> EntryText {
+    fn entry(family: Family, method: Option<BootMethod>) -> EntryText {
         let cmdline = if family == Family::Kiwi { "root=live:CDLABEL=X quiet" } else { "quiet" };
         EntryText {
             id: "x".into(),
@@ -140,7 +140,7 @@ mod tests {
             release: "6.1.0-56-amd64".into(),
             has_initrd: true,
             family,
-            way,
+            method,
             cmdline: cmdline.into(),
             min_ram: "512 MiB",
         }
@@ -149,13 +149,13 @@ mod tests {
     #[test]
     fn what_is_written_is_an_entry_that_the_server_takes() {
         for family in Family::all() {
-            let ways = [None, Some(Way::Initrd), Some(Way::Pmem)];
-            let ways = if family == Family::Plain { &ways[..1] } else { &ways[..] };
-            for way in ways {
-                let text = entry(family, *way).text();
+            let methods = [None, Some(BootMethod::Initrd), Some(BootMethod::Pmem)];
+            let methods = if family == Family::Plain { &methods[..1] } else { &methods[..] };
+            for method in methods {
+                let text = entry(family, *method).text();
                 let read = Entry::parse("x".parse().expect("an id"), &text);
                 let read = read.unwrap_or_else(|error| panic!("{error}\n{text}"));
-                assert_eq!((read.family, read.way), (family, *way));
+                assert_eq!((read.family, read.method), (family, *method));
                 assert_eq!(read.name, "A \"quoted\" \\ name");
             }
         }

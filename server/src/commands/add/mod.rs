@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use bt_catalog::{Entry, Family, KernelHeader, SystemId, Way};
+use bt_catalog::{BootMethod, Entry, Family, KernelHeader, SystemId};
 use bt_initramfs::handover::Part;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
@@ -86,14 +86,14 @@ pub fn add(lab: &Lab, options: &Options) -> Result<Vec<String>> {
             signature(&kernel)
         ),
     ];
-    let mut way = None;
+    let mut method = None;
     if found.family != Family::Plain {
         let squashfs = input.squashfs(&found);
         let sources =
             Sources { named: options.modules.as_deref(), squashfs: &squashfs, root: input.root() };
         let (part, place) = modules::part(&kernel.release, &sources)
             .with_context(|| format!("it is {}", found.what))?;
-        way = way_of(&part, &mut found)?;
+        method = method_of(&part, &mut found)?;
         lines.push(format!("found   its modules in {place}: {}", listed(&part)));
         fs::write(folder.path().join(HANDOVER), &part.bytes)
             .context("cannot write the hand-over part")?;
@@ -102,7 +102,7 @@ pub fn add(lab: &Lab, options: &Options) -> Result<Vec<String>> {
         image(&input, &found, &folder.path().join(IMAGE), &bar)?;
     }
     bar.finish_and_clear();
-    let entry = entry(&input, options, &id, &found, &kernel, way);
+    let entry = entry(&input, options, &id, &found, &kernel, method);
     let kept = check_entry(lab, &id, &entry)?;
     install(lab, &id, folder)?;
     lines.extend(report_files(lab, &id)?);
@@ -221,14 +221,14 @@ fn stage(lab: &Lab, id: &SystemId) -> Result<(tempfile::TempDir, fs::File)> {
     Ok((folder, lock))
 }
 
-/// Removes the folders of `add`s that were stopped half-way.
+/// Removes the folders of `add`s that were stopped halfway.
 fn remove_interrupted(images: &Path) {
     for entry in fs::read_dir(images).into_iter().flatten().flatten() {
         let is_staged = entry.file_name().to_string_lossy().starts_with(ADDING);
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
         let is_free = || fs::File::open(entry.path()).is_ok_and(|folder| folder.try_lock().is_ok());
         if is_staged && is_folder && is_free() {
-            // What cannot be removed is in nobody's way but the disk's.
+            // What cannot be removed is an obstacle to nobody but the disk.
             let _removed = fs::remove_dir_all(entry.path());
         }
     }
@@ -271,8 +271,8 @@ fn is_untried(family: Family) -> bool {
     matches!(family, Family::Casper | Family::Archiso | Family::Kiwi)
 }
 
-/// Which ways this kernel leaves open.
-fn way_of(part: &Part, found: &mut Layout) -> Result<Option<Way>> {
+/// Which methods this kernel leaves open.
+fn method_of(part: &Part, found: &mut Layout) -> Result<Option<BootMethod>> {
     if part.has_pmem && !part.has_join {
         found.unsure.push(
             "this kernel has no device mapper (dm_mod), so the image has to lie in one piece of memory: large images may \
@@ -282,14 +282,14 @@ fn way_of(part: &Part, found: &mut Layout) -> Result<Option<Way>> {
     }
     match (part.has_pmem, part.has_loop) {
         (true, true) => Ok(None),
-        (true, false) => Ok(Some(Way::Pmem)),
+        (true, false) => Ok(Some(BootMethod::Pmem)),
         (false, true) => {
             found.unsure.push(
                 "this kernel has no driver for memory that keeps its content (CONFIG_X86_PMEM_LEGACY), so the image is \
                  three times in memory while it starts: for small images only"
                     .to_owned(),
             );
-            Ok(Some(Way::Initrd))
+            Ok(Some(BootMethod::Initrd))
         }
         (false, false) => bail!(
             "this kernel has neither nd_pmem and nd_e820 nor loop: it cannot get an image handed over"
@@ -383,7 +383,7 @@ fn entry(
     id: &SystemId,
     found: &Layout,
     kernel: &KernelHeader,
-    way: Option<Way>,
+    method: Option<BootMethod>,
 ) -> EntryText {
     let release = ["usr/lib/os-release", "etc/os-release"]
         .iter()
@@ -408,7 +408,7 @@ fn entry(
         release: kernel.release.clone(),
         has_initrd: found.initrd.is_some(),
         family: found.family,
-        way,
+        method,
         cmdline: found.words.join(" "),
         min_ram: min_ram(input, found),
     }
@@ -457,7 +457,7 @@ fn check_entry(lab: &Lab, id: &SystemId, new: &EntryText) -> Result<bool> {
     ensure!(
         old.files() == new.files()
             && old.family == new.family
-            && (new.way.is_none() || old.way == new.way),
+            && (new.method.is_none() || old.method == new.method),
         "catalog/{id}.toml describes another kind of system or other files; choose another --id, or remove that file and \
          add again"
     );

@@ -198,7 +198,7 @@ fn check_medium(bench: &Bench, squashfs: &[u8]) {
     assert!(part.starts_with(b"070701") && part.len().is_multiple_of(512));
     let entry = bench.entry("debian");
     assert_eq!(
-        (entry.family, entry.way, entry.cmdline.as_str()),
+        (entry.family, entry.method, entry.cmdline.as_str()),
         (Family::DebianLive, None, "quiet")
     );
     assert_eq!(entry.files().iter().map(|(role, _)| *role).collect::<Vec<_>>(), Role::ALL);

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
+use super::method::Method;
 use super::search::Attempt;
-use super::way::Way;
 use crate::host::clock;
 use crate::host::process::run;
 use crate::room::qemu::Machine;
@@ -58,7 +58,7 @@ impl Medium {
     /// Makes the lab: adds `image` by `bt-server add` and offers it with the boot method `way`, to PCs with this firmware.
     pub fn prepare(
         testbed: &Testbed,
-        way: Way,
+        method: Method,
         image: &Path,
         name: &str,
         proof: Proof,
@@ -73,10 +73,10 @@ impl Medium {
         run(add)?;
         let entry = lab.folder().join("catalog").join(format!("{ID}.toml"));
         let text = std::fs::read_to_string(&entry).context("bt-server add wrote no entry")?;
-        std::fs::write(&entry, adapted(&text, way)).context("cannot change the entry")?;
-        let server = match way {
-            Way::KexecTools => None,
-            Way::Pmem | Way::Initrd => Some(testbed.serve(&lab, name)?),
+        std::fs::write(&entry, adapted(&text, method)).context("cannot change the entry")?;
+        let server = match method {
+            Method::KexecTools => None,
+            Method::Pmem | Method::Initrd => Some(testbed.serve(&lab, name)?),
         };
         Ok(Self { name: name.into(), proof, words: String::new(), lab, _server: server })
     }
@@ -175,7 +175,7 @@ pub fn judge(console: &str, proof: &Proof) -> Option<Attempt> {
 }
 
 /// The entry with a serial console, and with the boot method that is measured.
-fn adapted(entry: &str, way: Way) -> String {
+fn adapted(entry: &str, method: Method) -> String {
     let mut text = String::new();
     for line in entry.lines() {
         let key = line.split('=').next().unwrap_or_default().trim();
@@ -189,8 +189,10 @@ fn adapted(entry: &str, way: Way) -> String {
         }
     }
     let has_image = text.lines().any(|line| line.starts_with("image "));
-    match way {
-        Way::Pmem | Way::Initrd if has_image => text + &format!("method = \"{}\"\n", way.name()),
+    match method {
+        Method::Pmem | Method::Initrd if has_image => {
+            text + &format!("method = \"{}\"\n", method.name())
+        }
         _ => text,
     }
 }
@@ -246,7 +248,7 @@ mod tests {
         for key in ["method  ", "way     "] {
             let entry =
                 format!("image    = \"a\"\n{key} = \"initrd\"   # why\ncmdline  = \"quiet\"\n");
-            let adapted = adapted(&entry, Way::Pmem);
+            let adapted = adapted(&entry, Method::Pmem);
             let table: toml::Table = adapted.parse().expect("TOML");
             assert_eq!(table["method"].as_str(), Some("pmem"));
             assert!(!table.contains_key("way"), "{adapted}");

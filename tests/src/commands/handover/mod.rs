@@ -5,10 +5,10 @@
 //! download. For comparison with the two boot methods: kexec-tools, which copies the image into an initrd.
 
 pub mod medium;
+pub mod method;
 mod peer;
 mod plot;
 pub mod search;
-pub mod way;
 
 use std::path::{Path, PathBuf};
 
@@ -23,9 +23,9 @@ use crate::host::packages::{self, Extra};
 use crate::room::route::FirmwareKind;
 use crate::room::testbed::Testbed;
 use medium::{Medium, Proof};
+use method::Method;
 use plot::Line;
 use search::{Attempt, Search};
-use way::Way;
 
 /// Find the least memory with which a PC boots a live system of each size
 ///
@@ -44,7 +44,7 @@ pub struct Options {
         value_delimiter = ',',
         default_value = "pmem,initrd,kexec-tools"
     )]
-    methods: Vec<Way>,
+    methods: Vec<Method>,
     /// Resolution of the search, in MiB
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
     step: u32,
@@ -76,7 +76,7 @@ pub struct Options {
 
 /// One boot method with one size.
 struct Found {
-    way: Way,
+    method: Method,
     size: u32,
     search: Search,
 }
@@ -87,7 +87,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
         bail!("a plain system has no image to hand over; choose another --kind");
     }
     packages::ensure_packages(Extra::Images, options.yes)?;
-    if options.methods.contains(&Way::KexecTools) {
+    if options.methods.contains(&Method::KexecTools) {
         packages::ensure_kexec_tools()?;
     }
     let images = images(options)?;
@@ -95,9 +95,9 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let mut testbed = Testbed::prepare(Extra::Images, Build::Release, options.yes, &out, None)?;
     let mut found = Vec::new();
     for (size, path) in &images {
-        for way in &options.methods {
-            let search = search_one(options, &mut testbed, *way, *size, path)?;
-            found.push(Found { way: *way, size: *size, search });
+        for method in &options.methods {
+            let search = search_one(options, &mut testbed, *method, *size, path)?;
+            found.push(Found { method: *method, size: *size, search });
         }
     }
     if let Some(file) = &options.plot {
@@ -129,25 +129,25 @@ fn images(options: &Options) -> Result<Vec<(u32, PathBuf)>> {
 fn search_one(
     options: &Options,
     testbed: &mut Testbed,
-    way: Way,
+    method: Method,
     size: u32,
     image: &Path,
 ) -> Result<Search> {
-    let name = format!("{}-{size}", way.name());
+    let name = format!("{}-{size}", method.name());
     let proof = match options.source {
         Some(_) => Proof::Words(options.says.clone()),
         None => Proof::Sha256(medium::sha256(image)?),
     };
-    let medium = Medium::prepare(testbed, way, image, &name, proof, options.firmware)?;
-    let (low, high) = way.guess(size);
+    let medium = Medium::prepare(testbed, method, image, &name, proof, options.firmware)?;
+    let (low, high) = method.guess(size);
     let mut search = match options.memory {
         Some(memory) => Search::new(memory.saturating_sub(1), memory, 1),
         None => Search::new(low, high, options.step),
     };
     while let Some(memory) = search.next() {
-        let attempt = match way {
-            Way::KexecTools => peer::boot(testbed, &medium, &name, memory),
-            Way::Pmem | Way::Initrd => medium.boot(testbed, memory, options.firmware),
+        let attempt = match method {
+            Method::KexecTools => peer::boot(testbed, &medium, &name, memory),
+            Method::Pmem | Method::Initrd => medium.boot(testbed, memory, options.firmware),
         };
         let attempt = attempt?;
         println!("  {name} MiB on a PC with {memory} MiB: {}", words(&attempt));
@@ -170,12 +170,12 @@ pub fn words(attempt: &Attempt) -> String {
 
 fn plot_of(found: &[Found]) -> String {
     let mut lines: Vec<Line> = Vec::new();
-    for Found { way, size, search } in found {
+    for Found { method, size, search } in found {
         let Some(smallest) = search.smallest() else { continue };
         let point = (f64::from(*size), f64::from(smallest));
-        match lines.iter_mut().find(|line| line.name == way.name()) {
+        match lines.iter_mut().find(|line| line.name == method.name()) {
             Some(line) => line.points.push(point),
-            None => lines.push(Line { name: way.name().into(), points: vec![point] }),
+            None => lines.push(Line { name: method.name().into(), points: vec![point] }),
         }
     }
     plot::svg("Least memory that boots a live system", "image, MiB", "memory, MiB", &lines)
@@ -184,23 +184,23 @@ fn plot_of(found: &[Found]) -> String {
 fn report(found: &[Found]) -> Outcome {
     let figures: Vec<Value> = found
         .iter()
-        .map(|Found { way, size, search }| {
+        .map(|Found { method, size, search }| {
             let tried: serde_json::Map<String, Value> = search
                 .seen
                 .iter()
                 .map(|(memory, attempt)| (memory.to_string(), json!(words(attempt))))
                 .collect();
-            json!({"way": way.name(), "image_mib": size, "smallest_mib": search.smallest(), "tried": tried})
+            json!({"way": method.name(), "image_mib": size, "smallest_mib": search.smallest(), "tried": tried})
         })
         .collect();
     let mut parts = Vec::new();
     let mut ok = true;
-    for Found { way, size, search } in found {
+    for Found { method, size, search } in found {
         let smallest = search.smallest().map_or("none".into(), |memory| format!("{memory} MiB"));
-        parts.push(format!("{} {size} MiB: {smallest}", way.name()));
+        parts.push(format!("{} {size} MiB: {smallest}", method.name()));
         // kexec-tools has no rule that refuses; our own methods must never break.
         ok &= search.smallest().is_some()
-            && (*way == Way::KexecTools || search.broken().next().is_none());
+            && (*method == Method::KexecTools || search.broken().next().is_none());
     }
     Outcome::new(ok, format!("least memory: {}", parts.join(", "))).with("found", json!(figures))
 }

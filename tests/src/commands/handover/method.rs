@@ -4,7 +4,7 @@ use clap::ValueEnum;
 
 /// How an image gets to its system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Way {
+pub enum Method {
     /// The image stays where it was downloaded
     Pmem,
     /// The image is a file of the initramfs
@@ -13,7 +13,7 @@ pub enum Way {
     KexecTools,
 }
 
-impl Way {
+impl Method {
     /// As `--methods` spells it.
     pub fn name(self) -> &'static str {
         match self {
