@@ -45,7 +45,7 @@ pub use kernel::{KERNEL_HEADER_BYTES, KernelHeader};
 #[cfg(feature = "sign")]
 pub use keys::SecretKey;
 pub use mac::{Mac, NotAMac};
-pub use report::{MAX_REPORT, NodeStage, Report, ReportError};
+pub use report::{MAX_PROBLEM, MAX_REPORT, NodeStage, Report, ReportError};
 pub use uuid::{NotAUuid, Uuid};
 pub use values::{ByteSize, Digest, Firmware, Infohash, LabId, Role, SystemId};
 

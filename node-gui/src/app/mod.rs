@@ -1,6 +1,6 @@
 //! Shell: the node as `/init`: one stream of events in, effects out, the screen set in one place.
 //!
-//! Slint has the main thread, tokio the others. Work runs in tasks that send [`Note`]s; each carries the ticket of its
+//! Slint has the main thread, tokio the others. Work runs in tasks that send `Note`s; each carries the ticket of its
 //! work, so that late notes of an abandoned task are ignored.
 
 use std::fs;

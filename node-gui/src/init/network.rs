@@ -1,7 +1,7 @@
 //! Shell: the network of `/init`: the interface that the firmware booted from, link, address, and the server's URL.
 //!
 //! By sysfs, `ip` and udhcpc, which stays for as long as the node lives and renews its lease
-//! (`/usr/share/udhcpc/default.script` writes [`LEASE`]).
+//! (`/usr/share/udhcpc/default.script` writes `LEASE`).
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -97,7 +97,7 @@ struct InitArgs {
     /// Where the Debian kernel is: a folder with boot/ and lib/modules/, or a linux-image package
     #[arg(long, default_value = "/", value_name = "DIR")]
     kernel: PathBuf,
-    /// The network card that the PCs are reached through
+    /// The network interface that the PCs are connected to
     #[arg(long, value_name = "IF")]
     interface: Option<String>,
     /// Who gives the addresses; without it, `init` looks whether another DHCP server answers

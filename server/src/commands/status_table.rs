@@ -33,8 +33,8 @@ fn gone_text(Gone { roles, pid, log }: &Gone) -> String {
         _ => (roles.to_string(), format!("bt-server start --roles {roles}")),
     };
     format!(
-        "{who}  gone (process {pid} ended without saying so)\n  \
-         -> `{command}` starts it anew; the end of {log}, and `dmesg`, may tell why it ended"
+        "{who}  not running (process {pid} exited unexpectedly)\n  \
+         -> restart it with `{command}`; see the end of {log} and `dmesg` for the cause"
     )
 }
 
@@ -221,12 +221,15 @@ mod tests {
         };
         let book = StatusBook::new("Lab A1", 812, at(1000)).snapshot(at(1001));
         let words = texts(std::slice::from_ref(&book), &[gone("dhcp", "state/run/dhcp.log")]);
-        let start = "dhcp  gone (process 123 ended without saying so)\n  \
-            -> `bt-server start --roles dhcp` starts it anew; the end of state/run/dhcp.log";
+        let start = "dhcp  not running (process 123 exited unexpectedly)\n  \
+            -> restart it with `bt-server start --roles dhcp`; see the end of state/run/dhcp.log";
         assert!(words.starts_with(start), "{words}");
         assert!(words.contains("\n\nLab A1 - "), "{words}");
         let all = texts(&[], &[gone("dhcp,tftp,http,seed", "state/log")]);
-        assert!(all.contains("bt-server  gone") && all.contains("`bt-server start`"), "{all}");
+        assert!(
+            all.contains("bt-server  not running") && all.contains("`bt-server start`"),
+            "{all}"
+        );
         assert_eq!(texts(std::slice::from_ref(&book), &[]), text(&book));
     }
 

@@ -1,6 +1,6 @@
 //! Shell: notices that the supervisor changed something in the lab.
 //!
-//! inotify tells at once where it works; a look every [`POLL`] finds the rest (network file
+//! inotify tells at once where it works; a look every `POLL` finds the rest (network file
 //! systems, folders behind symbolic links, a full table of watches).
 
 use std::path::Path;

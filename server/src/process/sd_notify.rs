@@ -74,7 +74,7 @@ impl Manager {
     fn tell(&self, message: &str) {
         let Some(socket) = &self.socket else { return };
         if let Err(error) = socket.send(message.as_bytes()) {
-            warn!(%error, message, "the service manager was not told");
+            warn!(%error, message, "the service manager was not notified");
         }
     }
 }

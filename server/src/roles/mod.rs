@@ -134,7 +134,7 @@ impl Site {
                     Err(error) => warn!(
                         interface = card.name,
                         %error,
-                        "other DHCP servers cannot be noticed: port 68 is not to be had"
+                        "cannot detect other DHCP servers: UDP port 68 is unavailable"
                     ),
                 }
             }
@@ -301,7 +301,7 @@ impl Roles {
                 Err(error) => ("a role", error.to_string()),
             };
             let text = format!(
-                "{name} has stopped working: {why}; `bt-server stop` and `bt-server start` start it anew"
+                "{name} has stopped working: {why}; `bt-server stop` and `bt-server start` restart it"
             );
             error!("{text}");
             self.apply(StatusEvent::Role { name, detail: why, is_up: false });

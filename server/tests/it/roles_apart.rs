@@ -352,9 +352,9 @@ fn a_role_that_was_killed_is_told_until_it_is_started_anew() {
     let output = bench.in_own_network(&script);
     let (shown, words) = (text(&output.stdout), text(&output.stderr));
     let (killed, again) = shown.split_once("---").expect(&words);
-    assert!(killed.starts_with("dhcp  gone (process "), "{killed}");
+    assert!(killed.starts_with("dhcp  not running (process "), "{killed}");
     assert!(killed.contains("`bt-server start --roles dhcp`"), "{killed}");
-    assert!(!again.contains("gone"), "{again}");
+    assert!(!again.contains("not running"), "{again}");
     let (dhcp, seed) = (again.find("  dhcp  up"), again.find("  seed  up"));
     assert!(dhcp.is_some() && dhcp < seed, "in the order of a boot: {again}");
     assert_eq!(again.matches("no catalog yet").count(), 1, "the seed waits for one: {again}");

@@ -596,7 +596,7 @@ impl<'a> World<'a> {
         let contributor = self.streams[index(stream)].from.to_be_bytes()[3];
         let layout = self.scenario.layout;
         let block = layout.block_at(range.piece, range.begin, range.length as usize);
-        let block = block.expect("only whole blocks are asked for");
+        let block = block.expect("a request is for complete blocks");
         self.outcome.draw(Duration::from_nanos(self.now), range.length);
         let machine = self.host(host);
         machine.received += u64::from(range.length);

@@ -1,6 +1,6 @@
 //! Core: what the two halves share, making and reading `.torrent` files (BEP 3, BEP 27).
 //!
-//! Reading is pure. [`create`] reads the payload once from disk; both hashes, SHA-1 of the pieces
+//! Reading is pure. [`create()`] reads the payload once from disk; both hashes, SHA-1 of the pieces
 //! for BitTorrent and SHA-256 of each file for the signed catalog, are taken in that one pass.
 //! Left out: version 2 torrents (BEP 52), nested folders, padding files, symbolic links.
 

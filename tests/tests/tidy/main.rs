@@ -3,6 +3,7 @@
 mod layout;
 mod planted_faults;
 mod source_tree;
+mod words;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -101,6 +102,101 @@ fn nothing_is_unwrapped_outside_tests() {
         }
     }
     assert_none("say with `expect` why it cannot fail, or handle it", broken);
+}
+
+/// Every unused word of these texts, each with its place.
+fn unused_words(texts: impl IntoIterator<Item = (String, String)>) -> Vec<String> {
+    let glossary = std::fs::read_to_string(workspace().join("docs/glossary.md"));
+    let unused = words::unused(&glossary.expect("the glossary is there"));
+    assert!(unused.len() > 20, "the glossary lists the words that are not used");
+    let mut broken = Vec::new();
+    for (place, text) in texts {
+        let found = words::found_in(&text, &unused);
+        broken.extend(found.iter().map(|word| format!("{place}: {word} in {:?}", text.trim())));
+    }
+    broken
+}
+
+#[test]
+fn messages_use_the_words_of_the_glossary() {
+    assert_none("see docs/glossary.md", unused_words(words::literals(&TREE)));
+}
+
+#[test]
+fn screens_use_the_words_of_the_glossary() {
+    let texts = sources("slint").into_iter().flat_map(|(name, source)| {
+        let texts = words::quoted_texts(&source).into_iter();
+        texts.map(move |(line, text)| (format!("{name}:{line}"), text)).collect::<Vec<_>>()
+    });
+    let scripts = sources("js").into_iter().flat_map(|(name, source)| {
+        let texts = words::quoted_texts(&source).into_iter();
+        texts.map(move |(line, text)| (format!("{name}:{line}"), text)).collect::<Vec<_>>()
+    });
+    let pages = sources("html").into_iter();
+    assert_none("see docs/glossary.md", unused_words(texts.chain(scripts).chain(pages)));
+}
+
+#[test]
+fn pages_use_the_words_of_the_glossary() {
+    let pages = sources("md").into_iter().filter(|(name, _)| !name.ends_with("glossary.md"));
+    let texts = pages.flat_map(|(name, page)| {
+        let lines = words::prose(&page).into_iter();
+        lines.map(move |(line, text)| (format!("{name}:{line}"), text)).collect::<Vec<_>>()
+    });
+    assert_none("see docs/glossary.md", unused_words(texts));
+}
+
+#[test]
+fn unused_words_are_found_and_their_exceptions_are_not() {
+    let glossary = "## Words we do not use\n\n| not | but | except in |\n|---|---|---|\n\
+                    | tell | show | tell your supervisor |\n| small Linux | netboot image | |\n";
+    let unused = words::unused(glossary);
+    let check = |text: &str, count: usize| {
+        assert_eq!(words::found_in(text, &unused).len(), count, "{text}");
+    };
+    check("Tell them of the small linux", 2);
+    check("If this keeps happening, tell your supervisor. A teller foretells.", 0);
+    check("tell your supervisor, and tell us", 1);
+    check("the key `tell` of `small Linux`", 0);
+}
+
+#[test]
+fn prose_is_wrapped_so_that_a_change_shows_a_sentence() {
+    const MOST: usize = 120;
+    let mut broken = Vec::new();
+    for (name, page) in sources("md") {
+        for (number, line) in words::prose(&page) {
+            // A table's row cannot be wrapped, and a link's address neither.
+            if line.chars().count() > MOST && !line.starts_with('|') && !line.contains("](") {
+                broken.push(format!("{name}:{number}: {} columns", line.chars().count()));
+            }
+        }
+    }
+    assert_none(&format!("wrap these at 100 columns, {MOST} at the most"), broken);
+}
+
+#[test]
+fn files_that_a_page_names_exist() {
+    let folders = ["catalog/", "docs/", "initramfs/", "node-gui/", "server/", "swarm/", "tests/"];
+    let is_path = |span: &&str| {
+        folders.iter().any(|folder| span.starts_with(folder))
+            && span
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "/._-".contains(c))
+    };
+    // A page about one package names its files from there.
+    let starts = ["", "swarm/src"].map(|start| workspace().join(start));
+    let mut broken = Vec::new();
+    for (name, page) in sources("md") {
+        for (number, line) in words::prose(&page) {
+            for span in line.split('`').skip(1).step_by(2).filter(is_path) {
+                if !starts.iter().any(|start| start.join(span).exists()) {
+                    broken.push(format!("{name}:{number}: {span}"));
+                }
+            }
+        }
+    }
+    assert_none("these were moved; name the new place", broken);
 }
 
 #[test]

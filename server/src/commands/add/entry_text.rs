@@ -69,7 +69,10 @@ impl EntryText {
             );
         }
         line(format!("cmdline  = {}", quoted(&self.cmdline)));
-        line("# What the system needs itself, beside its files: a guess; what works is for you to try.".into());
+        line(
+            "# What the system itself needs, without its files. This is a guess: try what works."
+                .into(),
+        );
         line(format!("min_ram  = \"{}\"", self.min_ram));
         line("# Only these rooms see it; without this line, all do.".into());
         line("#rooms   = [\"A1\"]".into());

@@ -92,7 +92,7 @@ fn entry(bytes: &[u8], at: usize) -> Option<(String, usize)> {
 
 fn unpack(packed: &[u8]) -> Result<Vec<u8>> {
     let Some((_, program)) = PACKED.iter().find(|(magic, _)| packed.starts_with(magic)) else {
-        bail!("it is packed in a way that is not known here")
+        bail!("it is compressed in an unknown format")
     };
     if *program == "zstd" {
         let mut bytes = Vec::new();
@@ -160,7 +160,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         assert!(names(file.path()).is_err());
         fs::write(file.path(), "text").expect("written");
-        assert!(names(file.path()).expect_err("no initrd").to_string().contains("not known"));
+        assert!(names(file.path()).expect_err("no initrd").to_string().contains("unknown format"));
     }
 
     proptest! {

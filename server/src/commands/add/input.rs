@@ -196,7 +196,7 @@ impl Input {
         }
         let (family, what) = found.context(
             "this root file system has no program that finds its image at boot: install live-boot (Debian), casper \
-             (Ubuntu) or dracut-live in it, and make its initrd anew",
+             (Ubuntu) or dracut-live in it, and rebuild its initrd",
         )?;
         let boot = names("boot")?;
         let newest = |start: &str| {

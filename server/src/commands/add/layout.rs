@@ -167,7 +167,7 @@ fn plain(names: &[String]) -> Option<Layout> {
     let initrd = initrd_beside(kernel);
     let mut unsure = Vec::new();
     if initrd.is_none() {
-        unsure.push("there is no initrd beside the kernel: right only if the kernel has everything built in".to_owned());
+        unsure.push("there is no initrd next to the kernel: right only if the kernel has everything built in".to_owned());
     }
     if kernel.starts_with("install.") {
         unsure.push(

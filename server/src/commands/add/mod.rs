@@ -96,7 +96,7 @@ pub fn add(lab: &Lab, options: &Options) -> Result<Vec<String>> {
         method = method_of(&part, &mut found)?;
         lines.push(format!("found   its modules in {place}: {}", listed(&part)));
         fs::write(folder.path().join(HANDOVER), &part.bytes)
-            .context("cannot write the hand-over part")?;
+            .context("cannot write the handover part")?;
         // The pause before was no copying.
         bar.reset_eta();
         image(&input, &found, &folder.path().join(IMAGE), &bar)?;

@@ -42,7 +42,7 @@ impl Trouble {
     }
 
     pub(super) fn io(error: std::io::Error) -> Self {
-        Self::new(format!("the network refuses: {error}"), "check the network card")
+        Self::new(format!("the network refuses: {error}"), "check the network interface")
     }
 }
 
@@ -249,7 +249,7 @@ fn remedy(name: &str, why: &str) -> String {
     if name.ends_with("/vmlinuz") || name.ends_with("/initrd.img") {
         format!("build the boot files: `{BUILD_BOOT_FILES}`")
     } else if why.contains("refuses") || why.contains("404") {
-        "install the loaders and restart the server: `apt install ipxe shim-signed \
+        "install the boot loaders and restart the server: `apt install ipxe shim-signed \
          grub-efi-amd64-signed`"
             .to_owned()
     } else if name.starts_with("http://") {

@@ -75,7 +75,7 @@ impl<'a> Asker<'a> {
             }),
             Err(error) => {
                 let what = format!("this program cannot ask for an address as a PC does: {error}");
-                let remedy = "run doctor as root, while no DHCP client runs on this card";
+                let remedy = "run doctor as root, while no DHCP client runs on this interface";
                 found.warn("dhcp", what, remedy);
                 None
             }
@@ -92,7 +92,7 @@ impl<'a> Asker<'a> {
             }
             Err(error) => {
                 let what = format!("nothing can be sent on {}: {error}", self.card.name);
-                found.fail("dhcp", what, "check the network card and its address");
+                found.fail("dhcp", what, "check the network interface and its address");
             }
         }
     }
@@ -145,10 +145,9 @@ impl<'a> Asker<'a> {
             let what = "the offer of this lab's server holds no address".to_owned();
             return Err(Trouble::new(what, NO_ANSWER));
         }
-        let remedy =
-            "loaders are chosen by `uefi_loader` and the kind of PC: docs/supervisor/loaders.md";
+        let remedy = "the boot loader follows from `uefi_loader` and the kind of PC: docs/supervisor/boot-loaders.md";
         let file =
-            file.ok_or_else(|| Trouble::new("it is not told what to boot".to_owned(), remedy))?;
+            file.ok_or_else(|| Trouble::new("it gets no boot information".to_owned(), remedy))?;
         Ok(Told { address: offer.address, file })
     }
 
@@ -255,7 +254,7 @@ fn strangers(
             let what = "no other server on this segment gives addresses".to_owned();
             match hidden {
                 Some(remedy) => {
-                    found.warn("dhcp", format!("no other server is heard: {HIDDEN}"), remedy);
+                    found.warn("dhcp", format!("no other server answers: {HIDDEN}"), remedy);
                 }
                 None => found.good("dhcp", what),
             }
@@ -263,7 +262,7 @@ fn strangers(
         (_, false) => found.good("dhcp", format!("addresses come from {givers}")),
         (_, true) => {
             let what = match hidden {
-                Some(_) => format!("no DHCP server is heard on {}: {HIDDEN}", card.name),
+                Some(_) => format!("no DHCP answer was received on {}: {HIDDEN}", card.name),
                 None => format!("no DHCP server answers on {}", card.name),
             };
             let remedy = "start the network's own DHCP server, or write `mode = \"full\"` and a \
@@ -272,7 +271,7 @@ fn strangers(
         }
     }
     if !booters.is_empty() && config.dhcp != DhcpMode::Off {
-        let what = format!("another server also tells PCs what to boot: {booters}");
+        let what = format!("another server also sends boot information to PCs: {booters}");
         let remedy = "PCs take whichever answers first: take its boot options (66, 67, next-server, \
                       filename) away";
         found.warn("dhcp", what, remedy);
@@ -340,7 +339,8 @@ mod tests {
     #[test]
     fn a_foreign_boot_file_is_told() {
         let other = heard(OTHER, true, Some("pxelinux.0"));
-        let expected = [(Verdict::Ok, "come from"), (Verdict::Warn, "what to boot: 10.77.0.9")];
+        let expected =
+            [(Verdict::Ok, "come from"), (Verdict::Warn, "boot information to PCs: 10.77.0.9")];
         check("mode = \"proxy\"", std::slice::from_ref(&other), &expected);
         check("mode = \"off\"", &[other], &expected[..1]);
     }

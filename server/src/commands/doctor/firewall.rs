@@ -38,7 +38,7 @@ impl Firewall {
     /// Says that none did.
     pub fn tell_unknown(found: &mut Diagnosis) {
         let remedy = "as root, with `nft` installed, doctor reads them";
-        found.warn("firewall", "this machine's firewall rules are not told".to_owned(), remedy);
+        found.warn("firewall", "cannot read this machine's firewall rules".to_owned(), remedy);
     }
 
     /// Whether what DHCP servers answer to this machine is dropped; PCs are not touched by that.

@@ -100,7 +100,7 @@ fn free(folder: &Path, whose: &str, found: &mut Diagnosis) {
             }
         }
         Err(error) => {
-            let what = format!("the free space for {whose} is not told: {error}");
+            let what = format!("cannot determine the free space for {whose}: {error}");
             found.warn("disk", what, REMEDY);
         }
     }
@@ -119,7 +119,7 @@ pub fn link(name: &str, found: &mut Diagnosis) {
         let remedy = "plug the cable in; check the switch and the other end";
         found.fail("link", format!("{address}, but no link: nothing is plugged in"), remedy);
     } else if interface.is_loopback {
-        let remedy = "name the network card of the lab as `interface` in server.toml";
+        let remedy = "name the network interface of the lab as `interface` in server.toml";
         found.warn("link", format!("{address}, which only this machine reaches"), remedy);
     } else {
         let speed = fs::read_to_string(format!("/sys/class/net/{name}/speed")).unwrap_or_default();
@@ -198,7 +198,7 @@ pub fn processes(running: &[(Instance, u32)], found: &mut Diagnosis) {
 
 /// Whether the nodes' initramfs trusts this lab.
 pub fn boot_files(lab: &Lab, found: &mut Diagnosis) {
-    let remedy = format!("build it anew: `{BUILD_BOOT_FILES}`");
+    let remedy = format!("rebuild it: `{BUILD_BOOT_FILES}`");
     let [_, initramfs] = lab.boot_files();
     let key = fs::read_to_string(lab.keys().join("root.pub")).ok();
     let Some(key) = key.and_then(|text| PublicKey::parse(&text).ok()) else { return };

@@ -132,7 +132,7 @@ fn network(
             found.fail("server", format!("the role {} does not run", role.name()), remedy);
         }
     }
-    found.section("A PC's way, by its firmware");
+    found.section("A PC's boot, by its firmware");
     progress("booting as each kind of PC does ...");
     let is_dhcp_ours = config.dhcp != DhcpMode::Off && running.contains(&ServerRole::Dhcp);
     if is_dhcp_ours && config.dhcp == DhcpMode::Proxy {

@@ -36,7 +36,7 @@ pub(super) fn examine(
             catalog
         }
         Err(why) => {
-            let remedy = "if keys were changed, build the boot files anew and restart the PCs";
+            let remedy = "if keys were changed, rebuild the boot files and restart the PCs";
             return found.fail("catalog", why, remedy);
         }
     };

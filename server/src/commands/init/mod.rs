@@ -92,7 +92,7 @@ pub fn init(options: &Options) -> Result<Vec<String>> {
     if folder.join("server.toml").exists() {
         report.kept("server.toml");
         if options.interface.is_some() || options.mode.is_some() {
-            report.next.push("write the card and the mode into server.toml yourself: it existed already, so --interface and --mode changed nothing".to_owned());
+            report.next.push("write the interface and the mode into server.toml yourself: it existed already, so --interface and --mode changed nothing".to_owned());
         }
     } else {
         let (mode, why) = match options.mode {
@@ -160,7 +160,7 @@ impl Report<'_> {
             steps.insert(0, format!("cd {}", self.folder.display()));
         }
         steps.push(card.advice());
-        steps.push("bt-server check     tells what is still missing".to_owned());
+        steps.push("bt-server check     reports what is still missing".to_owned());
         steps
             .push("bt-server start     then switch on a PC that boots from the network".to_owned());
         let numbered = (1..).zip(steps).map(|(number, step)| format!("  {number}. {step}"));
@@ -195,7 +195,7 @@ fn dhcp_mode(card: &Card) -> (Mode, String) {
     let looked = match card.address {
         Some((ip, _)) if !ip.is_loopback() => look(&card.name, ip),
         Some(_) => Err(io::Error::other("it is this machine alone")),
-        None => Err(io::Error::other("the card has no address")),
+        None => Err(io::Error::other("the interface has no address")),
     };
     match looked {
         Ok(offers) => match offers.iter().find(|offer| offer.address.is_some()) {
@@ -290,7 +290,7 @@ fn boot_files(options: &Options, lab: &Lab, lab_id: LabId, report: &mut Report<'
     }
     let build = |node: PathBuf| {
         // To stderr: the report on stdout is one piece, and this takes a while.
-        tell("packing the PCs' small Linux, about half a minute ...");
+        tell("packing the PCs' netboot image, about half a minute ...");
         bt_initramfs::build::build(&bt_initramfs::build::Options {
             node,
             busybox: BUSYBOX.into(),
@@ -316,7 +316,7 @@ fn boot_files(options: &Options, lab: &Lab, lab_id: LabId, report: &mut Report<'
     };
     let why_not = match built {
         Ok(kernel) => {
-            report.made("state/boot/", &format!("the PCs' small Linux, kernel {kernel}"));
+            report.made("state/boot/", &format!("the PCs' netboot image, kernel {kernel}"));
             return Ok(());
         }
         Err(why_not) => why_not,

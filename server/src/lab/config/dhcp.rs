@@ -149,8 +149,8 @@ pub(super) fn dhcp(raw: Option<Spanned<RawDhcp>>, has_more_cards: bool) -> At<Dh
         Some(("off", _)) => DhcpMode::Off,
         Some((other, at)) => {
             let cause = format!(
-                "mode `{other}` is not known; write \"proxy\" beside another DHCP server, \
-                 \"full\" where this server gives the addresses, or \"off\""
+                "mode `{other}` is not known; write \"proxy\" if another DHCP server assigns the addresses, \
+                 \"full\" if this one does, or \"off\""
             );
             return Err((at, cause));
         }

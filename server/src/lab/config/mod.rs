@@ -38,7 +38,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Config {
     /// The lab's name, as the picker shows it.
     pub name: String,
-    /// The network card that the PCs are reached through; the first, where there are several.
+    /// The network interface that the PCs are connected to; the first, where there are several.
     pub interface: String,
     /// The other network cards.
     pub more_interfaces: Vec<String>,
@@ -195,8 +195,8 @@ impl RawConfig {
     }
 }
 
-const NO_INTERFACE: &str = "the network card that the PCs are reached through is missing: write \
-                            `interface = \"eno1\"`; `ip -brief address` lists the cards";
+const NO_INTERFACE: &str = "the network interface that the PCs are connected to is missing: write \
+                            `interface = \"eno1\"`; `ip -brief address` lists the interfaces";
 
 /// `"eno1"`, or `["eno1", "eno2"]`; at least one.
 fn interfaces(raw: &Spanned<toml::Value>) -> At<Vec<String>> {
@@ -207,7 +207,7 @@ fn interfaces(raw: &Spanned<toml::Value>) -> At<Vec<String>> {
     };
     let Some(names) = names else {
         return wrong(
-            "write the network card's name, \"eno1\", or several: [\"eno1\", \"eno2\"]".into(),
+            "write the network interface's name, \"eno1\", or several: [\"eno1\", \"eno2\"]".into(),
         );
     };
     let mut found: Vec<String> = Vec::new();
@@ -215,7 +215,7 @@ fn interfaces(raw: &Spanned<toml::Value>) -> At<Vec<String>> {
         let is_fit = |c: char| c.is_ascii_graphic() && c != '/';
         if !(1..=LONGEST_CARD).contains(&name.len()) || !name.chars().all(is_fit) {
             return wrong(format!(
-                "`interface`: {name:?} is no network card; `ip -brief address` lists them"
+                "`interface`: {name:?} is not a network interface; `ip -brief address` lists them"
             ));
         }
         if found.iter().any(|known| known == name) {
@@ -335,8 +335,8 @@ mod tests {
         refused("interface = []\n", 1, "0 network cards");
         refused("interface = [\"eno1\", \"eno1\"]\n", 1, "twice");
         refused("interface = [\"eno1\", 2]\n", 1, "several");
-        refused("interface = \"\"\n", 1, "no network card");
-        refused("interface = \"a/b\"\n", 1, "no network card");
+        refused("interface = \"\"\n", 1, "not a network interface");
+        refused("interface = \"a/b\"\n", 1, "not a network interface");
     }
 
     #[test]

@@ -432,11 +432,11 @@ fn add_host(nodes: &mut Nodes, raw: Spanned<RawHost>, text: &str) -> At<()> {
     }
     if host.mac.is_none() && host.uuid.is_none() {
         let cause = "this host is known by nothing: write its `mac` or its `uuid`; \
-                     `bt-server status` shows the hardware address of each PC that was seen";
+                     `bt-server status` shows the MAC address of each PC that was seen";
         return Err((at, cause.into()));
     }
     if let (None, Some(address)) = (host.mac, &raw.address) {
-        let cause = "a fixed `address` belongs to a hardware address: write the host's `mac` too";
+        let cause = "a fixed `address` belongs to a MAC address: write the host's `mac` too";
         return Err((address.span().start, cause.into()));
     }
     if let (Some(room), Some(text)) = (&host.room, &raw.room)
@@ -455,7 +455,7 @@ fn is_alone(hosts: &[Host], host: &Host) -> Result<(), String> {
     for other in hosts {
         let line = other.place.line;
         let what = if host.mac.is_some() && host.mac == other.mac {
-            "hardware address"
+            "MAC address"
         } else if host.uuid.zip(other.uuid).is_some_and(|(one, other)| one.is_same(other)) {
             "UUID"
         } else if host.address.is_some() && host.address == other.address {
@@ -650,14 +650,14 @@ mod tests {
     #[test]
     fn mistakes_about_pcs_say_what_would_be_right() {
         refused(2, "[[host]]\nname = \"a\"\n", "`mac` or its `uuid`");
-        refused(3, "[[host]]\nmac = \"52:54:00\"\n", "no hardware address of a PC");
-        refused(3, "[[host]]\nmac = \"ff:ff:ff:ff:ff:ff\"\n", "no hardware address of a PC");
+        refused(3, "[[host]]\nmac = \"52:54:00\"\n", "not the MAC address of a PC");
+        refused(3, "[[host]]\nmac = \"ff:ff:ff:ff:ff:ff\"\n", "not the MAC address of a PC");
         refused(3, "[[host]]\nuuid = \"1\"\n", "no UUID");
         let uuid = "uuid = \"4c4c4544-0051-3510-8052-b4c04f4a4431\"\n";
         refused(4, &format!("[[host]]\n{uuid}address = \"10.0.0.9\"\n"), "`mac` too");
         let host = "[[host]]\nmac = \"52:54:00:00:00:01\"\n";
         refused(4, &format!("{host}room = \"A\"\n"), "no [[room]]");
-        refused(4, &format!("{host}{host}"), "line 2 has the same hardware address");
+        refused(4, &format!("{host}{host}"), "line 2 has the same MAC address");
         refused(4, &format!("{host}name = \"a b\"\n"), "no host name");
         refused(4, &format!("{host}uefi_loader = \"grub\"\n"), "shim-grub");
         refused(4, &format!("{host}preset = \"No OS\"\n"), "not a valid system id");

@@ -136,7 +136,7 @@ pub(super) fn mac(text: &Spanned<String>) -> At<Mac> {
         Ok(bytes) if bytes != [0; 6] && bytes[0] & 1 == 0 => Ok(Mac(bytes)),
         _ => {
             let cause = format!(
-                "`{}` is no hardware address of a PC; one looks like 52:54:00:12:34:56",
+                "`{}` is not the MAC address of a PC; expected for example 52:54:00:12:34:56",
                 text.as_ref()
             );
             Err((text.span().start, cause))
@@ -154,7 +154,7 @@ pub(super) fn mac_bytes(text: &Spanned<String>) -> At<Vec<u8>> {
     let bytes: Option<Vec<u8>> = parts.iter().map(byte).collect();
     bytes.filter(|bytes| bytes.len() <= 6).ok_or_else(|| {
         let cause = format!(
-            "`{}` is no hardware address; one looks like 52:54:00:12:34:56, its beginning like 52:54:00",
+            "`{}` is not a MAC address; expected for example 52:54:00:12:34:56, or a prefix such as 52:54:00",
             text.as_ref()
         );
         (text.span().start, cause)

@@ -164,7 +164,7 @@ impl Proxy {
             && self.loops.is_looping(mac, request.xid, now)
         {
             self.warn(format!(
-                "{mac} loads its first loader again and again and never gets further; check cable and \
+                "{mac} keeps requesting its boot loader and never gets further; check cable and \
                  firmware, or whether Secure Boot refuses iPXE (`uefi_loader` in server.toml)"
             ));
         }

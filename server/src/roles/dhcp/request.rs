@@ -95,7 +95,7 @@ pub enum NotForUs {
     #[error("not an Ethernet client")]
     NotEthernet,
     /// The hardware address is zero, or a group of nodes.
-    #[error("the hardware address belongs to no single node")]
+    #[error("the MAC address is not that of a single PC")]
     BadMac,
     /// No magic cookie: plain BOOTP.
     #[error("BOOTP without DHCP options")]

@@ -1,7 +1,7 @@
 //! Shell: shares every published system with the nodes, through `bt-swarm`.
 //!
 //! Files are opened read-only and stay open: a file that is replaced keeps its old bytes for the
-//! nodes that are in the middle of it. So a replaced or removed system is shared for [`GRACE`]
+//! nodes that are in the middle of it. So a replaced or removed system is shared for `GRACE`
 //! longer, except where its file was overwritten in place: those bytes are gone.
 
 pub mod follow;

@@ -236,7 +236,7 @@ impl Role {
                 match sent {
                     Sent::Acknowledged => info!(%ip, path = name, bytes, "TFTP"),
                     Sent::Probably => {
-                        info!(%ip, path = name, bytes, "TFTP; the last ACK was not heard");
+                        info!(%ip, path = name, bytes, "TFTP; the last ACK did not arrive");
                     }
                 }
                 let event = StatusEvent::Tftp { ip, name, bytes };

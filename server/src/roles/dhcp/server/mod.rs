@@ -447,7 +447,7 @@ impl Server {
             && self.loops.is_looping(request.mac, request.xid, now)
         {
             self.warn(format!(
-                "{} ({}) loads its first loader again and again and never gets further; \
+                "{} ({}) keeps requesting its boot loader and never gets further; \
                  check cable and firmware, or whether Secure Boot refuses iPXE",
                 request.mac, reply.ip
             ));
