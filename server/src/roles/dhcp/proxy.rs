@@ -42,6 +42,8 @@ pub enum Door {
 pub fn respond_proxy(request: &Request, settings: &ProxySettings, door: Door) -> Option<Reply> {
     let network = settings.network();
     let (kind, message, to) = match (door, request.kind) {
+        // Only DISCOVER on port 67: a REQUEST there is for the server that assigns the address, and a
+        // second ACK would confuse firmware that takes the first one.
         (Door::Dhcp, Kind::Discover { .. }) => {
             (ReplyKind::ProxyOffer, MessageType::Offer, respond::destination(request))
         }
@@ -53,10 +55,13 @@ pub fn respond_proxy(request: &Request, settings: &ProxySettings, door: Door) ->
     // An offer without a file would make firmware wait for one.
     let boot = respond::boot_file(request, &network, None)?;
     let mut message = respond::header(request, message, &network);
+    // `yiaddr` stays 0: that is how firmware knows a proxy's offer from one with an address.
     message.set_ciaddr(request.ciaddr);
     respond::add_boot(&mut message, request, Some(&boot), &network);
     if !matches!(boot, BootFile::HttpLoader(_)) {
         let options = message.opts_mut();
+        // Without it neither EDK2 nor iPXE takes an offer without an address (the capture
+        // proxydhcp-uefi-pxe-rejected-no-opt60). HTTP Boot has a class of its own.
         options.insert(DhcpOption::ClassIdentifier(b"PXEClient".to_vec()));
         options.insert(DhcpOption::VendorExtensions(USE_THIS_FILE.to_vec()));
     }

@@ -160,11 +160,14 @@ pub fn respond(
                 book.blocked(request.mac, now).map_or(Silence::Full, Silence::Blocked),
             ),
         },
+        // §3.1, step 3: that the PC names another server declines our offer; the address is free again.
         Kind::Request { server: Some(chosen), .. } if chosen != network.server => {
             book.withdraw_offer(request.mac);
             Answer::Silent(Silence::OtherServer)
         }
         Kind::Request { server, wanted } => {
+            // §4.3.2 tells the states apart by these fields alone: option 54 only in SELECTING, option
+            // 50 not when renewing, `ciaddr` only when renewing or rebinding.
             let claimed = match (server, wanted) {
                 (Some(_), Some(ip)) => Some((ip, ClaimKind::Selecting)),
                 (None, Some(ip)) if request.ciaddr.is_unspecified() => {
@@ -181,6 +184,7 @@ pub fn respond(
             }
             claim(request, ip, kind, book, network, now)
         }
+        // Neither is answered (§4.3.3, §4.3.4): the sender no longer has an address.
         Kind::Decline { ip } => keep(book.decline(request.mac, ip, now)),
         Kind::Release => keep(book.release(request.mac, request.ciaddr, now)),
         Kind::Inform if request.ciaddr.is_unspecified() => Answer::Silent(Silence::NoAddress),
@@ -243,7 +247,7 @@ fn ack(request: &Request, grant: Grant, lease_time: Duration, network: &Network)
     message.set_yiaddr(grant.lease.ip).set_ciaddr(request.ciaddr);
     add_times(&mut message, lease_time);
     add_network(&mut message, request, network, grant.lease.ip);
-    // Here too: EDK2 takes the name from the ACK.
+    // Here too: EDK2 takes the file's name from the ACK.
     add_boot(&mut message, request, boot.as_ref(), network);
     let bytes = encode(message, request, &network.options);
     let (to, ip) = (destination(request), grant.lease.ip);
@@ -269,6 +273,7 @@ fn nak(request: &Request, ip: Ipv4Addr, network: &Network) -> Reply {
         Destination::Broadcast
     } else {
         message.set_flags(message.flags().set_broadcast());
+        // The PC has no valid address, so the relay must not send to `yiaddr` (§4.1).
         Destination::Relay(request.giaddr)
     };
     let why = "this address is not for you: ask again with DISCOVER".to_owned();
@@ -283,6 +288,9 @@ pub(super) fn destination(request: &Request) -> Destination {
     } else if !request.ciaddr.is_unspecified() {
         Destination::Node(request.ciaddr)
     } else {
+        // Whatever the broadcast flag says: a unicast to a PC that has no address yet needs an ARP
+        // entry made by hand, and every client takes a broadcast: iPXE, EDK2 and udhcpc were tried, the
+        // first and the last with the flag off (server/tests/golden).
         Destination::Broadcast
     }
 }
@@ -310,6 +318,7 @@ fn add_times(message: &mut Message, lease_time: Duration) {
     let secs = u32::try_from(lease_time.as_secs()).unwrap_or(u32::MAX);
     let options = message.opts_mut();
     options.insert(DhcpOption::AddressLeaseTime(secs));
+    // T1 and T2 at §4.4.5's defaults, half and seven eighths of the lease.
     options.insert(DhcpOption::Renewal(secs / 2));
     options.insert(DhcpOption::Rebinding(secs - secs / 8));
 }
@@ -333,6 +342,7 @@ fn add_network(message: &mut Message, request: &Request, network: &Network, ip: 
     if let Some(name) = network.settings(request, Some(ip)).name {
         options.insert(DhcpOption::Hostname(name));
     }
+    // A private option (RFC 3942), so only for a client that asks for it: our own netboot image.
     if request.wishes.contains(&SERVER_URL) {
         let url = format!("http://{}", network.http());
         let option = UnknownOption::new(OptionCode::from(SERVER_URL), url.into_bytes());
@@ -350,11 +360,14 @@ pub(super) fn add_boot(
         message.opts_mut().insert(DhcpOption::ClientMachineIdentifier(id.clone()));
     }
     let Some(boot) = boot else { return };
+    // Server and file are named twice each, in the fixed header and as options 66 and 67: vendors'
+    // firmware reads one or the other, and ignores what it does not expect.
     message.set_siaddr(network.server);
     message.set_fname(boot.name().as_bytes());
     let options = message.opts_mut();
     options.insert(DhcpOption::TFTPServerName(network.server.to_string().into_bytes()));
-    // The NUL is for firmware that reads option 67 as a C string.
+    // The NUL is for firmware that reads option 67 as a C string, and would ask TFTP for a name that
+    // ends in the next byte, 0xFF (End).
     options.insert(DhcpOption::BootfileName([boot.name().as_bytes(), b"\0"].concat()));
     if let BootFile::HttpLoader(_) = boot {
         // UEFI 2.10 §24.7.3: without it the firmware ignores the offer.
@@ -369,7 +382,8 @@ pub(super) fn encode(mut message: Message, request: &Request, extra: &[ExtraOpti
         message.opts_mut().insert(DhcpOption::Unknown(option));
     }
     let limit = usize::from(request.max_message - HEADERS);
-    // What a node can do without, least important first.
+    // What a PC can do without, least important first. DNS goes last: what remains (address, mask,
+    // router, times, boot file) it cannot boot without.
     let droppable = [
         OptionCode::DomainName,
         OptionCode::ClientMachineIdentifier,
@@ -392,6 +406,7 @@ pub(super) fn encode(mut message: Message, request: &Request, extra: &[ExtraOpti
         message.opts_mut().remove(code);
         bytes = to_bytes(&message, relay_info);
     }
+    // Old relays and BOOTP clients drop anything shorter (RFC 1542 §2.1).
     bytes.resize(bytes.len().max(MIN_REPLY), 0);
     bytes
 }
