@@ -129,6 +129,12 @@ impl System {
     }
 }
 
+/// What every version of the document has.
+#[derive(Deserialize)]
+struct Head {
+    format: String,
+}
+
 #[derive(Serialize, Deserialize)]
 struct RawCatalog {
     format: String,
@@ -239,12 +245,13 @@ impl Catalog {
     /// the first thing that is wrong.
     pub fn parse(bytes: &[u8]) -> Result<Self, CatalogError> {
         let invalid = |cause| CatalogError::Invalid { document: DOCUMENT, cause };
-        let raw = read(bytes).map_err(invalid)?;
-        let format = version::of_word(&raw.format, NAME).ok_or_else(|| {
-            invalid(format!("its format is `{}`; expected `{NAME}-v{FORMAT}`", raw.format))
+        // First the version alone: what else there is may have changed its type since.
+        let head: Head = read(bytes).map_err(invalid)?;
+        let format = version::of_word(&head.format, NAME).ok_or_else(|| {
+            invalid(format!("its format is `{}`; expected `{NAME}-v{FORMAT}`", head.format))
         })?;
         READABLE.check("the catalog", format)?;
-        check(raw).map_err(invalid)
+        check(read(bytes).map_err(invalid)?).map_err(invalid)
     }
 
     /// The system of that id.
@@ -253,7 +260,7 @@ impl Catalog {
     }
 }
 
-fn read(bytes: &[u8]) -> Result<RawCatalog, String> {
+fn read<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     if bytes.len() > MAX_BYTES {
         return Err(format!("it has {} bytes; the maximum is {MAX_BYTES}", bytes.len()));
     }
@@ -272,6 +279,9 @@ fn check(raw: RawCatalog) -> Result<Catalog, String> {
     for table in raw.systems {
         let head: RawHead = from_table(table.clone())?;
         let id: SystemId = head.id.parse()?;
+        if head.needs == 0 {
+            return Err(format!("system `{id}` has needs = 0; versions begin with 1"));
+        }
         if !seen.insert(id.clone()) {
             return Err(format!("system `{id}` is in it twice"));
         }
@@ -520,6 +530,21 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_newer_catalog_is_told_apart_from_a_broken_one_whatever_else_it_says() {
+        let newer = sample().to_toml().replace("bt-catalog-v1", "bt-catalog-v2");
+        for (from, to) in [
+            ("timeout_secs = 30", "timeout_secs = \"30 s\""),
+            ("lab_name = \"Lab A1\"\n", ""),
+            ("[[system]]", "[system]"),
+        ] {
+            let text = newer.replacen(from, to, 1);
+            assert_ne!(text, newer, "{from}");
+            let error = Catalog::parse(text.as_bytes()).expect_err("too new");
+            assert!(matches!(error, CatalogError::Version(_)), "{error}");
+        }
+    }
+
+    #[test]
     fn the_first_releases_boot_files_know_every_key_that_is_written() {
         // They refuse a key that they do not know, so none may be added without a higher version.
         let known = [
@@ -566,6 +591,7 @@ pub(crate) mod tests {
         refused(|t| t.replace("default = \"debian\"", "default = \"other\""), "not one of");
         refused(|t| t.replace("length = 9\n", ""), "system `debian`: missing field `length`");
         refused(|t| t.replace("version = 3\n", ""), "missing field `version`");
+        refused(|t| t.replace("id = \"debian\"\n", "id = \"debian\"\nneeds = 0\n"), "needs = 0");
         refused(|t| t.replace("name = \"kernel\"", "name = \"../kernel\""), "unknown file");
         refused(|t| t.replace("icon = \"debian\"\n", ""), "exactly one of");
         refused(|t| format!("{t}{}", t.split_once("[[system]]").map_or("", |(_, s)| s)), "");

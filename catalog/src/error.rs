@@ -51,7 +51,8 @@ pub enum CatalogError {
         /// What is wrong in it.
         cause: String,
     },
-    /// The document is of a version that this program does not read.
+    /// The document is of a version that this program does not read. The program to update is named
+    /// for a node that reads it; see [`VersionError::read_by`] for others.
     #[error(transparent)]
     Version(#[from] VersionError),
     /// A document of another lab.

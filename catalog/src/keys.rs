@@ -85,6 +85,12 @@ pub struct KeyList {
     pub keys: Vec<ValidKey>,
 }
 
+/// What every version of the list has.
+#[derive(Deserialize)]
+struct Head {
+    format: String,
+}
+
 #[derive(Serialize, Deserialize)]
 struct RawKeyList {
     format: String,
@@ -132,16 +138,16 @@ impl KeyList {
     /// [`CatalogError::Invalid`] with the first thing that is wrong.
     pub fn parse(bytes: &[u8]) -> Result<Self, CatalogError> {
         let invalid = |cause| CatalogError::Invalid { document: KEYS, cause };
-        let raw = read_list(bytes).map_err(invalid)?;
-        let format = version::of_word(&raw.format, NAME).ok_or_else(|| {
-            invalid(format!("its format is `{}`; expected `{NAME}-v{FORMAT}`", raw.format))
+        let head: Head = read_list(bytes).map_err(invalid)?;
+        let format = version::of_word(&head.format, NAME).ok_or_else(|| {
+            invalid(format!("its format is `{}`; expected `{NAME}-v{FORMAT}`", head.format))
         })?;
         READABLE.check("the keys list", format)?;
-        check_list(raw).map_err(invalid)
+        check_list(read_list(bytes).map_err(invalid)?).map_err(invalid)
     }
 }
 
-fn read_list(bytes: &[u8]) -> Result<RawKeyList, String> {
+fn read_list<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     if bytes.len() > MAX_BYTES {
         return Err(format!("it has {} bytes; the maximum is {MAX_BYTES}", bytes.len()));
     }
@@ -412,6 +418,15 @@ mod tests {
             let got = key.verify("catalog.toml", &Signed { bytes: &bytes, signature: &sig });
             assert_eq!(got, Err(CatalogError::Altered { document: "catalog.toml" }), "byte {at}");
         }
+    }
+
+    #[test]
+    fn a_newer_list_is_told_apart_from_a_broken_one() {
+        let newer = Lab::new().list().to_toml().replace("bt-keys-v1", "bt-keys-v2");
+        let text = newer.replace("minisign = ", "ed25519 = ");
+        assert_ne!(text, newer);
+        let error = KeyList::parse(text.as_bytes()).expect_err("too new");
+        assert!(matches!(error, CatalogError::Version(_)), "{error}");
     }
 
     #[test]

@@ -9,7 +9,7 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::mac::{Mac, NotAMac};
 use crate::version::PROTOCOL;
@@ -102,27 +102,21 @@ pub enum ReportError {
     Mac(#[from] NotAMac),
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct RawReport {
-    #[serde(default)]
     protocol: u32,
-    #[serde(default)]
     version: String,
     mac: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
     stage: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     system: Option<String>,
-    #[serde(default)]
     done: u64,
-    #[serde(default)]
     total: u64,
-    #[serde(default)]
     peers: u32,
-    #[serde(default)]
     speed: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
 }
 
@@ -153,19 +147,23 @@ impl Report {
         if body.len() > MAX_REPORT {
             return Err(ReportError::TooLong(body.len()));
         }
-        let raw: RawReport = serde_json::from_slice(body)?;
+        // Key by key, so that one that changed its type in a newer version costs only itself.
+        let keys: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body)?;
+        let text = |key: &str| keys.get(key)?.as_str().map(str::to_owned);
+        let number = |key: &str| keys.get(key).and_then(serde_json::Value::as_u64).unwrap_or(0);
+        let small = |key: &str| u32::try_from(number(key)).unwrap_or(u32::MAX);
         Ok(Self {
-            protocol: raw.protocol,
-            version: raw.version,
-            mac: raw.mac.parse()?,
-            name: raw.name,
-            stage: NodeStage::of_name(&raw.stage),
-            system: raw.system,
-            done: raw.done,
-            total: raw.total,
-            peers: raw.peers,
-            speed: raw.speed,
-            problem: raw.problem,
+            protocol: small("protocol"),
+            version: text("version").unwrap_or_default(),
+            mac: text("mac").unwrap_or_default().parse()?,
+            name: text("name"),
+            stage: text("stage").and_then(|name| NodeStage::of_name(&name)),
+            system: text("system"),
+            done: number("done"),
+            total: number("total"),
+            peers: small("peers"),
+            speed: number("speed"),
+            problem: text("problem"),
         })
     }
 
@@ -233,6 +231,19 @@ mod tests {
         let body = br#"{"protocol":9,"version":"7.0","mac":"02:00:00:00:00:01","stage":"prefetching","battery":{"percent":50}}"#;
         let report = Report::parse(body).expect("a newer node's report");
         assert_eq!((report.protocol, report.stage), (9, None));
+    }
+
+    #[test]
+    fn a_key_of_another_type_costs_only_itself() {
+        let body = br#"{"protocol":9,"mac":"02:00:00:00:00:01","stage":{"name":"menu"},"speed":1.5,"problem":[]}"#;
+        let report = Report::parse(body).expect("the rest counts");
+        let expected = Report {
+            protocol: 9,
+            version: String::new(),
+            stage: None,
+            ..Report::new(MAC, NodeStage::Menu)
+        };
+        assert_eq!(report, expected);
     }
 
     #[test]

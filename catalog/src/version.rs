@@ -7,6 +7,11 @@
 //! - A key that must not be passed over, since the rest would be used wrongly without it, raises
 //!   the needed version, of the document or of one system in it.
 //! - A reader that is too old refuses, and says which program to update.
+//! - A program that rewrites what it read keeps only what it knows. So what must survive that raises
+//!   the needed version too.
+//!
+//! The boot files of the first release refuse every key that they do not know; only what they know is
+//! written while version 1 is needed.
 //!
 //! | format | says it in | reader that is too old |
 //! |---|---|---|
@@ -108,10 +113,29 @@ pub enum VersionError {
     },
 }
 
+impl VersionError {
+    /// The same, where `reader` reads: the server reads what it writes for nodes, too.
+    #[must_use]
+    pub fn read_by(self, reader: Program) -> Self {
+        match self {
+            Self::TooNew { what, found, newest, .. } => {
+                Self::TooNew { what, found, newest, update: reader }
+            }
+            too_old @ Self::TooOld { .. } => too_old,
+        }
+    }
+}
+
 /// The number of a format's word, such as 1 of `bt-catalog-v1` for the name `bt-catalog`.
 pub fn of_word(word: &str, name: &str) -> Option<u32> {
-    let digits = word.strip_prefix(name)?.strip_prefix("-v")?;
-    digits.parse().ok().filter(|_| digits.bytes().all(|digit| digit.is_ascii_digit()))
+    number(word.strip_prefix(name)?.strip_prefix("-v")?)
+}
+
+/// A version in digits, without sign or leading zero. One that is beyond all counting is only too new.
+pub fn number(digits: &str) -> Option<u32> {
+    let is_number = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());
+    let is_plain = is_number && (digits == "0" || !digits.starts_with('0'));
+    is_plain.then(|| digits.parse().unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]
@@ -135,9 +159,15 @@ mod tests {
     #[test]
     fn a_formats_word_has_a_name_and_a_number() {
         assert_eq!(of_word("bt-catalog-v12", "bt-catalog"), Some(12));
-        for word in
-            ["bt-keys-v1", "bt-catalog", "bt-catalog-v", "bt-catalog-v+1", "bt-catalog-v1.0"]
-        {
+        assert_eq!(of_word("bt-catalog-v99999999999", "bt-catalog"), Some(u32::MAX), "too new");
+        for word in [
+            "bt-keys-v1",
+            "bt-catalog",
+            "bt-catalog-v",
+            "bt-catalog-v+1",
+            "bt-catalog-v1.0",
+            "bt-catalog-v01",
+        ] {
             assert_eq!(of_word(word, "bt-catalog"), None, "{word}");
         }
     }

@@ -177,11 +177,23 @@ fn too_new_items(catalog: &Catalog, room: Option<&str>) -> Vec<MenuItem> {
 }
 
 fn too_new_item(system: &TooNew) -> MenuItem {
+    let (what, why, next_step) = match system.why {
+        VersionError::TooNew { .. } => (
+            "This system needs newer boot files",
+            "Needs newer boot files than this PC has.",
+            "Choose another system, or ask your supervisor to rebuild the boot files.",
+        ),
+        VersionError::TooOld { .. } => (
+            "This system was published by an older server",
+            "Needs a newer server.",
+            "Choose another system, or ask your supervisor to update the server.",
+        ),
+    };
     let obstacle = Problem::new(
         ProblemKind::DoesNotFit,
-        "This system needs newer boot files",
-        "Needs newer boot files than this PC has.",
-        "Choose another system, or ask your supervisor to rebuild the boot files.",
+        what,
+        why,
+        next_step,
         format!("{}: {}", system.id, system.why),
     );
     MenuItem {

@@ -13,6 +13,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use bt_catalog::version::{Program, VersionError};
 use bt_catalog::{CatalogError, KeyList, LabId, PublicKey, SecretKey, Signed, Trust, ValidKey};
 use jiff::Timestamp;
 use rand::TryRngCore;
@@ -24,7 +25,7 @@ use crate::lab::files::{Finding, write_durably};
 #[derive(Debug, thiserror::Error)]
 pub enum KeyringError {
     /// A file is missing or cannot be read.
-    #[error("the lab's key file {} cannot be read; `bt-server init` makes what is missing", path.display())]
+    #[error("the lab's key file {} cannot be read; `bt-server init` creates what is missing", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -54,6 +55,14 @@ pub enum KeyringError {
         path: PathBuf,
         /// Why.
         cause: String,
+    },
+    /// The list of keys is of a newer server; it stays as it is.
+    #[error("{}: {error}", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Which program to update.
+        error: VersionError,
     },
     /// The list of keys must be made anew, and the root key is not here.
     #[error(
@@ -122,8 +131,14 @@ impl Keyring {
             key_list_signature: fs::read_to_string(folder.join("keys.toml.minisig"))
                 .unwrap_or_default(),
         };
-        if let Err(cause) = keyring.check_key_list(now) {
-            keyring.sign_key_list(&folder, cause, now)?;
+        match keyring.check_key_list(now) {
+            Ok(()) => {}
+            // Not ours to replace: it may say what this server does not understand.
+            Err(CatalogError::Version(error)) => {
+                let path = folder.join("keys.toml");
+                return Err(KeyringError::Version { path, error: error.read_by(Program::Server) });
+            }
+            Err(cause) => keyring.sign_key_list(&folder, cause, now)?,
         }
         Ok(keyring)
     }
@@ -186,7 +201,7 @@ impl Keyring {
         }
         let root = read_secret(&root_file)?;
         if root.public() != self.root {
-            let cause = "it does not belong to keys/root.pub, which the nodes trust".to_owned();
+            let cause = "it does not belong to keys/root.pub, which the PCs trust".to_owned();
             return Err(KeyringError::Bad { path: root_file, cause });
         }
         let version = KeyList::parse(self.key_list.as_bytes()).map_or(1, |old| old.version + 1);
@@ -315,5 +330,21 @@ mod tests {
         fs::remove_file(lab.keys().join("signing.key")).expect("lost");
         let error = Keyring::load(&lab, now()).expect_err("missing").to_string();
         assert!(error.contains("signing.key") && error.contains("bt-server init"), "{error}");
+    }
+
+    #[test]
+    fn a_list_of_a_newer_server_is_refused_and_left_as_it_is() {
+        let (_folder, lab) = lab();
+        Keyring::load(&lab, now()).expect("loaded");
+        let root =
+            SecretKey::parse(&fs::read_to_string(lab.keys().join("root.key")).expect("there"));
+        let list = fs::read_to_string(lab.keys().join("keys.toml")).expect("there");
+        let newer = list.replace("bt-keys-v1", "bt-keys-v2");
+        let signature = root.expect("a key").sign(newer.as_bytes(), "newer").expect("signed");
+        fs::write(lab.keys().join("keys.toml"), &newer).expect("written");
+        fs::write(lab.keys().join("keys.toml.minisig"), signature).expect("written");
+        let error = Keyring::load(&lab, now()).expect_err("too new").to_string();
+        assert!(error.contains("update bt-server"), "{error}");
+        assert_eq!(fs::read_to_string(lab.keys().join("keys.toml")).expect("there"), newer);
     }
 }

@@ -120,12 +120,24 @@ pub fn status(instance: &Instance) -> io::Result<Snapshot> {
     read_status(&line)
 }
 
+/// What every version of the answer has.
+#[derive(Deserialize)]
+struct Head {
+    #[serde(default)]
+    format: u32,
+    #[serde(default)]
+    error: Option<String>,
+}
+
 /// Reads a server's table, of whatever version it is.
 fn read_status(line: &str) -> io::Result<Snapshot> {
-    let snapshot: Snapshot = serde_json::from_str(line).map_err(io::Error::other)?;
-    let what = "the running server's status";
-    SNAPSHOT.check(what, snapshot.format).map_err(io::Error::other)?;
-    Ok(snapshot)
+    // First the version alone: what else there is may have changed its type since.
+    let head: Head = serde_json::from_str(line).map_err(io::Error::other)?;
+    if let Some(error) = head.error {
+        return Err(io::Error::other(error));
+    }
+    SNAPSHOT.check("the running server's status", head.format).map_err(io::Error::other)?;
+    serde_json::from_str(line).map_err(io::Error::other)
 }
 
 /// Asks a running server to end; it ends after this returns.
@@ -174,11 +186,14 @@ mod tests {
         let older = r#"{"lab":"A1","pid":7,"nodes":[{"mac":"52:54:00:12:34:56","stage":"menu"}]}"#;
         let snapshot = read_status(older).expect("an older server's");
         assert_eq!((snapshot.format, snapshot.nodes.len()), (0, 1));
-        let newer = r#"{"format":1,"lab":"A1","rooms":{"B":3},"nodes":[{"mac":"x","stage":"prefetch","seat":[1,2]}]}"#;
+        let newer = r#"{"format":1,"pid":7,"lab":"A1","rooms":{"B":3},"nodes":[{"mac":"x","stage":"prefetch","seat":[1,2]}]}"#;
         let snapshot = read_status(newer).expect("a newer server's that says more");
         assert_eq!(snapshot.nodes[0].stage, Stage::Unknown);
-        let refused = read_status(r#"{"format":2,"lab":"A1"}"#).expect_err("it means other things");
-        assert!(refused.to_string().contains("update bt-server"), "{refused}");
+        let refused = |line: &str| read_status(line).expect_err("refused").to_string();
+        let other = refused(r#"{"format":2,"lab":{"name":"A1"}}"#);
+        assert!(other.contains("update bt-server"), "{other}");
+        assert_eq!(refused(r#"{"error":"unknown command"}"#), "unknown command");
+        assert!(refused("{}").contains("`pid`"), "no table without a process");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -183,31 +183,41 @@ pub struct ProblemStatus {
 
 /// Everything at one moment, ready to print or to send.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
 pub struct Snapshot {
     /// The version of this format that a reader needs; see [`SNAPSHOT`].
+    #[serde(default)]
     pub format: u32,
     /// The lab's name, as in `server.toml`.
+    #[serde(default)]
     pub lab: String,
     /// Version of bt-server.
+    #[serde(default)]
     pub server: String,
     /// Process id of the server.
     pub pid: u32,
     /// When the server started, in seconds since 1970.
+    #[serde(default)]
     pub started: u64,
     /// When this snapshot was taken, in seconds since 1970.
+    #[serde(default)]
     pub now: u64,
     /// The server's roles.
+    #[serde(default)]
     pub roles: Vec<RoleStatus>,
     /// The live catalog.
+    #[serde(default)]
     pub catalog: CatalogStatus,
     /// Why the newest edit of the lab is not live, if it is not.
+    #[serde(default)]
     pub edit_refused: Option<String>,
     /// Systems on offer, in the menu's order.
+    #[serde(default)]
     pub systems: Vec<SystemStatus>,
     /// Nodes by hardware address.
+    #[serde(default)]
     pub nodes: Vec<NodeStatus>,
     /// The last problems, newest first.
+    #[serde(default)]
     pub problems: Vec<ProblemStatus>,
 }
 
@@ -225,8 +235,8 @@ pub struct StatusBook {
     systems: Vec<SystemStatus>,
     nodes: BTreeMap<String, NodeStatus>,
     problems: VecDeque<ProblemStatus>,
-    /// The last difference of versions that was shown.
-    mismatch: Option<String>,
+    /// The programs that have been said to need an update; each at most once.
+    mismatches: Vec<Program>,
 }
 
 impl StatusBook {
@@ -243,7 +253,7 @@ impl StatusBook {
             systems: Vec::new(),
             nodes: BTreeMap::new(),
             problems: VecDeque::new(),
-            mismatch: None,
+            mismatches: Vec::new(),
         }
     }
 
@@ -348,14 +358,15 @@ impl StatusBook {
         let who = node.name.clone().unwrap_or(mac);
         if is_new_problem {
             let what = node.problem.clone().unwrap_or_default();
-            self.warn(format!("node {who} ({ip}): {what}"), now);
+            self.warn(format!("PC {who} ({ip}): {what}"), now);
         }
-        // Said once: a room boots the same files, and each PC reports every two seconds.
-        if let Some(mismatch) = report.mismatch()
-            && self.mismatch.as_ref() != Some(&mismatch)
+        // Each is said once: a room boots the same files, and each PC reports every two seconds. What
+        // a PC says of its version does not count, or one could push all other problems out.
+        if let Some((update, mismatch)) = report.mismatch()
+            && !self.mismatches.contains(&update)
         {
             self.warn(format!("PC {who} ({ip}): {mismatch}"), now);
-            self.mismatch = Some(mismatch);
+            self.mismatches.push(update);
         }
     }
 
@@ -591,7 +602,7 @@ mod tests {
             r#"{"protocol":1,"mac":"52:54:00:12:34:56","stage":"problem","problem":"no memory"}"#;
         let snapshot = book_after(vec![report(json), report(json), report(json)]);
         assert_eq!(snapshot.problems.len(), 1);
-        assert_eq!(snapshot.problems[0].text, "node 52:54:00:12:34:56 (10.77.0.50): no memory");
+        assert_eq!(snapshot.problems[0].text, "PC 52:54:00:12:34:56 (10.77.0.50): no memory");
     }
 
     #[test]
@@ -628,5 +639,18 @@ mod tests {
         let said: Vec<_> = said.collect();
         assert_eq!((said.len(), said[0].count), (1, 1), "{:?}", snapshot.problems);
         assert!(said[0].text.contains("bt-initramfs build --lab DIR"), "{}", said[0].text);
+    }
+
+    #[test]
+    fn versions_that_a_pc_invents_push_no_other_problem_out() {
+        let full = StatusEvent::Warning { text: "the disk is full".into() };
+        let invented = (0..100).map(|n| {
+            let protocol = if n % 2 == 0 { 0 } else { 9 };
+            let head = format!("\"protocol\":{protocol},\"version\":\"0.{n}\",");
+            report(&DOWNLOADING.replace("\"protocol\":1,", &head))
+        });
+        let snapshot = book_after(std::iter::once(full).chain(invented).collect());
+        assert_eq!(snapshot.problems.len(), 3, "{:?}", snapshot.problems);
+        assert!(snapshot.problems.iter().any(|problem| problem.text == "the disk is full"));
     }
 }

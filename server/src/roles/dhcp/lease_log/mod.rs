@@ -21,7 +21,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bt_catalog::version::{Program, Readable, VersionError};
+use bt_catalog::version::{self, Program, Readable, VersionError};
 use sha2::{Digest, Sha256};
 
 use crate::roles::dhcp::lease::{Lease, Record};
@@ -67,7 +67,8 @@ pub struct Found {
     pub records: Vec<Record>,
     /// Lines that were damaged, and are lost. A torn last line is none: nobody was told of it.
     pub damaged: usize,
-    /// Sound lines of a kind that only a newer server knows. They are passed over.
+    /// Sound lines of a kind that only a newer server knows. They are passed over, and are not in the
+    /// log any more once it is rewritten.
     pub unknown: usize,
     /// Length of the log without its torn tail.
     length: usize,
@@ -247,7 +248,7 @@ fn parse(bytes: &[u8]) -> Option<Result<Found, VersionError>> {
     }
     let after = bytes.strip_prefix(MAGIC.as_bytes())?;
     let end = after.iter().position(|&byte| byte == b'\n')?;
-    let version: u32 = std::str::from_utf8(&after[..end]).ok()?.parse().ok()?;
+    let version = version::number(std::str::from_utf8(&after[..end]).ok()?)?;
     if let Err(error) = READABLE.check("the lease log", version) {
         return Some(Err(error));
     }
@@ -433,6 +434,10 @@ mod tests {
         std::fs::write(&path, &newer).expect("writes");
         let error = LeaseLog::open(&path).expect_err("too new").to_string();
         assert!(error.contains("version 2") && error.contains("update bt-server"), "{error}");
+        let beyond = newer.replacen(" 2\n", " 99999999999\n", 1);
+        std::fs::write(&path, beyond).expect("writes");
+        assert!(matches!(LeaseLog::open(&path), Err(LogError::Version(_))), "not moved away");
+        std::fs::write(&path, &newer).expect("writes");
         assert_eq!(std::fs::read_to_string(&path).expect("text"), newer);
     }
 

@@ -151,9 +151,16 @@ impl Dhcp {
             told_unsupported: Told::new(UNSUPPORTED_INTERVAL),
             told_relays: Told::new(UNSUPPORTED_INTERVAL),
         };
+        if found.unknown > 0 {
+            server.warn(format!(
+                "{} lines in {} are of a newer bt-server and were passed over; update this one",
+                found.unknown,
+                leases.display()
+            ));
+        }
         if found.damaged > 0 {
             server.warn(format!(
-                "{} damaged lines in {} were left out: nodes with those leases may get a new address",
+                "{} damaged lines in {} were left out: PCs with those leases may get a new address",
                 found.damaged,
                 leases.display()
             ));
@@ -512,7 +519,7 @@ impl Server {
         if self.told.is_due(Topic::Disk, now) {
             let cause = error.source().map(ToString::to_string).unwrap_or_default();
             self.warn(format!(
-                "{error} ({cause}); until then nodes keep their addresses, but new ones get none"
+                "{error} ({cause}); until then PCs keep their addresses, but new ones get none"
             ));
         }
     }
