@@ -82,7 +82,7 @@ impl fmt::Display for RoleSet {
 
 /// A list of roles that cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no role; write some of dhcp,tftp,http,seed")]
+#[error("unknown role `{0}`; expected a comma-separated list of dhcp, tftp, http, seed")]
 pub struct UnknownRole(String);
 
 impl FromStr for RoleSet {

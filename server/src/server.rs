@@ -87,7 +87,7 @@ pub async fn run(
     let served = serve(prepared, progress, ready, &shutdown).await;
     shutdown.cancel();
     if let Err(error) = control.await {
-        error!(%error, "the control socket ended badly");
+        error!(%error, "the control socket failed");
     }
     info!("stopped");
     served

@@ -77,7 +77,7 @@ fn wrong_hash(system: &System, expected: &SystemFile, digest: Digest) -> Problem
     let name = expected.role.name();
     Problem::new(
         ProblemKind::HashWrong,
-        format!("{} was damaged in transit", system.name),
+        format!("{} failed verification", system.name),
         format!("Its file “{name}” is not the one that your lab signed, so it was not started."),
         "Try again. If this keeps happening, tell your supervisor: the file was changed after signing.",
         format!("{}/{name}: sha256 {digest}; the catalog says {}", system.id, expected.sha256),

@@ -53,7 +53,7 @@ pub enum LoadersError {
         source: io::Error,
     },
     /// Too long to be one.
-    #[error("{path} is no boot loader: it has {size} bytes, and {MAX_LOADER} is the limit")]
+    #[error("{path} is not a boot loader: it has {size} bytes; the limit is {MAX_LOADER}")]
     TooLong {
         /// Which one.
         path: PathBuf,

@@ -53,33 +53,33 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a lab folder: settings, keys, and a place for systems
+    /// Create a lab folder: settings, keys, and a place for systems
     Init(InitArgs),
     /// Add a live ISO, a squashfs, or a folder as a system for the PCs; or replace its files
     Add(AddArgs),
-    /// Start the server; returns when it is ready
+    /// Start the server; returns once it is ready
     Start(StartArgs),
-    /// Stop the server; returns when it has ended
+    /// Stop the server; returns once it has stopped
     Stop {
-        /// Only the process that was started with these roles; else all of the lab's
+        /// Only the process that was started with these roles [default: all of the lab's]
         #[arg(long, value_name = "ROLES")]
         roles: Option<RoleSet>,
     },
-    /// Show roles, catalog, systems, PCs and the last problems
+    /// Show roles, catalog, systems, PCs and recent problems
     Status {
-        /// As JSON, for scripts: one object, or a list where several processes run
+        /// As JSON, for scripts: one object, or a list if several processes run
         #[arg(long)]
         json: bool,
-        /// Only the process that was started with these roles; else all of the lab's
+        /// Only the process that was started with these roles [default: all of the lab's]
         #[arg(long, value_name = "ROLES")]
         roles: Option<RoleSet>,
     },
-    /// Look for everything that would hinder a start or a boot
+    /// Check for everything that would prevent a start or a boot
     Check,
     /// Find out why PCs do not boot: looks at this machine, the network and the running server, and
-    /// goes every step of a boot as a PC would
+    /// simulates a PC's boot step by step
     ///
-    /// Ends with exit code 0 when nothing was found that keeps a PC from booting, else with 1.
+    /// Exits with 0 if nothing was found that prevents a PC from booting, otherwise with 1.
     Doctor {
         /// As JSON, for scripts
         #[arg(long)]
@@ -89,7 +89,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct InitArgs {
-    /// The folder to make (default: the lab folder)
+    /// The folder to create [default: the lab folder]
     dir: Option<PathBuf>,
     /// Add a small system made from this machine's kernel and BusyBox
     #[arg(long)]
@@ -100,7 +100,7 @@ struct InitArgs {
     /// The network interface that the PCs are connected to
     #[arg(long, value_name = "IF")]
     interface: Option<String>,
-    /// Who gives the addresses; without it, `init` looks whether another DHCP server answers
+    /// DHCP mode [default: `init` checks whether another DHCP server answers]
     #[arg(long, value_enum, value_name = "MODE")]
     mode: Option<init::Mode>,
     /// The program bt-node, for the PCs' boot files
@@ -113,10 +113,10 @@ struct AddArgs {
     /// The ISO or squashfs file, or a folder: an unpacked medium, kernel and initrd, or a root file system
     #[arg(value_name = "ISO|FOLDER|FILE")]
     source: PathBuf,
-    /// The system's id (default: from the file's name)
+    /// The system's id [default: from the file's name]
     #[arg(long, value_name = "ID", value_parser = SystemId::from_str)]
     id: Option<SystemId>,
-    /// What students read (default: what the system calls itself)
+    /// What students read [default: what the system calls itself]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// Where the modules of its kernel are, if they are not found: its package (.deb), or a folder
@@ -129,7 +129,7 @@ struct StartArgs {
     /// Stay in the foreground and log to the terminal
     #[arg(long)]
     foreground: bool,
-    /// Play only these roles (dhcp, tftp, http, seed), so that each can be a process of its own
+    /// Run only these roles (dhcp, tftp, http, seed), so that each can be a separate process
     #[arg(long, value_name = "ROLES", default_value_t = RoleSet::ALL)]
     roles: RoleSet,
     /// Used by `start` itself
@@ -264,7 +264,7 @@ fn log_to(instance: &Instance, detaches: bool) -> Result<()> {
         .with_target(false)
         .log_internal_errors(false);
     if detaches {
-        daemon::rotate_log(instance).context("cannot put the old log aside")?;
+        daemon::rotate_log(instance).context("cannot rotate the log")?;
         let file = daemon::open_log(instance)
             .with_context(|| format!("cannot open {}", instance.log().display()))?;
         log.with_ansi(false).with_writer(Arc::new(file)).init();
@@ -280,7 +280,7 @@ fn end_on_signals(shutdown: &CancellationToken) -> Result<()> {
         let shutdown = shutdown.clone();
         tokio::spawn(async move {
             signals.recv().await;
-            info!(signal = kind.as_raw_value(), "asked to end");
+            info!(signal = kind.as_raw_value(), "asked to stop");
             shutdown.cancel();
         });
     }

@@ -95,7 +95,7 @@ pub(super) fn stamp_of_file(path: &Path) -> Result<Stamp, String> {
         _ => format!("cannot be opened: {e}"),
     })?;
     if !metadata.is_file() {
-        return Err("is no file".to_owned());
+        return Err("is not a regular file".to_owned());
     }
     if metadata.len() == 0 {
         return Err("is empty; copy the file again".to_owned());

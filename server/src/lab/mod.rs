@@ -42,7 +42,7 @@ pub struct Lab {
 pub enum LabError {
     /// There is no `server.toml`.
     #[error(
-        "{} is no lab folder: it has no server.toml; go to the lab's folder, name it with --lab, or \
+        "{} is not a lab folder: it has no server.toml; go to the lab's folder, name it with --lab, or \
          make one with `bt-server init {}`", .0.display(), .0.display()
     )]
     NotALab(PathBuf),
@@ -162,7 +162,7 @@ impl Lab {
             Err(finding) => findings.push(finding),
         }
         if systems.len() > MAX_SYSTEMS {
-            let what = format!("there are {} entries, {MAX_SYSTEMS} are the most", systems.len());
+            let what = format!("there are {} entries; the maximum is {MAX_SYSTEMS}", systems.len());
             findings.push(Finding::blocking("catalog/".to_owned(), what));
         }
         if let Some(config) = config.as_ref().filter(|_| findings.is_empty()) {
@@ -248,8 +248,7 @@ impl Lab {
         let blocking = |what: String| Finding::blocking(self.name_of(path), what);
         let bytes = read_bounded(path, MAX_TEXT_BYTES)
             .map_err(|error| blocking(format!("cannot be read: {error}")))?;
-        String::from_utf8(bytes)
-            .map_err(|_| blocking("is no text: it has bytes that are not UTF-8".to_owned()))
+        String::from_utf8(bytes).map_err(|_| blocking("is not UTF-8 text".to_owned()))
     }
 }
 
@@ -262,7 +261,7 @@ fn unknown_systems(config: &Config, systems: &[OfferedSystem]) -> Vec<Finding> {
         let Place { line, column } = named.place;
         Finding::blocking(
             format!("server.toml, line {line}, column {column}"),
-            format!("`{}` is no system of catalog/ ({there_is})", named.id),
+            format!("`{}` is not a system of catalog/ ({there_is})", named.id),
         )
     };
     unknown.map(finding).collect()
@@ -401,7 +400,9 @@ mod tests {
         let found = findings(&[("server.toml", text), ("catalog/x.txt", "")]);
         let places = [("5, column 11", "a"), ("7, column 10", "b"), ("10, column 11", "c")];
         for (found, (place, id)) in found.iter().zip(places) {
-            assert!(found.starts_with(&format!("server.toml, line {place}: `{id}` is no system")));
+            assert!(
+                found.starts_with(&format!("server.toml, line {place}: `{id}` is not a system"))
+            );
         }
         assert!(found[3].contains("line 13, ") && found.len() == 4, "{found:?}");
     }

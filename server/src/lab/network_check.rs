@@ -87,7 +87,7 @@ fn subnet_findings(config: &Config, cards: &[Card]) -> Vec<Finding> {
     };
     for address in config.nodes.hosts.iter().filter_map(|host| host.address) {
         if !is_known(&address) {
-            let what = format!("{address} is in no network that this server gives addresses on");
+            let what = format!("{address} is in no network in which this server assigns addresses");
             add("[[host]] address", what);
         } else if cards.iter().any(|card| card.ip == address) {
             add("[[host]] address", format!("{address} is this server's own address"));

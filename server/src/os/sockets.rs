@@ -54,7 +54,7 @@ pub enum BindError {
     },
     /// Ports below 1024, and sockets on one interface, need a right.
     #[error(
-        "{role} may not open {transport} port {port}; run bt-server as root, or give it the rights CAP_NET_BIND_SERVICE and CAP_NET_RAW"
+        "{role} may not open {transport} port {port}; run bt-server as root, or grant it CAP_NET_BIND_SERVICE and CAP_NET_RAW"
     )]
     Forbidden {
         /// The role.

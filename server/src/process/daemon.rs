@@ -49,7 +49,7 @@ pub enum DaemonError {
         source: io::Error,
     },
     /// There is one already.
-    #[error("bt-server runs already (process {0})")]
+    #[error("bt-server is already running (process {0})")]
     Running(u32),
     /// The program could not be run again.
     #[error("cannot run bt-server in the background")]

@@ -69,14 +69,15 @@ pub fn reduce(instance: &Instance, keep: &[Capability]) -> Result<String, Rights
     let root = instance.lab.root();
     let owner = fs::metadata(root)
         .map_err(|source| RightsError::System { what: "look at the lab folder", source })?;
-    prctl::set_no_new_privs().map_err(system("give up the right to gain rights"))?;
+    prctl::set_no_new_privs().map_err(system("drop the ability to gain privileges"))?;
     if geteuid().is_root() && owner.uid() != 0 {
         let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
         // What was made a moment ago as root: locks, log, a first lease log.
         hand_over(AT_FDCWD, &instance.lab.state(), uid, gid)
             .map_err(system("hand the folder state/ to the lab's owner"))?;
-        prctl::set_keepcaps(!keep.is_empty()).map_err(system("keep the rights for the network"))?;
-        setgroups(&[gid]).map_err(system("leave root's groups"))?;
+        prctl::set_keepcaps(!keep.is_empty())
+            .map_err(system("keep the capabilities for the network"))?;
+        setgroups(&[gid]).map_err(system("drop root's groups"))?;
         setgid(gid).map_err(system("join the group of the lab's owner"))?;
         setuid(uid).map_err(system("become the owner of the lab folder"))?;
     }

@@ -45,7 +45,7 @@ pub enum PublishError {
     #[error(transparent)]
     Keys(#[from] KeyringError),
     /// A torrent.
-    #[error("the torrent of {id} could not be made")]
+    #[error("the torrent of {id} could not be created")]
     Torrent {
         /// Which system.
         id: SystemId,
@@ -53,7 +53,7 @@ pub enum PublishError {
         source: TorrentError,
     },
     /// What was signed would be refused by the nodes.
-    #[error("the nodes would refuse this catalog, so it is not published")]
+    #[error("PCs would refuse this catalog, so it is not published")]
     Refused(#[source] CatalogError),
     /// Disk.
     #[error("cannot write {}; check that the disk has space and is writable", path.display())]

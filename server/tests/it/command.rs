@@ -79,7 +79,7 @@ fn a_server_is_started_and_stopped_as_often_as_one_likes() {
     let pid = bench.snapshot().pid;
     let again = bench.in_own_network("$BT start");
     assert_eq!(again.status.code(), Some(0));
-    assert_eq!(text(&again.stdout), format!("bt-server runs already (process {pid})"));
+    assert_eq!(text(&again.stdout), format!("bt-server is already running (process {pid})"));
     let status = text(&bench.run(&["status"]).stdout);
     assert!(status.contains("System A") && status.contains("http  up"), "{status}");
     assert_eq!(text(&bench.run(&["stop"]).stdout), format!("stopped (process {pid})"));
@@ -158,7 +158,7 @@ fn each_reason_not_to_start_is_told_in_words() {
     refused("catalog/a.toml: its kernel images/a/bzImage does not exist");
     bench.write("catalog/a.toml", ENTRY);
     bench.write("server.toml", "interface = \"lo\"\n[dhcp]\nmode = \"of\"\n");
-    refused("server.toml, line 3, column 8: mode `of` is not known");
+    refused("server.toml, line 3, column 8: unknown mode `of`");
     bench.write("server.toml", "interface = \"eth99\"\n[dhcp]\nmode = \"off\"\n");
     refused("no network interface `eth99`; this machine has lo");
     bench.write(

@@ -94,7 +94,7 @@ fn a_pc_gets_through_four_processes() {
     let running: Value = serde_json::from_slice(&running.stdout).expect("JSON");
     assert_eq!(running.as_array().map(Vec::len), Some(4), "{running}");
     let taken = bench.run(&["start", "--roles", "tftp,seed"]);
-    assert!(text(&taken.stderr).contains("runs already"), "{taken:?}");
+    assert!(text(&taken.stderr).contains("already running"), "{taken:?}");
 
     let one = bench.run(&["stop", "--roles", "tftp"]);
     assert!(text(&one.stdout).starts_with("stopped tftp (process"), "{one:?}");
@@ -192,7 +192,7 @@ fn a_foreign_server_that_comes_later_is_told_of_without_any_right() {
     let output = bench.in_own_network(&script);
     let (shown, words) = (text(&output.stdout), text(&output.stderr));
     let (before, after) = shown.split_once("---").expect(&words);
-    let told = "another DHCP server, 10.77.0.2, gives addresses here";
+    let told = "another DHCP server, 10.77.0.2, assigns addresses here";
     assert!(!before.contains("another DHCP server"), "{before}");
     assert!(after.contains(told), "{after} {words}");
     assert!(after.contains("CapEff:\t0000000000000000"), "{after}");
@@ -294,7 +294,7 @@ fn the_doctor_names_what_is_wrong_and_what_helps() {
     let output = bench.in_own_network(&script);
     let words = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{words}{}", text(&output.stderr));
-    assert!(words.contains("another DHCP server gives addresses here: 10.77.0.2"), "{words}");
+    assert!(words.contains("another DHCP server assigns addresses here: 10.77.0.2"), "{words}");
 }
 
 /// One more card, and a firewall that lets in what PCs ask for, and nothing else.

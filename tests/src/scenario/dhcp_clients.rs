@@ -154,7 +154,7 @@ fn rogue_server(testbed: &mut Testbed, server: &Server) -> Result<f64> {
     let namespace = testbed.lan.namespace()?;
     let (start, address) = (clock::now(), namespace.address());
     let _stranger = Dnsmasq::give_addresses(namespace, &testbed.scratch("dhcp-clients-rogue")?)?;
-    let words = format!("another DHCP server, {address}, gives addresses here");
+    let words = format!("another DHCP server, {address}, assigns addresses here");
     clock::wait_for("the warning about a rogue DHCP server", WARNING_LIMIT, || {
         Ok(server.logged().contains(&words).then_some(()))
     })?;

@@ -29,7 +29,7 @@ pub fn full(testbed: &mut Testbed) -> Result<String> {
     // Without a second one, the bridge has no link once the rogue server has exited.
     let (namespace, _plugged_in) = (testbed.lan.namespace()?, testbed.lan.namespace()?);
     let patient = Patient { testbed, lab: &lab };
-    patient.is_well("no server runs", &[("server", "no server of this lab runs")])?;
+    patient.is_well("no server runs", &[("server", "no server of this lab is running")])?;
     let mut seen = files_and_ports(&patient)?;
 
     let server = testbed.serve(&lab, "doctor-full")?;
@@ -38,7 +38,7 @@ pub fn full(testbed: &mut Testbed) -> Result<String> {
     seen += broken_while_running(&patient)?;
     let mut stranger = Dnsmasq::give_addresses(namespace, &testbed.scratch("doctor-dns")?)?;
     settle(&mut stranger)?;
-    let words = format!("another DHCP server gives addresses here: {}", stranger.address());
+    let words = format!("another DHCP server assigns addresses here: {}", stranger.address());
     patient.complains("a rogue DHCP server", "dhcp", &words)?;
     drop(stranger);
     server.explain(patient.is_well("everything is fixed", &[]))?;
@@ -52,7 +52,7 @@ pub fn proxy(testbed: &mut Testbed) -> Result<String> {
     let patient = Patient { testbed, lab: &lab };
     let mut others = Dnsmasq::give_addresses(namespace, &testbed.scratch("doctor-dns-proxy")?)?;
     settle(&mut others)?;
-    let words = format!("addresses come from {}", others.address());
+    let words = format!("addresses are assigned by {}", others.address());
     patient.is_well("no server runs", &[("dhcp", &words)])?;
     let taken = UdpSocket::bind((SERVER, 4011)).context("cannot take port 4011")?;
     patient.complains("port 4011 is taken", "ports", "UDP port 4011, but ")?;

@@ -140,7 +140,7 @@ fn hash_wrong() -> Journey {
         system: Some(id("debian-12")),
         problem: Problem::new(
             ProblemKind::HashWrong,
-            "Debian 12 XFCE was damaged in transit",
+            "Debian 12 XFCE failed verification",
             "Its file “image” is not the one that your lab signed, so it was not started.",
             "Try again. If this keeps happening, tell your supervisor: the file was changed after signing.",
             "image: SHA-256 is 9f2c41…, the catalog says 1b07aa… (catalog version 41)",

@@ -9,8 +9,8 @@ use bt_catalog::Family;
 use indicatif::ProgressBar;
 use walkdir::WalkDir;
 
+use super::family::Layout;
 use super::iso::{Iso, SECTOR, is_primary_volume};
-use super::layout::Layout;
 use super::squashfs::{MAGIC, Squashfs};
 use crate::lab::kernel_header;
 
@@ -60,7 +60,7 @@ impl Input {
             let folder =
                 path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
             bail!(
-                "{shown} is a kernel alone; put it into a folder with its initrd, and add that folder ({})",
+                "{shown} is only a kernel; put it into a folder with its initrd, and add that folder ({})",
                 folder.display()
             );
         }

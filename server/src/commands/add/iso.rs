@@ -57,14 +57,14 @@ impl<R: Read + Seek> Iso<R> {
             .read_exact(&mut head)
             .map_err(|_| wrong("it is too short for an ISO 9660 medium"))?;
         if !is_primary_volume(&head) {
-            return Err(wrong("it is no ISO 9660 medium"));
+            return Err(wrong("it is not an ISO 9660 medium"));
         }
         let label = String::from_utf8_lossy(&head[40..72]).trim_end().to_owned();
         let bytes = u64::from(u32_at(&head, 80)?) * SECTOR;
         let length = source.seek(SeekFrom::End(0))?;
         if length < bytes {
             let why = format!(
-                "it says that it has {bytes} bytes, and there are {length}: the copy is not complete"
+                "its header states {bytes} bytes, but it has {length}: the copy is incomplete"
             );
             return Err(wrong(&why));
         }
@@ -345,7 +345,7 @@ mod tests {
     fn an_incomplete_copy_is_told() {
         let bytes = medium();
         let error = Iso::open(Cursor::new(&bytes[..bytes.len() - 4096])).expect_err("cut off");
-        assert!(error.to_string().contains("the copy is not complete"), "{error}");
+        assert!(error.to_string().contains("the copy is incomplete"), "{error}");
         assert!(Iso::open(Cursor::new(&bytes[..1000])).is_err());
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! input.rs    what was named       iso.rs    files of a medium      squashfs.rs    files of a root file system
-//! layout.rs   which family it is   menu.rs   its own boot menu      modules.rs     the modules of its kernel
+//! family.rs   which family it is   menu.rs   its own boot menu      modules.rs     the modules of its kernel
 //! initrd.rs   what its initrd says
 //! wrap.rs     a medium of a bare squashfs                           entry_text.rs  the catalog entry
 //! ```
@@ -10,11 +10,11 @@
 //! running server keeps the old files open, so nodes that began with them finish with them.
 
 mod entry_text;
+mod family;
 mod files;
 mod initrd;
 mod input;
 mod iso;
-mod layout;
 mod menu;
 mod modules;
 mod squashfs;
@@ -33,9 +33,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use self::entry_text::{EntryText, id_of, os_release};
+use self::family::{Layout, recognise};
 use self::files::{HANDOVER, IMAGE, INITRD, KERNEL};
 use self::input::{Input, copy_whole};
-use self::layout::{Layout, recognise};
 use self::modules::Sources;
 use crate::humanize;
 use crate::lab::files::write_durably;
@@ -135,7 +135,9 @@ fn system_id(options: &Options) -> Result<SystemId> {
     let path = options.source.canonicalize().unwrap_or_else(|_| options.source.clone());
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     id_of(&name).parse().map_err(|_| {
-        anyhow::anyhow!("`{name}` gives no id; choose one with --id, such as --id debian-12")
+        anyhow::anyhow!(
+            "cannot derive an id from `{name}`; choose one with --id, such as --id debian-12"
+        )
     })
 }
 
@@ -179,7 +181,7 @@ fn look_into_initrd(path: &Path, found: &mut Layout) {
         Ok(None) => found.unsure.push(
             "its initrd has none of the known programs that find an image: try it before students do".to_owned(),
         ),
-        Err(error) => found.unsure.push(format!("its initrd could not be looked into ({error:#})")),
+        Err(error) => found.unsure.push(format!("its initrd could not be inspected ({error:#})")),
     }
 }
 
@@ -240,9 +242,10 @@ fn copy_boot_files(
     folder: &Path,
     bar: &ProgressBar,
 ) -> Result<KernelHeader> {
-    let name = found.kernel.as_ref().with_context(|| {
-        format!("there is no kernel in it, though it looks like {}", found.what)
-    })?;
+    let name = found
+        .kernel
+        .as_ref()
+        .with_context(|| format!("it contains no kernel, although it looks like {}", found.what))?;
     let kernel = folder.join(KERNEL);
     input.copy(name, &kernel, bar)?;
     let header = kernel_header(&kernel).with_context(|| format!("{name} cannot be started"))?;
@@ -253,7 +256,7 @@ fn copy_boot_files(
             ensure!(fs::metadata(&to)?.len() > 0, "its initrd {initrd} is empty: copy it again");
         }
         None if found.family == Family::Plain => {}
-        None => bail!("there is no initrd in it, though it looks like {}", found.what),
+        None => bail!("it contains no initrd, although it looks like {}", found.what),
     }
     Ok(header)
 }
@@ -358,7 +361,7 @@ fn put_head(medium: &Path, head: &[u8]) -> Result<()> {
 fn run(mut tool: Command, package: &str, bar: &ProgressBar) -> Result<()> {
     let name = tool.get_program().to_string_lossy().into_owned();
     tool.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    bar.set_message(format!("({name} is at work)"));
+    bar.set_message(format!("({name} is running)"));
     bar.enable_steady_tick(std::time::Duration::from_millis(200));
     let output =
         tool.output().with_context(|| format!("cannot run {name}: `apt install {package}`"))?;

@@ -130,7 +130,7 @@ fn what_an_interrupted_add_left_goes_with_the_next_and_what_another_is_making_st
     bench.file("plain/initrd.img", "one");
     let lines = bench.add("plain", "x").expect("added");
     assert!(lines[1].contains("(vmlinuz)"), "{lines:?}");
-    assert!(lines.iter().any(|line| line.contains("could not be looked into")), "{lines:?}");
+    assert!(lines.iter().any(|line| line.contains("could not be inspected")), "{lines:?}");
     assert!(lines.last().expect("some").contains("`min_ram` is a guess"), "{lines:?}");
     let exists = |name: &str| bench.lab.images().join(name).exists();
     assert!(exists("x") && exists(".adding-x-alive") && !exists(".adding-x-dead"));
@@ -225,9 +225,9 @@ fn what_cannot_be_added_is_refused_in_words_and_leaves_nothing() {
     bench.refused("false", "not a Linux kernel");
     let head = wrap::header("L", "live/filesystem.squashfs", 5000).expect("valid");
     bench.file("cut.iso", &head[..60_000]);
-    bench.refused("cut.iso", "the copy is not complete");
+    bench.refused("cut.iso", "the copy is incomplete");
     bench.file("bare.iso", [head.as_slice(), &[0; 6144]].concat());
-    bench.refused("bare.iso", "no kernel in it");
+    bench.refused("bare.iso", "it contains no kernel");
 }
 
 #[test]

@@ -25,7 +25,7 @@ const MAX_EXTENTS: u64 = 12;
 /// A path of another form, a label that is too long, or a file of more than 48 GiB.
 pub fn header(label: &str, path: &str, length: u64) -> Result<Vec<u8>, String> {
     let Some((folder, name)) = path.split_once('/').filter(|(_, name)| !name.contains('/')) else {
-        return Err(format!("`{path}` is no folder and a name"));
+        return Err(format!("`{path}` is not a folder and a file name"));
     };
     if label.len() > 32 || folder.len() > 60 || name.len() > 60 {
         return Err(format!("`{label}` or `{path}` is too long for an ISO 9660 medium"));

@@ -28,8 +28,8 @@ const MAX_CHAIN: usize = 4;
 /// The hardware address that scripts are asked with.
 const MAC: &str = "02:00:00:00:00:01";
 const NO_TFTP: &str =
-    "look into `bt-server status`; a firewall that closes UDP port 69 does this too";
-const NO_HTTP: &str = "look into `bt-server status` and the log in state/";
+    "see `bt-server status`; a firewall that blocks UDP port 69 has the same effect";
+const NO_HTTP: &str = "see `bt-server status` and the log in state/";
 
 impl Trouble {
     pub(super) fn new(what: String, remedy: &str) -> Self {
@@ -205,7 +205,7 @@ impl<'a> Walk<'a> {
         let Arrived { shown, bytes } = self.fetch(name)?;
         let short = name.rsplit('/').next().unwrap_or(name);
         if self.disk.get(short).is_some_and(|expected| *expected != bytes) {
-            let what = format!("{shown} arrives, but is not the file that lies on the disk");
+            let what = format!("{shown} arrives, but differs from the file on disk");
             let remedy = "if it was just replaced: `bt-server stop`, `bt-server start`";
             return Err(Trouble::new(what, remedy));
         }
@@ -218,7 +218,7 @@ impl<'a> Walk<'a> {
         let is_http = name.starts_with("http://");
         let role = if is_http { ServerRole::Http } else { ServerRole::Tftp };
         if !self.running.contains(&role) {
-            let what = format!("{name} cannot be fetched: the role {} does not run", role.name());
+            let what = format!("{name} cannot be fetched: the role {} is not running", role.name());
             let remedy = format!("`bt-server start --roles {}`", role.name());
             return Err(Trouble { what, remedy });
         }

@@ -70,7 +70,8 @@ pub(super) fn tftp(server: SocketAddr, name: &str) -> Result<Vec<u8>, String> {
 /// Fetches `url` and returns its body.
 pub(super) fn http(url: &str) -> Result<Vec<u8>, String> {
     let io = |error: std::io::Error| format!("{url}: {error}");
-    let rest = url.strip_prefix("http://").ok_or_else(|| format!("{url} is no http:// address"))?;
+    let rest =
+        url.strip_prefix("http://").ok_or_else(|| format!("{url} is not an http:// address"))?;
     let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let with_port = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
     let address: SocketAddr =

@@ -26,7 +26,7 @@ const DHCP: u16 = 67;
 /// Option 53 (RFC 2132 §9.6).
 const OFFER: u8 = 2;
 const ACK: u8 = 5;
-const NO_ANSWER: &str = "look into `bt-server status` and the log in state/ for what DHCP says; a \
+const NO_ANSWER: &str = "see `bt-server status` and the log in state/ for messages of DHCP; a \
                          firewall, or a range without a free address, keeps it silent too";
 
 const HIDDEN: &str = "this machine's firewall seems to drop what comes to its own UDP port 68";
@@ -108,7 +108,7 @@ impl<'a> Asker<'a> {
 
     fn no_answer(&self, what: String) -> Trouble {
         match self.hidden() {
-            Some(remedy) => Trouble::new(format!("it hears no answer: {HIDDEN}"), &remedy),
+            Some(remedy) => Trouble::new(format!("it receives no answer: {HIDDEN}"), &remedy),
             None => Trouble::new(what, NO_ANSWER),
         }
     }
@@ -117,7 +117,7 @@ impl<'a> Asker<'a> {
     pub(super) fn tell_filter(&self, found: &mut Diagnosis) {
         if self.is_filtered.get() {
             let what = "DHCP answers arrive, but this machine's firewall drops them at its own UDP port \
-                        68: no PC is touched by that, but the server cannot notice other DHCP servers";
+                        68: PCs are not affected, but the server cannot detect other DHCP servers";
             found.warn("port 68", what.to_owned(), let_in(&self.card.name, "udp", 68));
         }
     }
@@ -246,12 +246,12 @@ fn strangers(
     let booters = names(&|it| it.boot.is_some());
     match (&config.dhcp, givers.is_empty()) {
         (DhcpMode::Full(_), false) => {
-            let what = format!("another DHCP server gives addresses here: {givers}");
+            let what = format!("another DHCP server assigns addresses here: {givers}");
             let remedy = "switch it off, or write `mode = \"proxy\"` below [dhcp] in server.toml";
             found.fail("dhcp", what, remedy);
         }
         (DhcpMode::Full(_), true) => {
-            let what = "no other server on this segment gives addresses".to_owned();
+            let what = "no other server on this segment assigns addresses".to_owned();
             match hidden {
                 Some(remedy) => {
                     found.warn("dhcp", format!("no other server answers: {HIDDEN}"), remedy);
@@ -259,7 +259,7 @@ fn strangers(
                 None => found.good("dhcp", what),
             }
         }
-        (_, false) => found.good("dhcp", format!("addresses come from {givers}")),
+        (_, false) => found.good("dhcp", format!("addresses are assigned by {givers}")),
         (_, true) => {
             let what = match hidden {
                 Some(_) => format!("no DHCP answer was received on {}: {HIDDEN}", card.name),
@@ -272,8 +272,8 @@ fn strangers(
     }
     if !booters.is_empty() && config.dhcp != DhcpMode::Off {
         let what = format!("another server also sends boot information to PCs: {booters}");
-        let remedy = "PCs take whichever answers first: take its boot options (66, 67, next-server, \
-                      filename) away";
+        let remedy = "PCs use whichever answers first: remove its boot options (66, 67, next-server, \
+                      filename)";
         found.warn("dhcp", what, remedy);
     }
 }
@@ -321,7 +321,11 @@ mod tests {
         let other = heard(OTHER, true, None);
         check(FULL, std::slice::from_ref(&own), &[(Verdict::Ok, "no other server")]);
         check(FULL, &[own, other.clone()], &[(Verdict::Fail, "addresses here: 10.77.0.9")]);
-        check("mode = \"proxy\"", &[other.clone(), other], &[(Verdict::Ok, "come from 10.77.0.9")]);
+        check(
+            "mode = \"proxy\"",
+            &[other.clone(), other],
+            &[(Verdict::Ok, "are assigned by 10.77.0.9")],
+        );
         let ours = heard(OWN, false, Some("snponly.efi"));
         check("mode = \"proxy\"", &[ours], &[(Verdict::Fail, "no DHCP server answers")]);
     }
@@ -339,8 +343,10 @@ mod tests {
     #[test]
     fn a_foreign_boot_file_is_told() {
         let other = heard(OTHER, true, Some("pxelinux.0"));
-        let expected =
-            [(Verdict::Ok, "come from"), (Verdict::Warn, "boot information to PCs: 10.77.0.9")];
+        let expected = [
+            (Verdict::Ok, "are assigned by"),
+            (Verdict::Warn, "boot information to PCs: 10.77.0.9"),
+        ];
         check("mode = \"proxy\"", std::slice::from_ref(&other), &expected);
         check("mode = \"off\"", &[other], &expected[..1]);
     }

@@ -139,14 +139,16 @@ impl Diagnosis {
         let (failures, warnings) = (self.count(Verdict::Fail), self.count(Verdict::Warn));
         let (verdict, result) = match (failures, warnings) {
             (0, 0) => {
-                (Verdict::Ok, "All good: nothing was found that keeps a PC from booting".into())
+                (Verdict::Ok, "All good: nothing was found that prevents a PC from booting".into())
             }
             (0, warnings) => (
                 Verdict::Warn,
-                format!("Nothing was found that keeps a PC from booting; warnings: {warnings}"),
+                format!("Nothing was found that prevents a PC from booting; warnings: {warnings}"),
             ),
-            (1, _) => (Verdict::Fail, "1 finding keeps PCs from booting".to_owned()),
-            (failures, _) => (Verdict::Fail, format!("{failures} findings keep PCs from booting")),
+            (1, _) => (Verdict::Fail, "1 finding prevents PCs from booting".to_owned()),
+            (failures, _) => {
+                (Verdict::Fail, format!("{failures} findings prevent PCs from booting"))
+            }
         };
         lines.push(paint(verdict.colour(), &result));
         lines.join("\n")
@@ -185,7 +187,7 @@ mod tests {
     fn words_stand_in_columns_below_headings_and_remedies_below_them() {
         let expected = "this machine\n  ok    link         eth0 is up\n\
             the server\n  FAIL  http         no answer\n                     -> `bt-server start`\n\
-            1 finding keeps PCs from booting";
+            1 finding prevents PCs from booting";
         assert_eq!(diagnosis().text(false), expected);
     }
 

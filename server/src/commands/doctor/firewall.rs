@@ -37,7 +37,7 @@ impl Firewall {
 
     /// Says that none did.
     pub fn tell_unknown(found: &mut Diagnosis) {
-        let remedy = "as root, with `nft` installed, doctor reads them";
+        let remedy = "run doctor as root with `nft` installed to check them";
         found.warn("firewall", "cannot read this machine's firewall rules".to_owned(), remedy);
     }
 
@@ -53,7 +53,7 @@ impl Firewall {
         let closed: Vec<Door> =
             doors(config).into_iter().filter(|door| is_closed(rules, *door, card)).collect();
         if closed.is_empty() {
-            found.good("firewall", "no rule that keeps PCs out".to_owned());
+            found.good("firewall", "no rule that blocks PCs".to_owned());
         }
         for Door { role, protocol, port } in closed {
             let what = format!("{role} on {protocol} port {port} seems to be closed");

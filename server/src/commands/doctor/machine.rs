@@ -67,7 +67,7 @@ pub fn disk(lab: &Lab, found: &mut Diagnosis) {
         );
         let remedy = match error.kind() {
             io::ErrorKind::ReadOnlyFilesystem => {
-                "look why with `dmesg`, check the disk, then `mount -o remount,rw` it"
+                "find the cause with `dmesg`, check the disk, then `mount -o remount,rw` it"
             }
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => MAKE_ROOM,
             _ => "give it to the lab's owner, and run doctor as that user or as root",
@@ -83,7 +83,7 @@ fn try_to_write(folder: &Path) -> io::Result<()> {
     file.sync_all()
 }
 
-const MAKE_ROOM: &str = "make room: `du -h -d 2` in the lab folder shows what takes it";
+const MAKE_ROOM: &str = "free some space: `du -h -d 2` in the lab folder shows what uses it";
 
 fn free(folder: &Path, whose: &str, found: &mut Diagnosis) {
     const REMEDY: &str = MAKE_ROOM;
@@ -114,13 +114,13 @@ pub fn link(name: &str, found: &mut Diagnosis) {
     let address = format!("{name} has {ip}/{}", mask.to_bits().count_ones());
     if !interface.is_up {
         let remedy = format!("`ip link set {name} up`");
-        found.fail("link", format!("{name} is switched off"), remedy);
+        found.fail("link", format!("{name} is down"), remedy);
     } else if !has_link(name) {
-        let remedy = "plug the cable in; check the switch and the other end";
+        let remedy = "plug in the cable; check the switch and the other end";
         found.fail("link", format!("{address}, but no link: nothing is plugged in"), remedy);
     } else if interface.is_loopback {
         let remedy = "name the network interface of the lab as `interface` in server.toml";
-        found.warn("link", format!("{address}, which only this machine reaches"), remedy);
+        found.warn("link", format!("{address}, which only this machine can reach"), remedy);
     } else {
         let speed = fs::read_to_string(format!("/sys/class/net/{name}/speed")).unwrap_or_default();
         let speed = speed.trim().parse::<i64>().ok().filter(|speed| *speed > 0);
@@ -159,8 +159,8 @@ pub fn ports(config: &Config, card: &Card, running: &[ServerRole], found: &mut D
     let count = tried.len();
     let failed: Vec<_> = tried.into_iter().filter_map(Result::err).collect();
     match (count, failed.is_empty()) {
-        (0, _) => found.good("ports", "this lab's server has all of them".to_owned()),
-        (_, true) => found.good("ports", format!("{count} are free, and may be opened")),
+        (0, _) => found.good("ports", "this lab's server listens on all of them".to_owned()),
+        (_, true) => found.good("ports", format!("{count} are free and can be opened")),
         (_, false) => {}
     }
     for error in failed {
@@ -184,7 +184,7 @@ pub fn processes(running: &[(Instance, u32)], found: &mut Diagnosis) {
                 found.good("rights", format!("{what}, with CAP_NET_BIND_SERVICE alone"));
             }
             Some(bits) => {
-                let what = format!("{what}, with more rights than it needs ({bits:#x})");
+                let what = format!("{what}, with more capabilities than it needs ({bits:#x})");
                 found.warn(
                     "rights",
                     what,
@@ -215,7 +215,7 @@ pub fn boot_files(lab: &Lab, found: &mut Diagnosis) {
             }
         }
         Err(error) => {
-            let what = format!("whose key the PCs' initramfs trusts is not known: {error}");
+            let what = format!("cannot determine whose key the PCs' initramfs trusts: {error}");
             found.warn("boot files", what, remedy);
         }
     }

@@ -109,7 +109,7 @@ fn network(
     found.section("Other servers on the network");
     let mut askers = Vec::new();
     for card in cards {
-        progress(&format!("asking on {} who else gives addresses, 4 s ...", card.name));
+        progress(&format!("checking on {} for other DHCP servers, 4 s ...", card.name));
         found.at_card(several(cards, card));
         let asker = Asker::open(config, card, firewall.hides_answers(&card.name), found);
         if let Some(asker) = &asker {
@@ -121,15 +121,16 @@ fn network(
     found.section("The running server");
     let running = roles(processes);
     if running.is_empty() {
-        let remedy = "start it with `bt-server start`; then doctor goes every step of a PC's boot";
-        found.warn("server", "no server of this lab runs".to_owned(), remedy);
+        let remedy =
+            "start it with `bt-server start`; then doctor simulates a PC's boot step by step";
+        found.warn("server", "no server of this lab is running".to_owned(), remedy);
         return;
     }
     machine::processes(processes, found);
     for role in ServerRole::ALL.into_iter().filter(|role| !running.contains(role)) {
         if role != ServerRole::Dhcp || config.dhcp != DhcpMode::Off {
             let remedy = format!("`bt-server start --roles {}`", role.name());
-            found.fail("server", format!("the role {} does not run", role.name()), remedy);
+            found.fail("server", format!("the role {} is not running", role.name()), remedy);
         }
     }
     found.section("A PC's boot, by its firmware");
@@ -140,7 +141,7 @@ fn network(
         match sockets::holder_of(Transport::Udp, PXE_PORT) {
             Some(holder) => found.good("port 4011", format!("{holder} listens there")),
             None => {
-                let what = "nobody is seen to listen on UDP port 4011, where some firmware asks";
+                let what = "nothing listens on UDP port 4011, which some firmware asks";
                 found.fail("port 4011", what.to_owned(), "run doctor as root; restart the server");
             }
         }
@@ -165,16 +166,16 @@ fn files(lab: &Lab, now: Timestamp, found: &mut Diagnosis) {
     let findings = check::findings(lab, now);
     let has = |part: &str| findings.iter().any(|finding| finding.place.starts_with(part));
     if !has("keys/") {
-        found.good("keys", "there, closed to others, and they belong together".to_owned());
+        found.good("keys", "present, mode 0600, key pairs match".to_owned());
     }
     if !has("catalog/") && !has("server.toml") {
-        found.good("systems", "every entry is right, and its files are there".to_owned());
+        found.good("systems", "all entries are valid, and their files exist".to_owned());
     }
     if !has(loaders::BOOT_FILES) {
         machine::boot_files(lab, found);
     }
     for finding in findings {
-        let remedy = "correct it as it says; `bt-server check` looks again";
+        let remedy = "correct it as stated; then run `bt-server check` again";
         // The server starts without them, but no PC boots.
         if finding.is_blocking || finding.place == loaders::BOOT_FILES {
             found.fail("lab", finding.to_string(), remedy);

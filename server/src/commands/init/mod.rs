@@ -52,14 +52,14 @@ pub struct Options {
     pub node: Option<PathBuf>,
 }
 
-/// Who gives the addresses: `mode` below `[dhcp]`.
+/// DHCP mode: `mode` below `[dhcp]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Mode {
-    /// This server does.
+    /// This server assigns the addresses.
     Full,
-    /// Another one; this one only names the boot files.
+    /// Another server assigns the addresses; this one supplies the boot information.
     Proxy,
-    /// Another one, which names the boot files too.
+    /// Another server does both.
     Off,
 }
 
@@ -179,11 +179,11 @@ impl Card {
     fn advice(&self) -> String {
         match self.address {
             Some((ip, _)) => format!(
-                "look into server.toml: the PCs are reached through {} ({ip}); is that right?",
+                "review server.toml: the PCs are connected to {} ({ip}); is that right?",
                 self.name
             ),
             None => format!(
-                "look into server.toml: `interface` is {}, which has no IPv4 address yet",
+                "review server.toml: `interface` is {}, which has no IPv4 address yet",
                 self.name
             ),
         }
@@ -200,17 +200,15 @@ fn dhcp_mode(card: &Card) -> (Mode, String) {
     match looked {
         Ok(offers) => match offers.iter().find(|offer| offer.address.is_some()) {
             Some(offer) => {
-                (Mode::Proxy, format!("DHCP server {} gives the addresses there", offer.server))
+                (Mode::Proxy, format!("DHCP server {} assigns the addresses there", offer.server))
             }
             None => (
                 Mode::Full,
-                "no DHCP server answered there, so this one gives the addresses".into(),
+                "no DHCP server answered there, so this one assigns the addresses".into(),
             ),
         },
         // It disturbs nobody, whoever is there.
-        Err(error) => {
-            (Mode::Proxy, format!("whether another server is there could not be seen ({error})"))
-        }
+        Err(error) => (Mode::Proxy, format!("could not check for another server ({error})")),
     }
 }
 

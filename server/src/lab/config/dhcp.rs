@@ -149,7 +149,7 @@ pub(super) fn dhcp(raw: Option<Spanned<RawDhcp>>, has_more_cards: bool) -> At<Dh
         Some(("off", _)) => DhcpMode::Off,
         Some((other, at)) => {
             let cause = format!(
-                "mode `{other}` is not known; write \"proxy\" if another DHCP server assigns the addresses, \
+                "unknown mode `{other}`; write \"proxy\" if another DHCP server assigns the addresses, \
                  \"full\" if this one does, or \"off\""
             );
             return Err((at, cause));
@@ -219,7 +219,7 @@ fn add_subnet(
     let at = raw.span().start;
     let raw = raw.into_inner();
     if found.networks.len() >= MOST_SUBNETS {
-        return Err((at, format!("{MOST_SUBNETS} subnets are the most")));
+        return Err((at, format!("the maximum is {MOST_SUBNETS} subnets")));
     }
     let (address_of, netmask) = network(&raw.network)?;
     // It may be the network of the second card, which needs none; which it is, only the cards tell.
@@ -278,7 +278,7 @@ fn extra_options(raw: &RawOptions) -> At<Vec<ExtraOption>> {
         let option = dhcp_options::encode(code, value.as_ref())
             .map_err(|cause| (value.span().start, format!("option `{}`: {cause}", key.as_ref())))?;
         if found.iter().any(|other| other.code == code) {
-            let cause = format!("option {code} is there twice, by its name and by its number");
+            let cause = format!("option {code} is set twice, by its name and by its number");
             return Err((key.span().start, cause));
         }
         bytes += option.data.len() + 2;

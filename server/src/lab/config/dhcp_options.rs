@@ -166,7 +166,7 @@ const OWN: &[(u8, &str, &str)] = &[
 pub fn code_of(key: &str) -> Result<u8, String> {
     let code = match key.parse::<i64>() {
         Ok(number) => u8::try_from(number)
-            .map_err(|_| format!("`{key}` is no option: their numbers are 1 to 254"))?,
+            .map_err(|_| format!("`{key}` is not a valid option; the numbers are 1 to 254"))?,
         Err(_) => {
             let table = TABLE.iter().map(|(code, name, _)| (*code, *name));
             let own = OWN.iter().map(|(code, name, _)| (*code, *name));
@@ -186,9 +186,7 @@ fn unknown(key: &str) -> String {
     let like: Vec<&str> =
         TABLE.iter().map(|(_, name, _)| *name).filter(|name| is_like(name)).collect();
     let hint = if like.is_empty() { String::new() } else { format!(" ({}?)", like.join(", ")) };
-    format!(
-        "`{key}` is no DHCP option that is known by name{hint}; write its number in quotes, such as \"209\""
-    )
+    format!("`{key}` is not a known DHCP option{hint}; write its number in quotes, such as \"209\"")
 }
 
 /// The bytes of an option's value.
@@ -236,7 +234,7 @@ pub fn encode(code: u8, value: &Value) -> Result<ExtraOption, String> {
     match data.len() {
         0 => Err("it is empty".into()),
         1..=MOST_BYTES => Ok(ExtraOption { code, data }),
-        length => Err(format!("it has {length} bytes, {MOST_BYTES} are the most")),
+        length => Err(format!("it has {length} bytes; the maximum is {MOST_BYTES}")),
     }
 }
 
@@ -249,7 +247,7 @@ fn free(value: &Value) -> Result<Vec<u8>, String> {
         Value::String(_) => Ok(text(value)?.as_bytes().to_vec()),
         Value::Array(_) => Ok(addresses(value)?.concat()),
         _ => Err(
-            "this option's format is not known here: write text in quotes, addresses in brackets, \
+            "the format of this option is unknown: write text in quotes, addresses in brackets, \
                   or its bytes such as \"hex:01ff\""
                 .into(),
         ),
@@ -265,7 +263,7 @@ fn list(value: &Value) -> &[Value] {
 
 fn one_address(value: &Value) -> Result<Ipv4Addr, String> {
     let text = value.as_str().ok_or("write one IPv4 address in quotes")?;
-    text.trim().parse().map_err(|_| format!("`{text}` is no IPv4 address"))
+    text.trim().parse().map_err(|_| format!("`{text}` is not an IPv4 address"))
 }
 
 fn addresses(value: &Value) -> Result<Vec<[u8; 4]>, String> {
@@ -301,7 +299,7 @@ fn names(value: &Value) -> Result<Vec<u8>, String> {
         let name = text(value)?;
         for label in name.trim_end_matches('.').split('.') {
             let length = u8::try_from(label.len()).ok().filter(|length| (1..64).contains(length));
-            let length = length.ok_or_else(|| format!("`{name}` is no domain name"))?;
+            let length = length.ok_or_else(|| format!("`{name}` is not a domain name"))?;
             bytes.push(length);
             bytes.extend(label.as_bytes());
         }
@@ -321,7 +319,7 @@ fn routes(value: &Value) -> Result<Vec<u8>, String> {
             Some((ip.parse::<Ipv4Addr>().ok()?, bits, router.trim().parse::<Ipv4Addr>().ok()?))
         });
         let Some((ip, bits, router)) = parts else {
-            return Err(format!("`{route}` is no route; write \"10.0.0.0/8 10.77.0.254\""));
+            return Err(format!("`{route}` is not a route; write \"10.0.0.0/8 10.77.0.254\""));
         };
         bytes.push(bits);
         bytes.extend(&ip.octets()[..usize::from(bits.div_ceil(8))]);
@@ -393,7 +391,7 @@ mod tests {
         check("209 = \"conf\"", 209, b"conf");
         check("209 = [\"10.0.0.1\"]", 209, &[10, 0, 0, 1]);
         check("209 = \"hex:0a:0b\"", 209, &[10, 11]);
-        refused("209 = 5", "format is not known");
+        refused("209 = 5", "format of this option is unknown");
         refused("209 = \"hex:0\"", "not hexadecimal");
     }
 
@@ -408,13 +406,13 @@ mod tests {
         refused("interface-mtu = 70000", "between 68 and 65535");
         refused("interface-mtu = 10", "between 68 and 65535");
         refused("default-ip-ttl = 256", "between 0 and 255");
-        refused("log-servers = [\"10.0.0\"]", "no IPv4 address");
+        refused("log-servers = [\"10.0.0\"]", "not an IPv4 address");
         refused("log-servers = []", "empty");
         refused("static-routes = [\"10.9.0.0\"]", "pairs");
         refused("ip-forwarding = 1", "true or false");
-        refused("domain-search = [\"a..b\"]", "no domain name");
-        refused("classless-static-routes = [\"10.0.0.0/33 10.0.0.1\"]", "no route");
-        refused(&format!("root-path = \"{}\"", "x".repeat(256)), "255 are the most");
+        refused("domain-search = [\"a..b\"]", "not a domain name");
+        refused("classless-static-routes = [\"10.0.0.0/33 10.0.0.1\"]", "not a route");
+        refused(&format!("root-path = \"{}\"", "x".repeat(256)), "the maximum is 255");
     }
 
     #[test]

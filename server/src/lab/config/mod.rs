@@ -176,7 +176,7 @@ impl RawConfig {
             // One of the two is written: the defaults differ.
             let written = [&self.seed, &self.http].into_iter().flatten().find_map(|raw| raw.at());
             let cause = format!(
-                "the port {seed_port} would be that of [http] and of [seed]; give them two"
+                "port {seed_port} is set for both [http] and [seed]; they need different ports"
             );
             return Err((written.unwrap_or(0), cause));
         }
@@ -226,7 +226,7 @@ fn interfaces(raw: &Spanned<toml::Value>) -> At<Vec<String>> {
     if found.is_empty() || found.len() > MOST_CARDS {
         let count = found.len();
         return wrong(format!(
-            "`interface` has {count} network cards; 1 to {MOST_CARDS} are possible"
+            "`interface` has {count} interfaces; 1 to {MOST_CARDS} are possible"
         ));
     }
     Ok(found)
@@ -293,25 +293,25 @@ mod tests {
     #[test]
     fn mistakes_are_found_where_they_stand() {
         refused("", 1, "write `interface = ");
-        refused(&format!("{SMALL}[seed]\nport = 6969\n"), 6, "give them two");
-        refused(&format!("{SMALL}[http]\nport = 6881\n"), 6, "give them two");
+        refused(&format!("{SMALL}[seed]\nport = 6969\n"), 6, "need different ports");
+        refused(&format!("{SMALL}[http]\nport = 6881\n"), 6, "need different ports");
         refused("interface = \"eth0\"\n[dhcp]\nmode = \"full\"\n", 2, "to give are missing");
         refused("interface = \"eth0\"\n[dhcp]\nmode = \"of\"\n", 3, "write \"proxy\"");
         let no_mode = "interface = \"eth0\"\n[dhcp]\nrange = \"10.0.0.5-10.0.0.9\"\n";
         refused(no_mode, 3, "mode = \"full\"");
         refused(&format!("nam = \"x\"\n{SMALL}"), 1, "unknown field `nam`");
         for (line, part) in [
-            ("lease = \"soon\"", "no duration"),
-            ("lease = \"99999999999999999999d\"", "no duration"),
+            ("lease = \"soon\"", "not a duration"),
+            ("lease = \"99999999999999999999d\"", "not a duration"),
             ("lease = \"1s\"", "60 to"),
-            ("router = \"10.0.0\"", "no IPv4 address"),
-            ("dns = [\"10.0.0\"]", "no IPv4 address"),
+            ("router = \"10.0.0\"", "not an IPv4 address"),
+            ("dns = [\"10.0.0\"]", "not an IPv4 address"),
             ("options.53 = 5", "cannot be set here"),
             ("options.interface-mtu = \"x\"", "without quotes"),
         ] {
             refused(&format!("{SMALL}{line}\n"), 5, part);
         }
-        refused(&format!("{SMALL}[http]\nport = 70000\n"), 6, "no port");
+        refused(&format!("{SMALL}[http]\nport = 70000\n"), 6, "not a port");
         refused(&format!("{SMALL}[menu]\ndefault = \"Big OS\"\n"), 6, "not a valid system id");
         let words = "[node]\ncmdline = \"a ${b}\"\n";
         refused(&format!("{SMALL}{words}"), 6, "does not pass through iPXE");
@@ -320,7 +320,7 @@ mod tests {
             3,
             "after its end",
         );
-        refused("interface = \"eth0\"\n[dhcp]\nrange = \"10.0.0.9\"\n", 3, "no range");
+        refused("interface = \"eth0\"\n[dhcp]\nrange = \"10.0.0.9\"\n", 3, "not a range");
         refused("interface = \"eth0\n", 1, "");
     }
 
@@ -332,7 +332,7 @@ mod tests {
         };
         assert_eq!(all("\" eno1 \"").expect("valid"), "eno1");
         assert_eq!(all("[\"eno1\", \"eno2\"]").expect("valid"), "eno1 eno2");
-        refused("interface = []\n", 1, "0 network cards");
+        refused("interface = []\n", 1, "0 interfaces");
         refused("interface = [\"eno1\", \"eno1\"]\n", 1, "twice");
         refused("interface = [\"eno1\", 2]\n", 1, "several");
         refused("interface = \"\"\n", 1, "not a network interface");

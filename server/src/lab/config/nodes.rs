@@ -252,7 +252,7 @@ impl Nodes {
         let whose = room.map_or(String::new(), |room| format!(" in room `{}`", room.name));
         Err(format!(
             "the kernel words of [node], room and host together have {length} characters{whose}, \
-             {LONGEST_WORDS} are the most; the kernel would cut off the last ones, so shorten a `cmdline`"
+             the maximum is {LONGEST_WORDS}; the kernel would cut off the rest, so shorten a `cmdline`"
         ))
     }
 
@@ -397,7 +397,7 @@ fn add_room(rooms: &mut Vec<Room>, raw: Spanned<RawRoom>, text: &str) -> At<()> 
         .check(text)?,
     };
     if rooms.len() >= MOST_ROOMS {
-        return Err((at, format!("{MOST_ROOMS} rooms are the most")));
+        return Err((at, format!("the maximum is {MOST_ROOMS} rooms")));
     }
     if rooms.iter().any(|known| known.name == room.name) {
         let cause = format!("there are two rooms `{}`; put their lists into one", room.name);
@@ -428,10 +428,10 @@ fn add_host(nodes: &mut Nodes, raw: Spanned<RawHost>, text: &str) -> At<()> {
         place: Place { line, column },
     };
     if nodes.hosts.len() >= MOST_HOSTS {
-        return Err((at, format!("{MOST_HOSTS} hosts are the most")));
+        return Err((at, format!("the maximum is {MOST_HOSTS} hosts")));
     }
     if host.mac.is_none() && host.uuid.is_none() {
-        let cause = "this host is known by nothing: write its `mac` or its `uuid`; \
+        let cause = "this host cannot be recognised: write its `mac` or its `uuid`; \
                      `bt-server status` shows the MAC address of each PC that was seen";
         return Err((at, cause.into()));
     }
@@ -465,7 +465,7 @@ fn is_alone(hosts: &[Host], host: &Host) -> Result<(), String> {
         } else {
             continue;
         };
-        return Err(format!("the host of line {line} has the same {what}"));
+        return Err(format!("the host in line {line} has the same {what}"));
     }
     Ok(())
 }
@@ -511,7 +511,7 @@ fn loader(text: &Spanned<String>) -> At<Loader> {
         "shim-grub" => Ok(Loader::ShimGrub),
         other => {
             let cause = format!(
-                "uefi_loader `{other}` is not known; write \"ipxe\", or \"shim-grub\" for PCs with Secure Boot"
+                "unknown uefi_loader `{other}`; write \"ipxe\", or \"shim-grub\" for PCs with Secure Boot"
             );
             Err((text.span().start, cause))
         }
@@ -521,7 +521,7 @@ fn loader(text: &Spanned<String>) -> At<Loader> {
 fn uuid(text: &Spanned<String>) -> At<Uuid> {
     text.as_ref().parse().map_err(|_| {
         let cause = format!(
-            "`{}` is no UUID of a PC; one looks like 4c4c4544-0051-3510-8052-b4c04f4a4431",
+            "`{}` is not the UUID of a PC; expected for example 4c4c4544-0051-3510-8052-b4c04f4a4431",
             text.as_ref()
         );
         (text.span().start, cause)
@@ -547,7 +547,7 @@ fn host_name(text: &Spanned<String>) -> At<String> {
     if is_label && !name.ends_with('-') && name.chars().all(is_fit) {
         return Ok(name.to_owned());
     }
-    let cause = format!("`{name}` is no host name: up to 63 letters, digits and `-`");
+    let cause = format!("`{name}` is not a host name: up to 63 letters, digits and `-`");
     Err((text.span().start, cause))
 }
 
@@ -631,8 +631,8 @@ mod tests {
         let words = |length: usize| format!("cmdline = \"{}\"\n", "x".repeat(length));
         let node = format!("[node]\n{}[[room]]\nname = \"A1\"\n", words(900));
         let host = "[[host]]\nmac = \"52:54:00:00:00:01\"\n";
-        refused(4, &format!("{node}{}", words(900)), "room `A1`, 1800 are the most");
-        refused(7, &format!("{node}{}{host}{}", words(400), words(600)), "1800 are the most");
+        refused(4, &format!("{node}{}", words(900)), "room `A1`, the maximum is 1800");
+        refused(7, &format!("{node}{}{host}{}", words(400), words(600)), "the maximum is 1800");
         let fits = format!("interface = \"eth0\"\n{node}{}{host}{}", words(400), words(300));
         assert!(Config::parse(&fits).is_ok());
     }
@@ -652,13 +652,13 @@ mod tests {
         refused(2, "[[host]]\nname = \"a\"\n", "`mac` or its `uuid`");
         refused(3, "[[host]]\nmac = \"52:54:00\"\n", "not the MAC address of a PC");
         refused(3, "[[host]]\nmac = \"ff:ff:ff:ff:ff:ff\"\n", "not the MAC address of a PC");
-        refused(3, "[[host]]\nuuid = \"1\"\n", "no UUID");
+        refused(3, "[[host]]\nuuid = \"1\"\n", "not the UUID");
         let uuid = "uuid = \"4c4c4544-0051-3510-8052-b4c04f4a4431\"\n";
         refused(4, &format!("[[host]]\n{uuid}address = \"10.0.0.9\"\n"), "`mac` too");
         let host = "[[host]]\nmac = \"52:54:00:00:00:01\"\n";
         refused(4, &format!("{host}room = \"A\"\n"), "no [[room]]");
         refused(4, &format!("{host}{host}"), "line 2 has the same MAC address");
-        refused(4, &format!("{host}name = \"a b\"\n"), "no host name");
+        refused(4, &format!("{host}name = \"a b\"\n"), "not a host name");
         refused(4, &format!("{host}uefi_loader = \"grub\"\n"), "shim-grub");
         refused(4, &format!("{host}preset = \"No OS\"\n"), "not a valid system id");
         refused(4, &format!("{host}adress = \"10.0.0.1\"\n"), "unknown field `adress`");

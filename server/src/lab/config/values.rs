@@ -52,20 +52,20 @@ pub(super) fn range(text: &Spanned<String>) -> At<(Ipv4Addr, Ipv4Addr)> {
     let parts: Vec<&str> = text.as_ref().split('-').map(str::trim).collect();
     let [first, last] = parts[..] else {
         let text = text.as_ref();
-        return wrong(format!("`{text}` is no range; write \"10.77.0.50-10.77.0.150\""));
+        return wrong(format!("`{text}` is not a range; write \"10.77.0.50-10.77.0.150\""));
     };
     match (first.parse::<Ipv4Addr>(), last.parse::<Ipv4Addr>()) {
         (Ok(first), Ok(last)) if first <= last => Ok((first, last)),
         (Ok(first), Ok(last)) => {
             wrong(format!("the range begins at {first}, after its end {last}"))
         }
-        (Err(_), _) => wrong(format!("`{first}` is no IPv4 address")),
-        (_, Err(_)) => wrong(format!("`{last}` is no IPv4 address")),
+        (Err(_), _) => wrong(format!("`{first}` is not an IPv4 address")),
+        (_, Err(_)) => wrong(format!("`{last}` is not an IPv4 address")),
     }
 }
 
 pub(super) fn address(text: &Spanned<String>) -> At<Ipv4Addr> {
-    let wrong = |_| (text.span().start, format!("`{}` is no IPv4 address", text.as_ref()));
+    let wrong = |_| (text.span().start, format!("`{}` is not an IPv4 address", text.as_ref()));
     text.as_ref().trim().parse().map_err(wrong)
 }
 
@@ -80,7 +80,7 @@ pub(super) fn port(raw: &Option<RawPort>, default: u16) -> At<u16> {
     let Some(port) = raw.as_ref().and_then(|raw| raw.port.as_ref()) else { return Ok(default) };
     match u16::try_from(*port.as_ref()) {
         Ok(number) if number > 0 => Ok(number),
-        _ => Err((port.span().start, format!("`{}` is no port: 1 to 65535", port.as_ref()))),
+        _ => Err((port.span().start, format!("`{}` is not a port: 1 to 65535", port.as_ref()))),
     }
 }
 
@@ -105,13 +105,13 @@ pub(super) fn duration(
     let number: Option<u64> = number.parse().ok();
     let Some(total) = number.zip(secs).and_then(|(number, secs)| number.checked_mul(secs)) else {
         return wrong(format!(
-            "`{trimmed}` is no duration; write for example \"30s\", \"10m\" or \"2h\""
+            "`{trimmed}` is not a duration; write for example \"30s\", \"10m\" or \"2h\""
         ));
     };
     let total = Duration::from_secs(total);
     if total < least || total > most {
         let (least, most) = (least.as_secs(), most.as_secs());
-        return wrong(format!("`{key}` is {trimmed}; {least} to {most} seconds are possible"));
+        return wrong(format!("`{key}` is {trimmed}; expected {least} to {most} seconds"));
     }
     Ok(total)
 }
@@ -123,7 +123,7 @@ pub(super) fn cmdline(value: Spanned<String>) -> At<String> {
     let cause = match text.chars().find(|c| !is_fit(*c)) {
         Some(c) => format!("`cmdline` holds {c:?}, which does not pass through iPXE to the kernel"),
         None if text.len() > LONGEST_CMDLINE => {
-            format!("`cmdline` has {} characters, {LONGEST_CMDLINE} are the most", text.len())
+            format!("`cmdline` has {} characters; the maximum is {LONGEST_CMDLINE}", text.len())
         }
         None => return Ok(text),
     };
@@ -186,8 +186,8 @@ pub(super) fn network(text: &Spanned<String>) -> At<(Ipv4Addr, Ipv4Addr)> {
         Some((ip, mask)) => {
             let first = Ipv4Addr::from_bits(ip.to_bits() & mask);
             let bits = mask.count_ones();
-            wrong(format!("`{whole}` is a host of a network; the network is {first}/{bits}"))
+            wrong(format!("`{whole}` has host bits set; did you mean {first}/{bits}?"))
         }
-        None => wrong(format!("`{whole}` is no network; one looks like 10.78.0.0/24")),
+        None => wrong(format!("`{whole}` is not a network; expected for example 10.78.0.0/24")),
     }
 }

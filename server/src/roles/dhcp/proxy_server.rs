@@ -111,7 +111,7 @@ impl Proxy {
             && let Some(forwarded) = self.agent.forward(packet, &request, &self.settings, now)
         {
             if let Err(error) = socket.send_to(&forwarded.bytes, (Ipv4Addr::BROADCAST, 67)).await {
-                warn!(mac = %request.mac, %error, "DHCP message not handed on");
+                warn!(mac = %request.mac, %error, "DHCP message not relayed");
             }
             if !forwarded.is_unheard {
                 return self.explain(&request, door, now);
@@ -119,7 +119,7 @@ impl Proxy {
             self.tell_unheard(request.mac, now);
         }
         match respond_proxy(&request, &self.settings, door) {
-            Some(reply) => self.send(socket, request.mac, &reply, "boot file named").await,
+            Some(reply) => self.send(socket, request.mac, &reply, "boot file announced").await,
             None => self.explain(&request, door, now),
         }
     }

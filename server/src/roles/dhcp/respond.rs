@@ -108,10 +108,10 @@ pub enum Silence {
     #[error("its fixed address {} is still in use", .0.ip)]
     Blocked(Blocked),
     /// The node took the offer of another server.
-    #[error("the node took the offer of another server")]
+    #[error("the PC took the offer of another server")]
     OtherServer,
     /// The node remembers an address that we know nothing of.
-    #[error("nothing is known of this node's address")]
+    #[error("nothing is known of this PC's address")]
     UnknownNode,
     /// The relay is on a network that we have no addresses for.
     #[error("the relay is on a network that is no [[dhcp.subnet]] of server.toml")]

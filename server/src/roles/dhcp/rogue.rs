@@ -134,8 +134,8 @@ impl Lookout {
             // The second round: one packet may be lost, and both firmwares have asked.
             Part::Proxy if self.rounds >= 2 && !has_addresses && !self.is_alone_told => {
                 self.is_alone_told = true;
-                let text = "no DHCP server gives addresses on this network, so no PC can boot: switch it \
-                            on, or write `mode = \"full\"` and a `range` below [dhcp] in server.toml";
+                let text = "no DHCP server assigns addresses on this network, so no PC can boot: start \
+                            it, or write `mode = \"full\"` and a `range` below [dhcp] in server.toml";
                 Some(Sight::Bad(text.to_owned()))
             }
             Part::Proxy if has_addresses => {
@@ -151,15 +151,15 @@ impl Lookout {
         match (self.part, address, boot) {
             (_, None, None) => Sight::Good(format!("{server} answers, but offers nothing")),
             (Part::Proxy, Some(ip), None) => {
-                Sight::Good(format!("DHCP server {server} gives addresses (it offered {ip})"))
+                Sight::Good(format!("DHCP server {server} assigns addresses (it offered {ip})"))
             }
             (Part::Gives, Some(ip), None) => Sight::Bad(format!(
-                "another DHCP server, {server}, gives addresses here (it offered {ip}): PCs that hear it \
-                 first do not boot; switch it off, or write `mode = \"proxy\"` below [dhcp] in server.toml"
+                "another DHCP server, {server}, assigns addresses here (it offered {ip}): PCs that it \
+                 answers first do not boot; switch it off, or write `mode = \"proxy\"` below [dhcp] in server.toml"
             )),
             (_, _, Some(file)) => Sight::Bad(format!(
                 "another server, {server}, announces the boot file `{file}`: PCs may start that instead; \
-                 take its boot options (66, 67 or next-server, filename) away"
+                 remove its boot options (66, 67 or next-server, filename)"
             )),
         }
     }
@@ -229,9 +229,9 @@ mod tests {
     #[test]
     fn a_server_that_gives_addresses_is_a_problem_only_where_we_do() {
         let mut full = Lookout::new(Part::Gives);
-        is_bad(full.saw(offer(Some(60), None), at(0)), "10.77.0.9, gives addresses here");
+        is_bad(full.saw(offer(Some(60), None), at(0)), "10.77.0.9, assigns addresses here");
         assert_eq!(full.saw(offer(Some(61), None), at(30)), None, "told once");
-        is_bad(full.saw(offer(Some(62), None), at(300)), "gives addresses here");
+        is_bad(full.saw(offer(Some(62), None), at(300)), "assigns addresses here");
         let mut proxy = Lookout::new(Part::Proxy);
         assert!(matches!(proxy.saw(offer(Some(60), None), at(0)), Some(Sight::Good(_))));
     }
@@ -253,7 +253,7 @@ mod tests {
         assert_eq!(full.round_is_over(), None);
         let mut proxy = Lookout::new(Part::Proxy);
         assert_eq!(proxy.round_is_over(), None);
-        is_bad(proxy.round_is_over(), "no DHCP server gives addresses");
+        is_bad(proxy.round_is_over(), "no DHCP server assigns addresses");
         assert_eq!(proxy.round_is_over(), None);
         proxy.saw(offer(Some(60), None), at(0));
         assert_eq!(proxy.round_is_over(), None);

@@ -265,7 +265,7 @@ impl Lab {
             let address = SocketAddr::from((source, announce.port));
             let invitation = Invitation { infohash: announce.infohash, address };
             if self.settings.invitations.try_send(invitation).is_err() {
-                debug!(ip = %source, "the seed has no time for an invitation");
+                debug!(ip = %source, "the seed is too busy for an invitation");
             }
         }
         Ok(tracker.announce(&announce, source, seed, SystemTime::now()))

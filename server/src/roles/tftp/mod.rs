@@ -158,7 +158,7 @@ impl Role {
             // An ACK or ERROR that comes too late for its transfer; rubbish.
             Ok(Packet::Ack(_) | Packet::Error { .. }) => return None,
             Err(error) => {
-                debug!(%ip, %error, "no TFTP request");
+                debug!(%ip, %error, "not a TFTP request");
                 return None;
             }
         };

@@ -228,9 +228,9 @@ fn first_start(names: &[String], starts: &[&str]) -> Option<String> {
 fn nothing(names: &[String]) -> String {
     let has = |part: &str| names.iter().any(|name| name.to_lowercase().contains(part));
     let why = if has("sources/install.wim") || has("bootmgr") {
-        "this is a Windows medium; nodes start Linux only"
+        "this is a Windows medium; PCs boot Linux only"
     } else if names.is_empty() {
-        "there is no file in it"
+        "it contains no file"
     } else {
         "there is neither a live system of a known kind in it (Debian live, Ubuntu, Fedora, Arch, Alpine, openSUSE) nor a \
          kernel (vmlinuz, linux or bzImage)"
