@@ -57,7 +57,9 @@ const INPUT_OUTPUT: &[&str] = &[
     "std::println",
     "std::process",
     "std::thread",
+    "std::time::Instant::elapsed",
     "std::time::Instant::now",
+    "std::time::SystemTime::elapsed",
     "std::time::SystemTime::now",
     "tempfile",
     "tokio",
@@ -65,8 +67,18 @@ const INPUT_OUTPUT: &[&str] = &[
     "walkdir",
 ];
 
-/// Methods that read a clock without naming it.
-const CLOCK_METHODS: &[&str] = &["elapsed"];
+/// Methods that read a clock, a disk or a resolver without naming it.
+const METHODS: &[&str] = &[
+    "canonicalize",
+    "elapsed",
+    "exists",
+    "metadata",
+    "read_dir",
+    "read_link",
+    "symlink_metadata",
+    "to_socket_addrs",
+    "try_exists",
+];
 
 fn place(file: &SourceFile, line: usize) -> String {
     format!("{}:{line}", file.path.display())
@@ -130,7 +142,7 @@ pub fn cores_with_input_or_output(tree: &SourceTree) -> Vec<String> {
             }
         }
         for (line, method) in &file.methods {
-            if CLOCK_METHODS.contains(&method.as_str()) {
+            if METHODS.contains(&method.as_str()) {
                 broken.insert(format!("{} calls .{method}()", place(file, *line)));
             }
         }

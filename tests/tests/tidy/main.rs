@@ -140,9 +140,27 @@ fn screens_use_the_words_of_the_glossary() {
 fn pages_use_the_words_of_the_glossary() {
     let pages = sources("md").into_iter().filter(|(name, _)| !name.ends_with("glossary.md"));
     let texts = pages.flat_map(|(name, page)| {
-        let lines = words::prose(&page).into_iter();
-        lines.map(move |(line, text)| (format!("{name}:{line}"), text)).collect::<Vec<_>>()
+        let paragraphs = words::paragraphs(&page).into_iter();
+        paragraphs.map(move |(line, text)| (format!("{name}:{line}"), text)).collect::<Vec<_>>()
     });
+    assert_none("see docs/glossary.md", unused_words(texts));
+}
+
+#[test]
+fn files_of_a_new_lab_use_the_words_of_the_glossary() {
+    let folder = workspace().join("server/src/commands/init");
+    let files = std::fs::read_dir(folder).expect("init brings its texts");
+    let files = files.map(|file| file.expect("readable").path());
+    let texts: Vec<(String, String)> = files
+        .filter(|path| path.extension().is_none_or(|it| it != "rs"))
+        .flat_map(|path| {
+            let text = std::fs::read_to_string(&path).expect("text");
+            let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+            let lines: Vec<(usize, String)> = (1..).zip(text.lines().map(str::to_owned)).collect();
+            lines.into_iter().map(move |(line, text)| (format!("{name}:{line}"), text))
+        })
+        .collect();
+    assert!(texts.len() > 50, "init's texts were found");
     assert_none("see docs/glossary.md", unused_words(texts));
 }
 

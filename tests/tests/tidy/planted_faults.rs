@@ -98,6 +98,28 @@ fn a_core_on_a_shell_is_found_also_by_an_inline_path_and_in_a_macro() {
 }
 
 #[test]
+fn a_core_on_a_shell_is_found_through_a_glob_and_a_module_that_shares_its_name() {
+    let lib = "//! A package.\nmod face;\nmod rule;\n";
+    let face = "//! Core: a face.\nmod disk;\npub use disk::{disk, read};\n";
+    let disk = "//! Shell: the disk.\npub fn disk() {}\npub fn read() {}\npub struct Disk;\n";
+    for code in [
+        "use crate::face::*;\npub fn f() { read() }\n",
+        "use crate::face::disk::Disk;\npub struct A(Disk);\n",
+        "use crate as all;\npub fn f() { all::face::read() }\n",
+    ] {
+        let rule = format!("//! Core: a rule.\n{code}");
+        let tree = tree(&[
+            ("lib.rs", lib),
+            ("face/mod.rs", face),
+            ("face/disk.rs", disk),
+            ("rule.rs", &rule),
+        ]);
+        let found = layout::cores_on_shells(&tree);
+        assert!(found.iter().any(|it| it.contains("rule.rs")), "{code}: {found:?}");
+    }
+}
+
+#[test]
 fn a_file_that_is_both_core_and_shell_is_found() {
     let tree = tree(&[
         ("lib.rs", "//! A package.\nmod both;\nmod none;\n"),
@@ -121,6 +143,17 @@ fn input_and_output_in_a_core_is_found_whatever_way_it_is_imported() {
         "pub fn f(at: std::time::Instant) { at.elapsed(); }\n",
         "pub fn f() { assert!(std::fs::exists(\"x\").is_ok()); }\n",
         "mod inner { pub fn f() { std::thread::yield_now(); } }\n",
+        "use std::*;\npub fn f() { let _ = fs::read(\"x\"); }\n",
+        "use std::time::*;\npub fn f() { SystemTime::now(); }\n",
+        "pub fn f() { use std::time::SystemTime; SystemTime::now(); }\n",
+        "pub fn f() { use std::io; io::stdout(); }\n",
+        "type Clock = std::time::Instant;\npub fn f() { Clock::now(); }\n",
+        "extern crate std as system;\npub fn f() { let _ = system::fs::read(\"x\"); }\n",
+        "#[cfg(not(test))]\npub fn f() { println!(\"x\"); }\n",
+        "#[cfg(all(unix, not(test)))]\npub fn f() { println!(\"x\"); }\n",
+        "#[cfg(feature = \"latest\")]\npub fn f() { println!(\"x\"); }\n",
+        "pub fn f(path: &std::path::Path) -> bool { path.exists() }\n",
+        "pub fn f(at: &std::time::Instant) { std::time::Instant::elapsed(at); }\n",
     ] {
         let lib = ("lib.rs", "//! A package.\nmod rule;\n");
         let tree = tree(&[lib, ("rule.rs", &format!("//! Core: a rule.\n{code}"))]);

@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use proc_macro2::{TokenStream, TokenTree};
+use syn::punctuated::Punctuated;
 use syn::visit::{self, Visit};
 use syn::{Attribute, Item, UseTree, Visibility};
 
@@ -107,10 +108,21 @@ struct Reader {
 
 /// Whether `#[cfg(..)]` leaves an item to tests.
 pub fn is_test_only(attributes: &[Attribute]) -> bool {
-    attributes.iter().filter(|it| it.path().is_ident("cfg")).any(|it| {
-        let words = it.meta.require_list().map(|list| list.tokens.to_string()).unwrap_or_default();
-        words == "test" || (words.starts_with("all") && words.contains("test"))
-    })
+    attributes
+        .iter()
+        .filter(|it| it.path().is_ident("cfg"))
+        .any(|it| it.parse_args::<syn::Meta>().is_ok_and(|condition| needs_test(&condition)))
+}
+
+/// Whether a condition holds in tests only: `test` itself, or an `all(..)` with such a member.
+fn needs_test(condition: &syn::Meta) -> bool {
+    match condition {
+        syn::Meta::Path(path) => path.is_ident("test"),
+        syn::Meta::List(list) if list.path.is_ident("all") => list
+            .parse_args_with(Punctuated::<syn::Meta, syn::Token![,]>::parse_terminated)
+            .is_ok_and(|members| members.iter().any(needs_test)),
+        _ => false,
+    }
 }
 
 pub fn is_test_code(item: &Item) -> bool {
@@ -279,9 +291,7 @@ impl Reader {
                 for (segments, name, line) in leaves {
                     match name {
                         Some(name) => {
-                            // `use a::b` of a name that is defined here too would not compile.
-                            let import = Name::Import(segments.clone());
-                            self.modules[module].names.insert(name, import);
+                            self.define(module, name, Name::Import(segments.clone()));
                         }
                         None => self.modules[module].globs.push(segments.clone()),
                     }
@@ -290,13 +300,40 @@ impl Reader {
                 }
                 continue;
             }
+            // Another name for a type or a crate is like an import of it.
+            match item {
+                Item::Type(alias) => {
+                    if let syn::Type::Path(of) = &*alias.ty {
+                        let import = Name::Import(segments_of(&of.path));
+                        self.define(module, alias.ident.to_string(), import);
+                    }
+                }
+                Item::ExternCrate(it) => {
+                    let name = it.rename.as_ref().map_or(&it.ident, |(_, name)| name).to_string();
+                    self.define(module, name, Name::Import(vec![it.ident.to_string()]));
+                }
+                _ => {}
+            }
             for name in defined_names(item) {
-                self.modules[module].names.insert(name, Name::Defined);
+                self.define(module, name, Name::Defined);
             }
             let mut bodies = Bodies { reader: self, module };
             bodies.visit_item(item);
         }
         module
+    }
+
+    /// A module stays one where a function or an import has its name too, and a type's alias leads on
+    /// to the type: paths begin with modules and types, not with functions.
+    fn define(&mut self, module: usize, name: String, what: Name) {
+        let names = &mut self.modules[module].names;
+        let is_kept = matches!(
+            (names.get(&name), &what),
+            (Some(Name::Module(_)), _) | (Some(Name::Import(_)), Name::Defined)
+        );
+        if !is_kept {
+            names.insert(name, what);
+        }
     }
 
     /// Test files are no part of what is judged, but they are no orphans either.
@@ -323,6 +360,21 @@ impl Reader {
         let mut mentions = Vec::new();
         for written in &self.written {
             let module = &self.modules[written.module];
+            // A name that is not known here may come by a glob: each that leads somewhere counts.
+            let first = written.segments[0].as_str();
+            let is_unknown = !written.is_import
+                && !module.names.contains_key(first)
+                && !["crate", "self", "super"].contains(&first);
+            for glob in module.globs.iter().filter(|_| is_unknown) {
+                let mut path = glob.clone();
+                path.extend_from_slice(&written.segments);
+                if let Some((target, _)) = self.resolve(written.module, &path, 0)
+                    && target != Target::File(module.file)
+                {
+                    let mention = Mention { line: written.line, target, is_face: false };
+                    mentions.push((module.file, mention));
+                }
+            }
             let Some((target, at)) = self.resolve(written.module, &written.segments, 0) else {
                 continue;
             };
@@ -506,7 +558,8 @@ struct Bodies<'a> {
 
 impl Bodies<'_> {
     fn note(&mut self, segments: Vec<String>, line: usize) {
-        if segments.len() > 1 || self.reader.modules[self.module].names.contains_key(&segments[0]) {
+        let here = &self.reader.modules[self.module];
+        if segments.len() > 1 || !here.globs.is_empty() || here.names.contains_key(&segments[0]) {
             let (module, is_import, is_public) = (self.module, false, false);
             self.reader.written.push(Written { module, line, segments, is_import, is_public });
         }
@@ -591,8 +644,16 @@ impl<'ast> Visit<'ast> for Bodies<'_> {
     fn visit_item_use(&mut self, import: &'ast syn::ItemUse) {
         let mut leaves = Vec::new();
         flatten(&import.tree, &mut Vec::new(), &mut leaves);
-        for (segments, _, line) in leaves {
+        for (segments, name, line) in leaves {
             let (module, is_public) = (self.module, false);
+            match name {
+                Some(name) => {
+                    if !self.reader.modules[module].names.contains_key(&name) {
+                        self.reader.define(module, name, Name::Import(segments.clone()));
+                    }
+                }
+                None => self.reader.modules[module].globs.push(segments.clone()),
+            }
             self.reader.written.push(Written {
                 module,
                 line,

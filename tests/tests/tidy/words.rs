@@ -34,7 +34,8 @@ pub fn unused(glossary: &str) -> Vec<Unused> {
 impl Unused {
     /// Whether the word stands in `text` where it is not right.
     fn is_in(&self, text: &str) -> bool {
-        let text = text.to_lowercase();
+        // A phrase may be broken over lines.
+        let text = text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
         let spared: Vec<(usize, usize)> = self
             .except
             .iter()
@@ -193,4 +194,23 @@ pub fn quoted_texts(source: &str) -> Vec<(usize, String)> {
         texts.extend(code.split('"').skip(1).step_by(2).map(|text| (number, text.to_owned())));
     }
     texts
+}
+
+/// A page's prose in paragraphs, each with the number of its first line: a phrase may be broken over
+/// lines.
+pub fn paragraphs(page: &str) -> Vec<(usize, String)> {
+    let mut paragraphs: Vec<(usize, String)> = Vec::new();
+    let mut last = 0;
+    for (number, line) in prose(page) {
+        let is_new = line.trim().is_empty() || line.starts_with('|') || number != last + 1;
+        match paragraphs.last_mut() {
+            Some((_, text)) if !is_new => {
+                text.push('\n');
+                text.push_str(&line);
+            }
+            _ => paragraphs.push((number, line)),
+        }
+        last = number;
+    }
+    paragraphs
 }
