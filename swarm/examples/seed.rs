@@ -45,7 +45,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn spec(path: PathBuf) -> Result<FileSpec, &'static str> {
-    let name = path.file_name().and_then(|name| name.to_str()).ok_or("a file needs a name")?;
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .ok_or("a path that does not end in a file name")?;
     Ok(FileSpec { name: name.to_owned(), path })
 }
 
@@ -57,7 +60,7 @@ async fn track(listener: TcpListener, lab: Arc<Lab>) {
             if let SocketAddr::V4(address) = address
                 && let Err(error) = answer(stream, *address.ip(), &lab).await
             {
-                eprintln!("announce: {error}");
+                eprintln!("cannot answer an announce: {error}");
             }
         });
     }

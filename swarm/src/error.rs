@@ -11,7 +11,8 @@ pub enum SwarmError {
     Storage(#[source] Arc<io::Error>),
     /// The server's files are not those that its torrent was made of.
     #[error(
-        "the server gave piece {piece} wrong several times: its files have changed; publish again"
+        "the server sent piece {piece} with a wrong hash several times: \
+         its files have changed since they were published; publish again"
     )]
     WrongSource {
         /// The first such piece.

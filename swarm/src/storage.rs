@@ -43,13 +43,16 @@ impl ReadOnlyFiles {
         let mut row = Row::default();
         for (name, length) in metainfo.files() {
             let spec = specs.iter().find(|spec| spec.name == *name).ok_or_else(|| {
-                io::Error::new(io::ErrorKind::NotFound, format!("no file is given for {name}"))
+                io::Error::new(
+                    io::ErrorKind::NotFound,
+                    format!("missing file: the torrent lists {name}"),
+                )
             })?;
             let file = File::open(&spec.path).map_err(|error| named(&spec.path, &error))?;
             let found = file.metadata()?.len();
             if found != *length {
                 let path = spec.path.display();
-                let text = format!("{path} has {found} bytes, its torrent says {length}");
+                let text = format!("{path} has {found} bytes, but {length} in its torrent");
                 return Err(io::Error::new(io::ErrorKind::InvalidData, text));
             }
             row.push(file, *length);
@@ -68,7 +71,7 @@ impl Storage for ReadOnlyFiles {
     }
 
     fn write_at(&self, _offset: u64, _data: &[u8]) -> io::Result<()> {
-        Err(io::Error::new(io::ErrorKind::PermissionDenied, "a seed's files are never written"))
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, "a seed's files are read-only"))
     }
 }
 
@@ -205,7 +208,7 @@ impl Row {
         mut part: impl FnMut(&File, u64, std::ops::Range<usize>) -> io::Result<()>,
     ) -> io::Result<()> {
         if offset.checked_add(length as u64).is_none_or(|end| end > self.total) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "outside of the payload"));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "outside the payload"));
         }
         let first = self.files.partition_point(|(start, size, _)| start + size <= offset);
         let mut done = 0;
@@ -273,7 +276,7 @@ mod tests {
         let (meta, specs) = payload(folder.path());
         std::fs::write(&specs[2].path, b"short").expect("writable");
         let error = ReadOnlyFiles::open(&meta, &specs).expect_err("the length differs");
-        assert!(error.to_string().ends_with("c has 5 bytes, its torrent says 20"), "{error}");
+        assert!(error.to_string().ends_with("c has 5 bytes, but 20 in its torrent"), "{error}");
     }
 
     #[test]

@@ -40,17 +40,17 @@ const READ_BUFFER: usize = 128 * 1024;
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Ended {
-    #[error("the peer closed")]
+    #[error("the peer closed the connection")]
     ByPeer,
-    #[error("closed by us")]
+    #[error("closed at this end")]
     ByUs,
-    #[error("no answer in time")]
+    #[error("the peer did not answer in time")]
     TimedOut,
-    #[error("this is not the handshake of a peer of this swarm")]
+    #[error("not a BitTorrent handshake for this swarm")]
     Stranger,
     #[error("refused: {0}")]
     Refused(#[from] Refusal),
-    #[error("broke the protocol: {0}")]
+    #[error("the peer violated the protocol: {0}")]
     Violation(#[from] Violation),
     #[error("{0}")]
     Io(#[from] io::Error),

@@ -136,7 +136,7 @@ impl Member {
 
     pub(crate) fn read(&self, range: Range, buffer: &mut [u8]) -> io::Result<()> {
         self.storage.read_at(self.offset_of(range), buffer).inspect_err(|error| {
-            error!(infohash = %self.meta.infohash(), piece = range.piece, %error, "cannot read");
+            error!(infohash = %self.meta.infohash(), piece = range.piece, %error, "cannot read a piece to upload");
         })
     }
 
@@ -156,7 +156,7 @@ impl Member {
     fn store(self: &Arc<Self>, block: Block, data: &[u8]) {
         let offset = self.offset_of(self.meta.layout().range(block));
         if let Err(error) = self.storage.write_at(offset, data) {
-            error!(infohash = %self.meta.infohash(), piece = block.piece, %error, "cannot store");
+            error!(infohash = %self.meta.infohash(), piece = block.piece, %error, "cannot store a block");
             self.settle(Err(SwarmError::Storage(Arc::new(error))));
             return;
         }
@@ -176,14 +176,14 @@ impl Member {
         match hashing {
             Ok(Ok(checked)) => self.report(&checked),
             Ok(Err(error)) => self.settle(Err(SwarmError::Storage(Arc::new(error)))),
-            Err(error) => debug!(%error, "hashing was cut off"),
+            Err(error) => debug!(%error, "hashing was interrupted"),
         }
     }
 
     fn report(&self, checked: &Checked) {
         let infohash = self.meta.infohash();
         if !checked.is_right {
-            warn!(%infohash, piece = checked.piece, "a piece has a wrong hash");
+            warn!(%infohash, piece = checked.piece, "wrong hash; downloading the piece again");
         }
         let (is_complete, wrong_source) = self.with(|swarm, now| {
             swarm.checked(checked, now);

@@ -313,7 +313,7 @@ fn listen(
                 Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of descriptors, most likely: others will end.
-                    warn!(%error, "cannot accept a peer");
+                    warn!(%error, "cannot accept a peer's connection; trying again");
                     tokio::time::sleep(ACCEPT_AGAIN).await;
                     continue;
                 }
@@ -336,7 +336,7 @@ fn refuse_utp(address: SocketAddr, stop: &CancellationToken, worker: &Worker) {
     let refusing = async move {
         let socket = match UdpSocket::bind(address).await {
             Ok(socket) => socket,
-            Err(error) => return debug!(%address, %error, "uTP will not be refused"),
+            Err(error) => return debug!(%address, %error, "cannot listen for uTP to refuse it"),
         };
         let mut packet = [0; utp::HEADER];
         loop {
@@ -345,7 +345,7 @@ fn refuse_utp(address: SocketAddr, stop: &CancellationToken, worker: &Worker) {
             if let Some(reset) = utp::refuse(&packet[..length])
                 && let Err(error) = socket.send_to(&reset, from).await
             {
-                debug!(peer = %from, %error, "cannot refuse uTP");
+                debug!(peer = %from, %error, "cannot refuse a uTP connection");
             }
         }
     };

@@ -56,10 +56,10 @@ pub struct Answer {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AnnounceError {
     /// The tracker refused and says why.
-    #[error("the tracker refused: {0}")]
+    #[error("the tracker refused the announce: {0}")]
     Refused(String),
-    /// This is no tracker's answer.
-    #[error("the tracker's answer is not understood")]
+    /// Not the answer of a tracker.
+    #[error("the tracker's answer is not valid; expected a bencoded list of peers and an interval")]
     Unreadable,
 }
 

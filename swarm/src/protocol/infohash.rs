@@ -21,7 +21,7 @@ impl fmt::Debug for Infohash {
 
 /// The text is not 40 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an infohash is 40 hexadecimal digits")]
+#[error("not a valid infohash; expected 40 hexadecimal digits")]
 pub struct NotAnInfohash;
 
 impl FromStr for Infohash {

@@ -96,13 +96,13 @@ pub enum Outgoing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
     /// Longer than any message needs to be.
-    #[error("a message of {0} bytes")]
+    #[error("a message of {0} bytes, which is longer than any valid one")]
     TooLong(usize),
     /// The length does not fit the kind, or the like.
-    #[error("a malformed message of kind {0}")]
+    #[error("a malformed message with id {0}")]
     Malformed(u8),
     /// A piece, block or range that the payload does not have.
-    #[error("a message of kind {0} about bytes outside of the payload")]
+    #[error("a message with id {0} that refers to data outside the payload")]
     OutOfBounds(u8),
     /// More requests than [`MAX_QUEUE`].
     #[error("too many open requests")]
@@ -111,7 +111,7 @@ pub enum Violation {
     #[error("too many duplicate HAVE messages, or a second bitfield")]
     Repeated,
     /// Blocks that nobody asked for, again and again.
-    #[error("too much data that nobody asked for")]
+    #[error("too many blocks that were not requested, or chokes that void requests")]
     Unasked,
 }
 

@@ -33,16 +33,16 @@ pub struct Candidate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// It is this very member.
-    #[error("this is our own connection")]
+    #[error("a connection to itself")]
     Myself,
     /// It gave wrong data.
-    #[error("its address is banned for wrong data")]
+    #[error("the peer's address is banned because it sent wrong data")]
     Banned,
     /// It is connected already.
-    #[error("it is connected already")]
+    #[error("the peer is already connected")]
     Duplicate,
     /// No room.
-    #[error("there are too many peers")]
+    #[error("the maximum number of peers is reached")]
     Full,
 }
 

@@ -57,13 +57,13 @@ pub struct Created {
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
     /// Nothing to share.
-    #[error("there is nothing to share in {0}: every file is empty")]
+    #[error("nothing to share in {0}: it has no files, or only empty ones")]
     Empty(String),
     /// A name that is not one plain path component, or that comes twice.
-    #[error("the name {0:?} cannot stand in a torrent; use plain file names, each once")]
+    #[error("the name {0:?} is not allowed in a torrent; use plain file names, each only once")]
     BadName(String),
     /// More than 2^20 pieces of 4 MiB.
-    #[error("{name} has {total} bytes, more than a torrent can hold")]
+    #[error("{name} has {total} bytes; the maximum for a torrent is 4398046511104 (4 TiB)")]
     TooLarge {
         /// The payload's name.
         name: String,

@@ -28,16 +28,19 @@ pub struct Metainfo {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MetainfoError {
     /// Not bencoded, or a field is missing or of the wrong type.
-    #[error("this is not a BitTorrent v1 torrent: {0}")]
+    #[error("not a BitTorrent v1 torrent: {0}")]
     Unreadable(String),
     /// A name that is not one plain path component.
     #[error("the name {0:?} in the torrent is not a plain file name")]
     BadName(String),
     /// Two files of one name.
-    #[error("the torrent names the file {0:?} twice")]
+    #[error("the torrent lists the file {0:?} twice")]
     Twice(String),
     /// Impossible sizes.
-    #[error("the torrent's sizes are impossible: {total} bytes in pieces of {piece_length}")]
+    #[error(
+        "the torrent's sizes are not valid: {total} bytes in pieces of {piece_length}; expected at \
+         most 1048576 pieces, of a power of two from 16384 to 67108864 bytes"
+    )]
     BadSize {
         /// Sum of the files; `u64::MAX` if the sum overflows.
         total: u64,
@@ -45,7 +48,7 @@ pub enum MetainfoError {
         piece_length: u32,
     },
     /// The piece hashes do not fit the size.
-    #[error("the torrent has {found} bytes of piece hashes, where its size needs {expected}")]
+    #[error("the torrent has {found} bytes of piece hashes; its size requires {expected}")]
     BadPieces {
         /// Bytes found.
         found: usize,
@@ -61,7 +64,8 @@ impl Metainfo {
     /// [`MetainfoError`] with the first thing that is wrong.
     pub fn parse(torrent: &[u8]) -> Result<Self, MetainfoError> {
         if torrent.len() > MAX_TORRENT {
-            return Err(MetainfoError::Unreadable(format!("{} bytes long", torrent.len())));
+            let text = format!("{} bytes; the maximum is {MAX_TORRENT}", torrent.len());
+            return Err(MetainfoError::Unreadable(text));
         }
         let meta = torrent_from_bytes(torrent)
             .map_err(|error| MetainfoError::Unreadable(error.to_string()))?;
@@ -76,7 +80,10 @@ impl Metainfo {
                 })
                 .collect::<Result<Vec<_>, _>>()?,
             (None, Some(length)) => vec![(name.clone(), length)],
-            _ => return Err(MetainfoError::Unreadable("it has no files".to_owned())),
+            _ => {
+                let text = "expected either one `length` or a list of `files`".to_owned();
+                return Err(MetainfoError::Unreadable(text));
+            }
         };
         let layout = checked_layout(&files, info.piece_length)?;
         let hashes = info.pieces.as_ref();
