@@ -112,7 +112,7 @@ pub enum Violation {
     Repeated,
     /// Blocks that nobody asked for, again and again.
     #[error("too many blocks that were not requested, or chokes that void requests")]
-    Unasked,
+    Unrequested,
 }
 
 /// Longest message that can be right for this layout.

@@ -315,7 +315,7 @@ impl Swarm {
         let Role::Node(picker) = &mut self.role else { return peer.gave_unasked().map(|()| None) };
         let range = self.layout.range(block);
         let outcome = picker.received(key, block, now);
-        if outcome == Received::Unasked {
+        if outcome == Received::Unrequested {
             return peer.gave_unasked().map(|()| None);
         }
         peer.gave(u64::from(range.length), now);
@@ -327,7 +327,7 @@ impl Swarm {
                 }
                 true
             }
-            Received::Duplicate | Received::Unasked => false,
+            Received::Duplicate | Received::Unrequested => false,
         };
         self.fill(key, now);
         Ok(is_new.then_some(block))

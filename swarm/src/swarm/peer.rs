@@ -26,7 +26,7 @@ const MAX_METADATA_QUEUE: usize = 64;
 
 /// Blocks that nobody asked for: so many, and then one for each block that was asked for. A CANCEL
 /// that crosses the block on the wire is no offence.
-const UNASKED_GRACE: u64 = 256;
+const UNREQUESTED_GRACE: u64 = 256;
 
 /// A word at least this often, so that the other side knows we are there (BEP 3: two minutes).
 const KEEP_ALIVE: Duration = Duration::from_secs(45);
@@ -73,8 +73,8 @@ pub(crate) struct Peer {
     uploads: VecDeque<Range>,
     metadata: Option<u8>,
     metadata_queued: usize,
-    asked_blocks: u64,
-    unasked_blocks: u64,
+    requested_blocks: u64,
+    unrequested_blocks: u64,
     haves: u64,
     has_bitfield: bool,
     last_heard: Instant,
@@ -95,8 +95,8 @@ impl Peer {
             uploads: VecDeque::new(),
             metadata: None,
             metadata_queued: 0,
-            asked_blocks: 0,
-            unasked_blocks: 0,
+            requested_blocks: 0,
+            unrequested_blocks: 0,
             haves: 0,
             has_bitfield: false,
             last_heard: now,
@@ -172,7 +172,7 @@ impl Peer {
     /// A wanted block came, whether it was still needed or not.
     pub(crate) fn gave(&mut self, bytes: u64, now: Instant) {
         self.received += bytes;
-        self.asked_blocks += 1;
+        self.requested_blocks += 1;
         self.last_data = Some(now);
     }
 
@@ -183,9 +183,9 @@ impl Peer {
 
     /// A block came that nobody asked for.
     pub(crate) fn gave_unasked(&mut self) -> Result<(), Violation> {
-        self.unasked_blocks += 1;
-        let too_many = self.unasked_blocks > UNASKED_GRACE + self.asked_blocks;
-        if too_many { Err(Violation::Unasked) } else { Ok(()) }
+        self.unrequested_blocks += 1;
+        let too_many = self.unrequested_blocks > UNREQUESTED_GRACE + self.requested_blocks;
+        if too_many { Err(Violation::Unrequested) } else { Ok(()) }
     }
 
     pub(crate) fn next(&mut self, now: Instant) -> Next {

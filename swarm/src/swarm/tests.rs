@@ -278,7 +278,7 @@ fn chokes_that_void_requests_again_and_again_end_the_connection() {
         chokes += 1;
         assert!(chokes < 1000);
     };
-    assert_eq!((violation, chokes), (Violation::Unasked, 256));
+    assert_eq!((violation, chokes), (Violation::Unrequested, 256));
     let queued = queued(&mut node, key, now);
     assert!(queued.len() < 10, "void requests are still queued: {queued:?}");
 }

@@ -180,8 +180,8 @@ async fn an_evil_peer_is_banned_and_the_download_completes() {
     let seed = payload.seed().await;
     node.node.add_peers(&[local(seed.port())]);
     payload.assert_finishes(&node).await;
-    let asked = wrong.0.load(Ordering::Relaxed) * 16384;
-    assert!(asked < 4 << 20, "the liar was asked for {asked} bytes");
+    let requested = wrong.0.load(Ordering::Relaxed) * 16384;
+    assert!(requested < 4 << 20, "the liar was asked for {requested} bytes");
     assert_eq!(liar.stats(payload.meta.infohash()).map(|stats| stats.peers), Some(0));
 }
 

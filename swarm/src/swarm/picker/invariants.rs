@@ -72,11 +72,11 @@ impl Picker {
         for (piece, partial) in &self.partial_pieces {
             assert!(!self.have.contains(*piece), "piece {piece} is here and being fetched");
             assert!(!partial.is_untouched(), "piece {piece} is neither fresh nor started");
-            let askers = |index| {
+            let requesters = |index| {
                 let block = Block { piece: *piece, index };
-                self.peers.values().filter(|peer| peer.asked.contains(&block)).count()
+                self.peers.values().filter(|peer| peer.requested.contains(&block)).count()
             };
-            partial.check_invariants(askers);
+            partial.check_invariants(requesters);
         }
         for (piece, failed) in &self.on_parole {
             assert!(!self.have.contains(*piece), "piece {piece} is right and on parole");
@@ -86,13 +86,18 @@ impl Picker {
             );
         }
         for (key, peer) in &self.peers {
-            let is_asked_twice = (1..peer.asked.len())
-                .any(|at| peer.asked.range(at..).any(|block| *block == peer.asked[at - 1]));
-            assert!(!is_asked_twice, "{key:?} is asked twice for one block");
-            assert!(peer.asked.iter().all(|block| self.partial_pieces.contains_key(&block.piece)));
-            assert!(peer.asked.iter().all(|block| peer.holds.contains(block.piece)));
+            let is_requested_twice = (1..peer.requested.len())
+                .any(|at| peer.requested.range(at..).any(|block| *block == peer.requested[at - 1]));
+            assert!(!is_requested_twice, "{key:?} is asked twice for one block");
+            assert!(
+                peer.requested.iter().all(|block| self.partial_pieces.contains_key(&block.piece))
+            );
+            assert!(peer.requested.iter().all(|block| peer.holds.contains(block.piece)));
             assert!(peer.late.len() <= MAX_LATE);
-            assert!(!peer.is_choking || peer.asked.is_empty(), "a choke voids requests (BEP 3)");
+            assert!(
+                !peer.is_choking || peer.requested.is_empty(),
+                "a choke voids requests (BEP 3)"
+            );
         }
     }
 }

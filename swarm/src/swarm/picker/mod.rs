@@ -34,7 +34,7 @@ const FIRST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// So many requests go out together, or half of the window: one packet for each would cost both ends
 /// more CPU than the block.
-const ASKED_AT_ONCE: usize = 4;
+const REQUESTS_AT_ONCE: usize = 4;
 
 /// A peer that needs [`REQUEST_TIMEOUT`] for one window and gives less than this part of what the others
 /// give on average is a slow peer. Where all are slow it is the own link, and nobody is to blame.
@@ -44,7 +44,7 @@ const SLOW_PEER: f64 = 0.25;
 const STARVED: Duration = Duration::from_secs(1);
 
 /// How often one block may be asked for at the same time: two may be slow, hardly three.
-const MAX_ASKED: u8 = 3;
+const MAX_REQUESTS_OF_BLOCK: u8 = 3;
 
 /// Double requests kept open towards one peer: each may come twice, and waste the link.
 const END_GAME_WINDOW: usize = 2;
@@ -88,7 +88,7 @@ pub enum Received {
     /// It was asked for, but came from elsewhere in the meantime.
     Duplicate,
     /// Nobody asked this peer for it.
-    Unasked,
+    Unrequested,
 }
 
 /// Who gave the blocks of a complete piece, in order.
@@ -156,7 +156,7 @@ impl Picker {
         self.near[piece as usize] += u16::from(peer.is_near);
         peer.fresh += u32::from(is_fresh);
         // The last of these is the end game: even what is asked for elsewhere may be asked for.
-        is_fresh || self.open.contains(&piece) || self.all_is_asked()
+        is_fresh || self.open.contains(&piece) || self.all_requested()
     }
 
     /// Whether a peer is known to hold a piece.
@@ -192,19 +192,19 @@ impl Picker {
             return blocks;
         }
         // It was idle, not silent: nothing was asked of it.
-        if peer.asked.is_empty() {
+        if peer.requested.is_empty() {
             peer.last_progress = now;
             peer.window.begins(now);
         }
         let window = peer.window_size(now);
-        let room = window.saturating_sub(peer.asked.len());
+        let room = window.saturating_sub(peer.requested.len());
         // A window of less than eight must not run empty before it is filled again.
-        if room < ASKED_AT_ONCE.min(window / 2) {
+        if room < REQUESTS_AT_ONCE.min(window / 2) {
             return blocks;
         }
         while self.open_requests(key) < window {
             let Some(block) = self.next_block(key, now) else { break };
-            self.ask(key, block, now);
+            self.request(key, block, now);
             blocks.push(block);
         }
         blocks
@@ -212,34 +212,34 @@ impl Picker {
 
     /// A block came from a peer; the caller has checked that it is one of the layout's.
     pub fn received(&mut self, key: PeerKey, block: Block, now: Instant) -> Received {
-        let Some(peer) = self.peers.get_mut(&key) else { return Received::Unasked };
-        let was_open = remove(&mut peer.asked, block);
+        let Some(peer) = self.peers.get_mut(&key) else { return Received::Unrequested };
+        let was_open = remove(&mut peer.requested, block);
         // Not even if it is missing: a peer must not choose which pieces it contributes to.
         if !was_open && !remove(&mut peer.late, block) {
-            return Received::Unasked;
+            return Received::Unrequested;
         }
         // Even if it is late or came twice: it answers.
         peer.last_progress = now;
         peer.is_snubbed = false;
         peer.has_given = true;
-        peer.window.came(peer.asked.len(), now);
+        peer.window.came(peer.requested.len(), now);
         peer.meter.add(u64::from(self.layout.range(block).length), now);
         let ip = peer.ip;
         let Some(partial) = self.partial_pieces.get_mut(&block.piece) else {
             return Received::Duplicate;
         };
-        let Some(asked) = partial.take(block.index, key, ip, was_open) else {
+        let Some(requested) = partial.take(block.index, key, ip, was_open) else {
             return Received::Duplicate;
         };
         self.update_indices(block.piece);
         self.last_new = now;
         // Nobody else was asked: the usual case, without a walk over all peers.
-        if asked == u8::from(was_open) {
+        if requested == u8::from(was_open) {
             return Received::New { cancel: Vec::new() };
         }
         let cancel = self.peers.iter_mut().filter(|(other, _)| **other != key);
         let cancel =
-            cancel.filter_map(|(other, peer)| remove(&mut peer.asked, block).then_some(*other));
+            cancel.filter_map(|(other, peer)| remove(&mut peer.requested, block).then_some(*other));
         Received::New { cancel: cancel.collect() }
     }
 
@@ -293,12 +293,12 @@ impl Picker {
     /// they need not send any more.
     pub fn expire(&mut self, now: Instant) -> Vec<(PeerKey, Vec<Block>)> {
         // Peers that are asked for nothing would pull the average down.
-        let is_asked = |peer: &&mut RemotePeer| !peer.asked.is_empty();
-        let rates = self.peers.values_mut().filter(is_asked).map(|peer| peer.meter.rate(now));
+        let has_requests = |peer: &&mut RemotePeer| !peer.requested.is_empty();
+        let rates = self.peers.values_mut().filter(has_requests).map(|peer| peer.meter.rate(now));
         let (sum, count) = rates.fold((0.0, 0.0), |(sum, count), rate| (sum + rate, count + 1.0));
         let mut overdue: Vec<(PeerKey, Vec<Block>)> = Vec::new();
         for (&key, peer) in &mut self.peers {
-            if peer.asked.is_empty() {
+            if peer.requested.is_empty() {
                 continue;
             }
             // Before its first block a peer may be one that never answers, and holds pieces up.
@@ -309,7 +309,7 @@ impl Picker {
             let is_behind = rate * (count - 1.0) < SLOW_PEER * (sum - rate);
             let is_slow = is_behind && peer.window.age(now) >= REQUEST_TIMEOUT;
             // On parole with it alone, while others could give the piece.
-            let mut pieces = peer.asked.iter().map(|block| block.piece);
+            let mut pieces = peer.requested.iter().map(|block| block.piece);
             let is_late = pieces.any(|piece| {
                 self.partial_pieces.get(&piece).is_some_and(|partial| partial.is_late(key, now))
                     && self.availability[piece as usize] > 1
@@ -320,7 +320,7 @@ impl Picker {
                 // A new term begins, or the next tick would expire it again.
                 peer.last_progress = now;
                 peer.window.is_too_slow();
-                overdue.push((key, peer.asked.iter().copied().collect()));
+                overdue.push((key, peer.requested.iter().copied().collect()));
             }
         }
         for (key, blocks) in &overdue {
@@ -355,18 +355,18 @@ impl Picker {
     }
 
     fn open_requests(&self, key: PeerKey) -> usize {
-        self.peers.get(&key).map_or(0, |peer| peer.asked.len())
+        self.peers.get(&key).map_or(0, |peer| peer.requested.len())
     }
 
-    fn ask(&mut self, key: PeerKey, block: Block, now: Instant) {
+    fn request(&mut self, key: PeerKey, block: Block, now: Instant) {
         let is_on_parole = self.on_parole.contains_key(&block.piece);
         let blocks = self.layout.blocks_of(block.piece);
         let partial =
             self.partial_pieces.entry(block.piece).or_insert_with(|| PartialPiece::new(blocks));
-        partial.ask(block.index, is_on_parole.then_some((key, now)));
+        partial.request(block.index, is_on_parole.then_some((key, now)));
         self.update_indices(block.piece);
         if let Some(peer) = self.peers.get_mut(&key) {
-            peer.asked.push_back(block);
+            peer.requested.push_back(block);
             peer.current = Some(block.piece);
         }
     }
@@ -374,7 +374,7 @@ impl Picker {
     /// Frees all that was asked of a peer and remembers it as late.
     fn release(&mut self, key: PeerKey) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        for block in peer.asked.drain(..) {
+        for block in peer.requested.drain(..) {
             if let Some(partial) = self.partial_pieces.get_mut(&block.piece) {
                 partial.release(block.index);
             }
@@ -395,7 +395,7 @@ impl Picker {
 
     fn next_block(&mut self, key: PeerKey, now: Instant) -> Option<Block> {
         let peer = self.peers.get(&key)?;
-        if peer.fresh == 0 && self.open.is_empty() && !self.all_is_asked() {
+        if peer.fresh == 0 && self.open.is_empty() && !self.all_requested() {
             return None;
         }
         // The near peers may all wait for the far line, or be gone: then it is everybody's.
@@ -479,7 +479,7 @@ impl Picker {
     }
 
     /// Whether every block that is missing is asked for.
-    fn all_is_asked(&self) -> bool {
+    fn all_requested(&self) -> bool {
         self.fresh.count() == 0 && self.open.is_empty()
     }
 
@@ -540,19 +540,22 @@ impl Picker {
         let peer = self.peers.get(&key)?;
         let is_reliable = peer.has_given && !peer.is_snubbed;
         // Earlier, or with peers that do not answer, a duplicate only costs the uploader's link.
-        if !self.all_is_asked() || !is_reliable || peer.asked.len() >= END_GAME_WINDOW {
+        if !self.all_requested() || !is_reliable || peer.requested.len() >= END_GAME_WINDOW {
             return None;
         }
         let start = next_random(&mut self.rng_state);
-        let partial_pieces = self.partial_pieces.iter().filter(|(piece, partial)| {
-            peer.holds.contains(**piece) && partial.may_be_asked_of_many()
-        });
+        let partial_pieces = self
+            .partial_pieces
+            .iter()
+            .filter(|(piece, partial)| peer.holds.contains(**piece) && partial.allows_duplicates());
         let blocks = partial_pieces.flat_map(|(piece, partial)| {
-            partial.asked(MAX_ASKED).map(|(index, asked)| (asked, Block { piece: *piece, index }))
+            partial
+                .requested(MAX_REQUESTS_OF_BLOCK)
+                .map(|(index, requested)| (requested, Block { piece: *piece, index }))
         });
-        let fresh = blocks.filter(|(_, block)| !peer.asked.contains(block));
-        let best = fresh.min_by_key(|(asked, block)| {
-            (*asked, mix(start ^ (u64::from(block.piece) << 32) ^ u64::from(block.index)))
+        let fresh = blocks.filter(|(_, block)| !peer.requested.contains(block));
+        let best = fresh.min_by_key(|(requested, block)| {
+            (*requested, mix(start ^ (u64::from(block.piece) << 32) ^ u64::from(block.index)))
         });
         best.map(|(_, block)| block)
     }

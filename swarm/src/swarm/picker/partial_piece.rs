@@ -21,7 +21,7 @@ pub(super) struct PartialPiece {
 enum State {
     Free,
     /// Asked for, this many times.
-    Asked(u8),
+    Requested(u8),
     /// Here, and on its way into the storage.
     Got(IpAddr),
     Stored(IpAddr),
@@ -67,7 +67,7 @@ impl PartialPiece {
         only == key && now.saturating_duration_since(since) >= time.saturating_mul(turns)
     }
 
-    pub(super) fn may_be_asked_of_many(&self) -> bool {
+    pub(super) fn allows_duplicates(&self) -> bool {
         self.source == From::Anyone
     }
 
@@ -77,7 +77,7 @@ impl PartialPiece {
     }
 
     /// A block is asked for; with `only`, the whole piece is to come from that peer from that moment on.
-    pub(super) fn ask(&mut self, index: u32, only: Option<(PeerKey, Instant)>) {
+    pub(super) fn request(&mut self, index: u32, only: Option<(PeerKey, Instant)>) {
         if let Some((key, now)) = only
             && !self.is_only(key)
         {
@@ -87,9 +87,9 @@ impl PartialPiece {
         *state = match *state {
             State::Free => {
                 self.free -= 1;
-                State::Asked(1)
+                State::Requested(1)
             }
-            State::Asked(times) => State::Asked(times.saturating_add(1)),
+            State::Requested(times) => State::Requested(times.saturating_add(1)),
             other => other,
         };
     }
@@ -98,11 +98,11 @@ impl PartialPiece {
     pub(super) fn release(&mut self, index: u32) {
         let state = &mut self.blocks[index as usize];
         *state = match *state {
-            State::Asked(1) => {
+            State::Requested(1) => {
                 self.free += 1;
                 State::Free
             }
-            State::Asked(times) => State::Asked(times - 1),
+            State::Requested(times) => State::Requested(times - 1),
             other => other,
         };
     }
@@ -121,16 +121,16 @@ impl PartialPiece {
             return None;
         }
         let state = &mut self.blocks[index as usize];
-        let asked = match *state {
+        let requested = match *state {
             State::Got(_) | State::Stored(_) => return None,
             State::Free => {
                 self.free -= 1;
                 0
             }
-            State::Asked(times) => times,
+            State::Requested(times) => times,
         };
         *state = State::Got(ip);
-        Some(asked)
+        Some(requested)
     }
 
     /// A block is in the storage; `true` if it was the last.
@@ -152,9 +152,9 @@ impl PartialPiece {
     }
 
     /// Blocks that are asked for, fewer than `limit` times.
-    pub(super) fn asked(&self, limit: u8) -> impl Iterator<Item = (u32, u8)> + '_ {
+    pub(super) fn requested(&self, limit: u8) -> impl Iterator<Item = (u32, u8)> + '_ {
         (0..).zip(&self.blocks).filter_map(move |(index, state)| match state {
-            State::Asked(times) if *times < limit => Some((index, *times)),
+            State::Requested(times) if *times < limit => Some((index, *times)),
             _ => None,
         })
     }
@@ -164,13 +164,13 @@ impl PartialPiece {
     /// # Panics
     /// If one of them is wrong.
     #[cfg(test)]
-    pub(super) fn check_invariants(&self, askers: impl Fn(u32) -> usize) {
+    pub(super) fn check_invariants(&self, requesters: impl Fn(u32) -> usize) {
         let count = |is: fn(&State) -> bool| self.blocks.iter().filter(|state| is(state)).count();
         assert_eq!(self.free, count(|state| *state == State::Free), "{self:?}");
         assert_eq!(self.unstored, count(|state| !matches!(state, State::Stored(_))), "{self:?}");
         for (index, state) in (0..).zip(&self.blocks) {
-            let times = if let State::Asked(times) = state { usize::from(*times) } else { 0 };
-            assert_eq!(times, askers(index), "block {index} of {self:?}");
+            let times = if let State::Requested(times) = state { usize::from(*times) } else { 0 };
+            assert_eq!(times, requesters(index), "block {index} of {self:?}");
         }
     }
 
@@ -178,7 +178,7 @@ impl PartialPiece {
     pub(super) fn contributors(&self) -> Vec<IpAddr> {
         let got = self.blocks.iter().filter_map(|state| match state {
             State::Got(ip) | State::Stored(ip) => Some(*ip),
-            State::Free | State::Asked(_) => None,
+            State::Free | State::Requested(_) => None,
         });
         got.collect()
     }

@@ -20,7 +20,7 @@ pub(super) struct RemotePeer {
     pub(super) fresh: u32,
     pub(super) is_choking: bool,
     /// Requests that are open, oldest first.
-    pub(super) asked: VecDeque<Block>,
+    pub(super) requested: VecDeque<Block>,
     /// Requests that timed out or were cut off by a choke; an answer is still welcome.
     pub(super) late: VecDeque<Block>,
     pub(super) current: Option<u32>,
@@ -42,7 +42,7 @@ impl RemotePeer {
             holds: Bitfield::empty(pieces),
             fresh: 0,
             is_choking: true,
-            asked: VecDeque::new(),
+            requested: VecDeque::new(),
             late: VecDeque::new(),
             current: None,
             meter: Meter::new(now),

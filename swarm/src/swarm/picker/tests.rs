@@ -62,7 +62,7 @@ fn a_started_piece_is_finished_before_a_new_one_is_begun() {
     picker.join(C, Ipv4Addr::LOCALHOST.into(), 3, now);
     picker.choked(C, false);
     picker.holds(C, 3);
-    picker.ask(C, Block { piece: 3, index: 0 }, now);
+    picker.request(C, Block { piece: 3, index: 0 }, now);
     assert_eq!(picker.fill(B, now)[0], Block { piece: 3, index: 1 });
 }
 
@@ -105,14 +105,14 @@ fn a_piece_on_parole_is_taken_from_a_slow_peer() {
 }
 
 #[test]
-fn a_choked_node_asks_for_nothing() {
+fn a_choked_node_requests_nothing() {
     let (mut picker, now) = picker(4, &[(A, &[0])]);
     picker.choked(A, true);
     assert!(picker.fill(A, now).is_empty());
 }
 
 #[test]
-fn the_last_blocks_are_asked_of_two_and_cancelled_with_the_slower() {
+fn the_last_blocks_are_requested_from_two_and_cancelled_at_the_slower() {
     let (mut picker, now) = picker(1, &[(A, &[0]), (B, &[0])]);
     let of_a = picker.fill(A, now);
     assert_eq!(of_a.len(), 2);
@@ -122,37 +122,37 @@ fn the_last_blocks_are_asked_of_two_and_cancelled_with_the_slower() {
     assert_eq!(picker.fill(B, now).len(), 2);
     let outcome = picker.received(A, of_a[0], now);
     assert_eq!(outcome, Received::New { cancel: vec![B] });
-    assert_eq!(picker.received(B, of_a[0], now), Received::Unasked);
+    assert_eq!(picker.received(B, of_a[0], now), Received::Unrequested);
 }
 
 #[test]
 fn a_snubbed_peer_loses_its_requests_to_another() {
     let (mut picker, now) = picker(1, &[(A, &[0])]);
-    let asked = picker.fill(A, now);
+    let requested = picker.fill(A, now);
     assert!(picker.expire(now + FIRST_TIMEOUT / 2).is_empty());
     let later = now + FIRST_TIMEOUT;
-    assert_eq!(picker.expire(later), [(A, asked.clone())]);
+    assert_eq!(picker.expire(later), [(A, requested.clone())]);
     picker.join(B, Ipv4Addr::LOCALHOST.into(), 2, later);
     picker.choked(B, false);
     picker.holds(B, 0);
     assert_eq!(picker.fill(B, later).len(), 2);
     // The late answer is still welcome, and spares the other.
-    assert_eq!(picker.received(A, asked[0], later), Received::New { cancel: vec![B] });
+    assert_eq!(picker.received(A, requested[0], later), Received::New { cancel: vec![B] });
 }
 
 #[test]
-fn blocks_that_were_not_asked_for_are_not_taken() {
+fn blocks_that_were_not_requested_are_refused() {
     let (mut picker, now) = picker(2, &[(A, &[0]), (B, &[])]);
-    let asked = picker.fill(A, now);
-    assert_eq!(picker.received(B, asked[0], now), Received::Unasked);
-    assert_eq!(picker.received(A, Block { piece: 1, index: 0 }, now), Received::Unasked);
+    let requested = picker.fill(A, now);
+    assert_eq!(picker.received(B, requested[0], now), Received::Unrequested);
+    assert_eq!(picker.received(A, Block { piece: 1, index: 0 }, now), Received::Unrequested);
 }
 
 #[test]
 fn a_failed_piece_is_fetched_again_from_one_peer_alone() {
     let (mut picker, now) = picker(1, &[(A, &[0]), (B, &[0])]);
-    let asked = picker.fill(A, now);
-    assert_eq!(give(&mut picker, A, &asked, now), [0]);
+    let requested = picker.fill(A, now);
+    assert_eq!(give(&mut picker, A, &requested, now), [0]);
     picker.failed(0);
     let again = picker.fill(B, now);
     assert_eq!(again.len(), 2);
@@ -179,7 +179,7 @@ fn the_window_follows_the_rate() {
 }
 
 #[test]
-fn a_peer_that_answers_in_pulses_is_asked_for_more_with_each() {
+fn a_peer_that_answers_in_pulses_gets_more_requests_with_each() {
     let all: Vec<u32> = (0..1024).collect();
     let (mut picker, mut now) = picker(1024, &[(A, &all)]);
     let mut open = picker.fill(A, now);
@@ -286,7 +286,7 @@ proptest! {
                 }
                 Step::Answer(peer, nth) => {
                     let remote = picker.peers.get(&PeerKey(peer));
-                    let open = remote.and_then(|remote| remote.asked.get(nth)).copied();
+                    let open = remote.and_then(|remote| remote.requested.get(nth)).copied();
                     let blocks: Vec<Block> = open.into_iter().collect();
                     complete.extend(give(&mut picker, PeerKey(peer), &blocks, now));
                 }
@@ -302,7 +302,7 @@ proptest! {
                 }
             }
             picker.check_invariants();
-            let windows = picker.peers.values().map(|peer| peer.asked.len());
+            let windows = picker.peers.values().map(|peer| peer.requested.len());
             prop_assert!(windows.max().unwrap_or(0) <= WINDOW_BLOCKS.1);
         }
     }
