@@ -32,7 +32,7 @@ pub(crate) struct Machine {
     pub(crate) wrong: BTreeMap<Block, u8>,
     pub(crate) finished: Option<u64>,
     pub(crate) received: u64,
-    pub(crate) given: u64,
+    pub(crate) uploaded: u64,
     pub(crate) is_gone: bool,
 }
 
@@ -53,7 +53,7 @@ impl Machine {
             wrong: BTreeMap::new(),
             finished: None,
             received: 0,
-            given: 0,
+            uploaded: 0,
             is_gone: false,
         }
     }
@@ -65,7 +65,7 @@ impl Machine {
             started: self.plan.starts,
             finished: self.finished.map(Duration::from_nanos),
             received: self.received,
-            given: self.given,
+            uploaded: self.uploaded,
             peers: self.swarm.as_ref().map_or(0, Swarm::peer_count),
         }
     }

@@ -119,7 +119,7 @@ pub struct Finish {
     /// Payload bytes that arrived.
     pub received: u64,
     /// Payload bytes that it gave.
-    pub given: u64,
+    pub uploaded: u64,
     /// Peers at its end.
     pub peers: usize,
 }

@@ -456,7 +456,7 @@ impl<'a> World<'a> {
             };
             state.queued += u64::from(range.length);
             state.queue.push_back(Item::Data { range: *range, wrong });
-            self.machines[index(from)].given += u64::from(range.length);
+            self.machines[index(from)].uploaded += u64::from(range.length);
         }
     }
 
@@ -652,7 +652,7 @@ impl<'a> World<'a> {
         self.outcome.events = self.events.planned();
         for (host, machine) in self.machines.iter().enumerate() {
             match machine.plan.role {
-                Role::Seed => self.outcome.sent_by_seeds.push(machine.given),
+                Role::Seed => self.outcome.sent_by_seeds.push(machine.uploaded),
                 Role::Evil(_) => {}
                 Role::Node => self.outcome.nodes.push(machine.finish(host)),
             }

@@ -312,13 +312,15 @@ impl Swarm {
         now: Instant,
     ) -> Result<Option<Block>, Violation> {
         let Some(peer) = self.peers.get_mut(&key) else { return Ok(None) };
-        let Role::Node(picker) = &mut self.role else { return peer.gave_unasked().map(|()| None) };
+        let Role::Node(picker) = &mut self.role else {
+            return peer.received_unrequested().map(|()| None);
+        };
         let range = self.layout.range(block);
         let outcome = picker.received(key, block, now);
         if outcome == Received::Unrequested {
-            return peer.gave_unasked().map(|()| None);
+            return peer.received_unrequested().map(|()| None);
         }
-        peer.gave(u64::from(range.length), now);
+        peer.received_block(u64::from(range.length), now);
         let is_new = match outcome {
             Received::New { cancel } => {
                 self.downloaded.add(u64::from(range.length), now);

@@ -135,7 +135,7 @@ impl Peer {
     /// nobody asked for.
     pub(crate) fn chokes(&mut self, voids: bool) -> Result<(), Violation> {
         self.messages.retain(|message| !matches!(message, Outgoing::Request(_)));
-        if voids { self.gave_unasked() } else { Ok(()) }
+        if voids { self.received_unrequested() } else { Ok(()) }
     }
 
     /// It names one of so many pieces. Nobody needs to name one twice.
@@ -170,7 +170,7 @@ impl Peer {
     }
 
     /// A wanted block came, whether it was still needed or not.
-    pub(crate) fn gave(&mut self, bytes: u64, now: Instant) {
+    pub(crate) fn received_block(&mut self, bytes: u64, now: Instant) {
         self.received += bytes;
         self.requested_blocks += 1;
         self.last_data = Some(now);
@@ -182,7 +182,7 @@ impl Peer {
     }
 
     /// A block came that nobody asked for.
-    pub(crate) fn gave_unasked(&mut self) -> Result<(), Violation> {
+    pub(crate) fn received_unrequested(&mut self) -> Result<(), Violation> {
         self.unrequested_blocks += 1;
         let too_many = self.unrequested_blocks > UNREQUESTED_GRACE + self.requested_blocks;
         if too_many { Err(Violation::Unrequested) } else { Ok(()) }
@@ -287,10 +287,10 @@ mod tests {
     }
 
     #[test]
-    fn data_that_nobody_asked_for_ends_in_a_violation() {
+    fn data_that_nobody_requested_ends_in_a_violation() {
         let (mut peer, now) = peer();
-        peer.gave(16384, now);
-        let allowed = (0..1000).take_while(|_| peer.gave_unasked().is_ok()).count();
+        peer.received_block(16384, now);
+        let allowed = (0..1000).take_while(|_| peer.received_unrequested().is_ok()).count();
         assert_eq!(allowed, 257);
     }
 }

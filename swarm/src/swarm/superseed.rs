@@ -202,7 +202,7 @@ impl SuperSeed {
     /// Stops waiting for nodes that ask for nothing of what they were shown; returns these nodes.
     /// `is_idle` says whether nothing is queued for a node.
     pub fn take_back(&mut self, now: Instant, is_idle: impl Fn(PeerKey) -> bool) -> Vec<PeerKey> {
-        let mut forgiven = Vec::new();
+        let mut expired = Vec::new();
         for (key, viewer) in &mut self.peers {
             let silent = now.saturating_duration_since(viewer.last_sent) >= TAKE_BACK;
             let is_lost = now.saturating_duration_since(viewer.last_sent) >= LANE_LOST;
@@ -213,10 +213,10 @@ impl SuperSeed {
                 // What it is shown next gets its full time.
                 viewer.last_sent = now;
                 self.lanes.remove(key);
-                forgiven.push(*key);
+                expired.push(*key);
             }
         }
-        forgiven
+        expired
     }
 }
 

@@ -188,12 +188,12 @@ fn a_wrong_piece_of_one_alone_bans_its_address() {
 }
 
 #[test]
-fn of_a_piece_of_two_only_who_gave_the_wrong_block_is_banned() {
+fn of_a_piece_of_two_only_the_sender_of_the_wrong_block_is_banned() {
     let now = start();
     let mut swarm = node(now);
     let liar = swarm.join(candidate(1, true), now).expect("there is room");
     let honest = swarm.join(candidate(9, true), now).expect("there is room");
-    let give = |swarm: &mut Swarm, key: PeerKey, block: Block| {
+    let deliver = |swarm: &mut Swarm, key: PeerKey, block: Block| {
         let data = vec![0; 16384];
         let taken = swarm.receive(key, &Incoming::Data(block, &data), now).expect("no violation");
         taken.and_then(|block| swarm.stored(block))
@@ -202,19 +202,19 @@ fn of_a_piece_of_two_only_who_gave_the_wrong_block_is_banned() {
     for message in [Incoming::Have(3), Incoming::Unchoke] {
         swarm.receive(liar, &message, now).expect("no violation");
     }
-    assert_eq!(give(&mut swarm, liar, first), None);
+    assert_eq!(deliver(&mut swarm, liar, first), None);
     // The other block is left to the honest one.
     swarm.receive(liar, &Incoming::Choke, now).expect("no violation");
     for message in [Incoming::Have(3), Incoming::Unchoke] {
         swarm.receive(honest, &message, now).expect("no violation");
     }
-    assert_eq!(give(&mut swarm, honest, second), Some(Check { piece: 3 }));
+    assert_eq!(deliver(&mut swarm, honest, second), Some(Check { piece: 3 }));
     let wrong = Checked { piece: 3, is_right: false, blocks: vec![[6; 20], [2; 20]] };
     swarm.checked(&wrong, now);
     assert!(swarm.is_suspect(3) && swarm.peer_count() == 2, "nobody is banned on suspicion");
     // Now the piece comes from the honest one alone.
-    assert_eq!(give(&mut swarm, honest, first), None);
-    assert_eq!(give(&mut swarm, honest, second), Some(Check { piece: 3 }));
+    assert_eq!(deliver(&mut swarm, honest, first), None);
+    assert_eq!(deliver(&mut swarm, honest, second), Some(Check { piece: 3 }));
     let right = Checked { piece: 3, is_right: true, blocks: vec![[1; 20], [2; 20]] };
     swarm.checked(&right, now);
     assert_eq!(swarm.next(liar, now), Next::Closed);
@@ -240,7 +240,7 @@ fn what_is_no_longer_expected_of_a_stalling_peer_is_cancelled() {
 }
 
 #[test]
-fn a_silent_peer_is_given_up_and_a_quiet_one_hears_from_us() {
+fn a_silent_peer_is_disconnected_and_a_quiet_one_gets_a_keep_alive() {
     let now = start();
     let mut swarm = node(now);
     let key = swarm.join(candidate(1, true), now).expect("there is room");

@@ -102,7 +102,7 @@ async fn a_node_goes_on_when_the_seed_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_seed_gives_several_torrents_and_stops_giving_one() {
+async fn one_seed_uploads_several_torrents_and_stops_uploading_one() {
     let (first, second) = (Payload::new(1), Payload::new(2));
     let seed = first.seed().await;
     seed.add(second.meta.clone(), second.storage());

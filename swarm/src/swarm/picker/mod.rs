@@ -221,7 +221,7 @@ impl Picker {
         // Even if it is late or came twice: it answers.
         peer.last_progress = now;
         peer.is_snubbed = false;
-        peer.has_given = true;
+        peer.has_sent = true;
         peer.window.came(peer.requested.len(), now);
         peer.meter.add(u64::from(self.layout.range(block).length), now);
         let ip = peer.ip;
@@ -302,7 +302,7 @@ impl Picker {
                 continue;
             }
             // Before its first block a peer may be one that never answers, and holds pieces up.
-            let patience = if peer.has_given { REQUEST_TIMEOUT } else { FIRST_TIMEOUT };
+            let patience = if peer.has_sent { REQUEST_TIMEOUT } else { FIRST_TIMEOUT };
             let is_silent = now.saturating_duration_since(peer.last_progress) >= patience;
             let rate = peer.meter.rate(now);
             // Against the mean of the others; a peer that is alone is never behind.
@@ -538,7 +538,7 @@ impl Picker {
     /// Every missing block is asked for already: ask again for what was asked least often.
     fn end_game(&mut self, key: PeerKey) -> Option<Block> {
         let peer = self.peers.get(&key)?;
-        let is_reliable = peer.has_given && !peer.is_snubbed;
+        let is_reliable = peer.has_sent && !peer.is_snubbed;
         // Earlier, or with peers that do not answer, a duplicate only costs the uploader's link.
         if !self.all_requested() || !is_reliable || peer.requested.len() >= END_GAME_WINDOW {
             return None;

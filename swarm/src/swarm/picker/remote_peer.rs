@@ -29,7 +29,7 @@ pub(super) struct RemotePeer {
     pub(super) is_snubbed: bool,
     pub(super) window: RequestWindow,
     /// Whether it ever gave a block: who did not is asked for nothing twice.
-    pub(super) has_given: bool,
+    pub(super) has_sent: bool,
 }
 
 impl RemotePeer {
@@ -49,7 +49,7 @@ impl RemotePeer {
             last_progress: now,
             is_snubbed: false,
             window: RequestWindow::new(now),
-            has_given: false,
+            has_sent: false,
         }
     }
 

@@ -126,7 +126,7 @@ mod tests {
         beat: Duration,
         most: usize,
     ) -> Vec<usize> {
-        let mut given = Vec::new();
+        let mut delivered = Vec::new();
         let mut open = window.size(0.0);
         for _ in 0..10 {
             now += beat;
@@ -137,16 +137,16 @@ mod tests {
                 window.came(open - 1, now);
                 open = window.size(rate);
             }
-            given.push(blocks);
+            delivered.push(blocks);
         }
-        given
+        delivered
     }
 
     #[test]
     fn the_window_of_a_peer_that_answers_twice_a_second_doubles_up_to_the_bound() {
         let (mut window, now) = window();
-        let given = beats(&mut window, now, Duration::from_millis(500), 1000);
-        assert_eq!(given, [8, 16, 32, 64, 128, 256, 256, 256, 256, 256]);
+        let delivered = beats(&mut window, now, Duration::from_millis(500), 1000);
+        assert_eq!(delivered, [8, 16, 32, 64, 128, 256, 256, 256, 256, 256]);
     }
 
     #[test]
@@ -172,7 +172,7 @@ mod tests {
         let (mut window, now) = window();
         window.is_too_slow();
         assert_eq!(window.size(0.0), 1);
-        let given = beats(&mut window, now, Duration::from_millis(500), 1000);
-        assert!(given[0] == 1 && given[9] > 64, "{given:?}");
+        let delivered = beats(&mut window, now, Duration::from_millis(500), 1000);
+        assert!(delivered[0] == 1 && delivered[9] > 64, "{delivered:?}");
     }
 }

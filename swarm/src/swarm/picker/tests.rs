@@ -35,7 +35,7 @@ fn pieces(blocks: &[Block]) -> Vec<u32> {
 }
 
 /// Takes every block asked of a peer and stores it; returns the pieces that came to their end.
-fn give(picker: &mut Picker, key: PeerKey, blocks: &[Block], now: Instant) -> Vec<u32> {
+fn deliver(picker: &mut Picker, key: PeerKey, blocks: &[Block], now: Instant) -> Vec<u32> {
     let mut complete = Vec::new();
     for block in blocks {
         if matches!(picker.received(key, *block, now), Received::New { .. })
@@ -76,7 +76,7 @@ fn of_a_full_peer_only_what_nobody_else_holds() {
 fn a_piece_on_parole_goes_to_another_peer_when_one_is_silent_with_it() {
     let (mut picker, now) = picker(1, &[(A, &[0]), (B, &[0])]);
     let blocks = picker.fill(A, now);
-    assert_eq!(give(&mut picker, A, &blocks, now), [0]);
+    assert_eq!(deliver(&mut picker, A, &blocks, now), [0]);
     picker.failed(0);
     assert_eq!(picker.fill(A, now).len(), 2);
     assert!(picker.fill(B, now).is_empty(), "one peer alone");
@@ -94,11 +94,11 @@ fn a_piece_on_parole_goes_to_another_peer_when_one_is_silent_with_it() {
 fn a_piece_on_parole_is_taken_from_a_slow_peer() {
     let (mut picker, now) = picker(1, &[(A, &[0]), (B, &[0])]);
     let blocks = picker.fill(A, now);
-    give(&mut picker, A, &blocks, now);
+    deliver(&mut picker, A, &blocks, now);
     picker.failed(0);
     let blocks = picker.fill(A, now);
     let almost = now + REQUEST_TIMEOUT - Duration::from_millis(1);
-    give(&mut picker, A, &blocks[..1], almost);
+    deliver(&mut picker, A, &blocks[..1], almost);
     assert!(picker.expire(almost).is_empty());
     assert_eq!(picker.expire(now + REQUEST_TIMEOUT), [(A, blocks[1..].to_vec())]);
     assert_eq!(picker.fill(B, now + REQUEST_TIMEOUT), blocks);
@@ -118,7 +118,7 @@ fn the_last_blocks_are_requested_from_two_and_cancelled_at_the_slower() {
     assert_eq!(of_a.len(), 2);
     // Nothing is asked twice of one who has not given anything yet.
     assert!(picker.fill(B, now).is_empty());
-    picker.peers.get_mut(&B).expect("it is connected").has_given = true;
+    picker.peers.get_mut(&B).expect("it is connected").has_sent = true;
     assert_eq!(picker.fill(B, now).len(), 2);
     let outcome = picker.received(A, of_a[0], now);
     assert_eq!(outcome, Received::New { cancel: vec![B] });
@@ -152,7 +152,7 @@ fn blocks_that_were_not_requested_are_refused() {
 fn a_failed_piece_is_fetched_again_from_one_peer_alone() {
     let (mut picker, now) = picker(1, &[(A, &[0]), (B, &[0])]);
     let requested = picker.fill(A, now);
-    assert_eq!(give(&mut picker, A, &requested, now), [0]);
+    assert_eq!(deliver(&mut picker, A, &requested, now), [0]);
     picker.failed(0);
     let again = picker.fill(B, now);
     assert_eq!(again.len(), 2);
@@ -171,7 +171,7 @@ fn the_window_follows_the_rate() {
     assert_eq!(open.len(), 8);
     for _ in 0..25 {
         now += Duration::from_millis(10);
-        give(&mut picker, A, &open, now);
+        deliver(&mut picker, A, &open, now);
         open = picker.fill(A, now);
     }
     // 8 blocks in 10 ms make 80 in 100 ms, and more as soon as more is asked for.
@@ -183,35 +183,35 @@ fn a_peer_that_answers_in_pulses_gets_more_requests_with_each() {
     let all: Vec<u32> = (0..1024).collect();
     let (mut picker, mut now) = picker(1024, &[(A, &all)]);
     let mut open = picker.fill(A, now);
-    let mut given = Vec::new();
+    let mut delivered = Vec::new();
     for _ in 0..12 {
         now += Duration::from_millis(500);
-        given.push(open.len());
+        delivered.push(open.len());
         let mut next = Vec::new();
         for block in open {
-            give(&mut picker, A, &[block], now);
+            deliver(&mut picker, A, &[block], now);
             next.extend(picker.fill(A, now));
         }
         open = next;
     }
-    assert!(given[0] == 8 && given[11] == 256, "{given:?}");
+    assert!(delivered[0] == 8 && delivered[11] == 256, "{delivered:?}");
 }
 
 #[test]
 fn a_slow_peer_keeps_one_request_if_others_are_faster() {
     let all: Vec<u32> = (0..1024).collect();
-    let run = |others_give: bool| {
+    let run = |others_send: bool| {
         let (mut picker, mut now) = picker(1024, &[(A, &all), (B, &all)]);
         let (mut of_a, mut of_b) = (picker.fill(A, now), picker.fill(B, now));
         let mut lost = Vec::new();
         for tenth in 1..=80 {
             now += Duration::from_millis(100);
-            let count = if others_give { 8 } else { usize::from(tenth % 10 == 0) };
+            let count = if others_send { 8 } else { usize::from(tenth % 10 == 0) };
             let blocks: Vec<Block> = of_b.drain(..count).collect();
-            give(&mut picker, B, &blocks, now);
+            deliver(&mut picker, B, &blocks, now);
             of_b.extend(picker.fill(B, now));
             if tenth % 10 == 0 && lost.is_empty() {
-                give(&mut picker, A, &[of_a.remove(0)], now);
+                deliver(&mut picker, A, &[of_a.remove(0)], now);
                 of_a.extend(picker.fill(A, now));
             }
             lost.extend(picker.expire(now).into_iter().map(|(key, blocks)| (key, blocks.len())));
@@ -288,11 +288,11 @@ proptest! {
                     let remote = picker.peers.get(&PeerKey(peer));
                     let open = remote.and_then(|remote| remote.requested.get(nth)).copied();
                     let blocks: Vec<Block> = open.into_iter().collect();
-                    complete.extend(give(&mut picker, PeerKey(peer), &blocks, now));
+                    complete.extend(deliver(&mut picker, PeerKey(peer), &blocks, now));
                 }
                 Step::Stray(peer, block) => {
                     let block = Block { piece: block / 2, index: block % 2 };
-                    complete.extend(give(&mut picker, PeerKey(peer), &[block], now));
+                    complete.extend(deliver(&mut picker, PeerKey(peer), &[block], now));
                 }
                 Step::Pass => complete.drain(..).for_each(|piece| picker.passed(piece)),
                 Step::Fail => complete.drain(..).for_each(|piece| picker.failed(piece)),
@@ -325,7 +325,7 @@ proptest! {
         for _ in 0..30 {
             for key in &keys {
                 let open = picker.fill(*key, now);
-                for piece in give(&mut picker, *key, &open, now) {
+                for piece in deliver(&mut picker, *key, &open, now) {
                     picker.passed(piece);
                 }
                 picker.check_invariants();

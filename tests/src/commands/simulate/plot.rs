@@ -89,7 +89,7 @@ mod tests {
             started: Duration::ZERO,
             finished: finished.map(Duration::from_secs),
             received: 0,
-            given: 0,
+            uploaded: 0,
             peers: 0,
         };
         let nodes = vec![node(Some(2)), node(None)];
