@@ -144,7 +144,7 @@ impl<'a> World<'a> {
         let mut bytes = [0; 12];
         bytes[..8].copy_from_slice(&random(&mut self.rng_state).to_be_bytes());
         bytes[8..].copy_from_slice(&host.to_be_bytes());
-        let (id, layout) = (PeerId::ours(bytes), self.scenario.layout);
+        let (id, layout) = (PeerId::boottorrent(bytes), self.scenario.layout);
         let swarm = match self.host(host).plan.role {
             Role::Seed | Role::Evil(_) => Swarm::seed(layout, id, 1000, now),
             Role::Node => {

@@ -116,7 +116,7 @@ impl Seed {
         let stop = CancellationToken::new();
         let worker = Worker::start(&stop)?;
         let seed = Self {
-            id: PeerId::ours(rand::random()),
+            id: PeerId::boottorrent(rand::random()),
             port: listener.local_addr()?.port(),
             members: Members::default(),
             invitations: Arc::new(Semaphore::new(MAX_INVITATIONS)),
@@ -223,7 +223,7 @@ impl Node {
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(options.listen).await?;
         let port = listener.local_addr()?.port();
-        let id = PeerId::ours(rand::random());
+        let id = PeerId::boottorrent(rand::random());
         let (layout, metadata) = (metainfo.layout(), metainfo.info_bytes().len());
         let locality = Locality { server: options.server, network: options.network };
         let swarm = Swarm::node(layout, id, metadata, locality, rand::random(), now());

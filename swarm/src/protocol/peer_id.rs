@@ -8,11 +8,11 @@ pub struct PeerId(pub [u8; 20]);
 
 impl PeerId {
     /// Our own client's ids start with this. `-BT` alone also stands for another client.
-    const OURS: &'static [u8] = b"-BT0";
+    const BOOTTORRENT: &'static [u8] = b"-BT0";
     const PREFIX: &'static [u8; 8] = b"-BT0100-";
 
     /// An id of our own, told apart by twelve random bytes.
-    pub fn ours(random: [u8; 12]) -> Self {
+    pub fn boottorrent(random: [u8; 12]) -> Self {
         let mut id = [0; 20];
         id[..8].copy_from_slice(Self::PREFIX);
         id[8..].copy_from_slice(&random);
@@ -20,8 +20,8 @@ impl PeerId {
     }
 
     /// Whether this is a node or server of this project.
-    pub fn is_ours(&self) -> bool {
-        self.0.starts_with(Self::OURS)
+    pub fn is_boottorrent(&self) -> bool {
+        self.0.starts_with(Self::BOOTTORRENT)
     }
 
     /// A number that differs from peer to peer.
@@ -44,9 +44,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_ours_only_with_our_prefix() {
-        assert!(PeerId::ours([0; 12]).is_ours());
-        assert!(!PeerId(*b"-BT7950-abcdefghijkl").is_ours());
-        assert_ne!(PeerId::ours([1; 12]).salt(), PeerId::ours([2; 12]).salt());
+    fn only_ids_with_our_prefix_are_boottorrents() {
+        assert!(PeerId::boottorrent([0; 12]).is_boottorrent());
+        assert!(!PeerId(*b"-BT7950-abcdefghijkl").is_boottorrent());
+        assert_ne!(PeerId::boottorrent([1; 12]).salt(), PeerId::boottorrent([2; 12]).salt());
     }
 }

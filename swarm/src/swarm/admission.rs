@@ -97,7 +97,7 @@ fn of_two(own: PeerId, old: &Peer, candidate: &Candidate) -> Keep {
         Keep::Old
     } else if old.was_dialled == candidate.was_dialled {
         Keep::New
-    } else if !candidate.id.is_ours() {
+    } else if !candidate.id.is_boottorrent() {
         Keep::Both
     } else if candidate.was_dialled == (own < candidate.id) {
         Keep::New

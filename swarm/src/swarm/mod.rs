@@ -39,7 +39,7 @@ pub const TICK_OF_NODE: Duration = HAVE_EVERY;
 pub const TICK_OF_SEED: Duration = Duration::from_millis(50);
 
 /// Time-outs are looked for this often.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const TIMEOUT_CHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// Addresses whose received bytes are remembered after they left.
 const MAX_REMEMBERED: usize = 512;
@@ -58,7 +58,7 @@ pub struct Swarm {
     wakes: BTreeSet<PeerKey>,
     haves_to_nodes: HaveBatch,
     haves_to_seeds: HaveBatch,
-    looked: Instant,
+    last_timeout_check: Instant,
     uploaded: u64,
     downloaded: Meter,
     /// What peers that left had given.
@@ -133,7 +133,7 @@ impl Swarm {
             wakes: BTreeSet::new(),
             haves_to_nodes: HaveBatch::to_nodes(now),
             haves_to_seeds: HaveBatch::to_seeds(now),
-            looked: now,
+            last_timeout_check: now,
             uploaded: 0,
             downloaded: Meter::new(now),
             departed: BTreeMap::new(),
@@ -209,7 +209,7 @@ impl Swarm {
         let mut peer = Peer::new(id, address, was_dialled, now);
         let shown = match &mut self.role {
             // Stock clients are shown everything: some give up on a seed that seems to have nothing.
-            Role::Seed { superseed, .. } if id.is_ours() => {
+            Role::Seed { superseed, .. } if id.is_boottorrent() => {
                 superseed.join(key, now);
                 Bitfield::empty(self.layout.pieces())
             }
@@ -220,13 +220,13 @@ impl Swarm {
             }
         };
         // The first message (BEP 3), even if it is empty: librqbit 9.1 waits for one before it asks.
-        peer.say(Outgoing::Bitfield(shown));
+        peer.queue_message(Outgoing::Bitfield(shown));
         if is_extended {
-            peer.say(Outgoing::Handshake { metadata_size: self.metadata_size });
+            peer.queue_message(Outgoing::Handshake { metadata_size: self.metadata_size });
         }
         // For good: upload slots make a room slower (simulated, 16 nodes: four slots at the server
         // 1.36 of the wire time, at the nodes 1.66).
-        peer.say(Outgoing::Unchoke);
+        peer.queue_message(Outgoing::Unchoke);
         self.peers.insert(key, peer);
         self.wakes.insert(key);
         self.show(key);
@@ -260,16 +260,16 @@ impl Swarm {
         now: Instant,
     ) -> Result<Option<Block>, Violation> {
         let Some(peer) = self.peers.get_mut(&key) else { return Ok(None) };
-        peer.heard(now);
+        peer.received_message(now);
         match message {
             Incoming::Unknown => {}
             Incoming::Interested => {
-                peer.fetches = true;
+                peer.was_interested = true;
                 self.wakes.insert(key);
             }
             Incoming::Choke => {
                 if let Role::Node(picker) = &mut self.role {
-                    peer.chokes(picker.choked(key, true))?;
+                    peer.received_choke(picker.choked(key, true))?;
                     self.fill_all(now);
                 }
             }
@@ -280,11 +280,11 @@ impl Swarm {
                 self.fill(key, now);
             }
             Incoming::Have(piece) => {
-                peer.names_piece(self.layout.pieces())?;
+                peer.received_have(self.layout.pieces())?;
                 self.peer_holds(key, std::iter::once(*piece), now);
             }
             Incoming::Bitfield(bits) => {
-                peer.names_all()?;
+                peer.received_bitfield()?;
                 self.peer_holds(key, bits.iter(), now);
             }
             Incoming::Request(range) => {
@@ -325,7 +325,7 @@ impl Swarm {
             Received::New { cancel } => {
                 self.downloaded.add(u64::from(range.length), now);
                 for other in cancel {
-                    self.say(other, Outgoing::Cancel(range));
+                    self.queue_message(other, Outgoing::Cancel(range));
                 }
                 true
             }
@@ -399,10 +399,10 @@ impl Swarm {
     /// HAVEs, time-outs, take-backs, keep-alives; to be called every [`Swarm::tick_every`].
     pub fn tick(&mut self, now: Instant) {
         self.send_haves(now);
-        if now.saturating_duration_since(self.looked) < LOOK_EVERY {
+        if now.saturating_duration_since(self.last_timeout_check) < TIMEOUT_CHECK_EVERY {
             return;
         }
-        self.looked = now;
+        self.last_timeout_check = now;
         self.close_all(|peer| peer.is_silent(now), now);
         let quiet =
             self.peers.iter_mut().filter_map(|(key, peer)| peer.keep_alive(now).then_some(*key));
@@ -420,7 +420,7 @@ impl Swarm {
                 let must_fill = !overdue.is_empty() || picker.is_starved(now);
                 for (key, blocks) in overdue {
                     for block in blocks {
-                        self.say(key, Outgoing::Cancel(self.layout.range(block)));
+                        self.queue_message(key, Outgoing::Cancel(self.layout.range(block)));
                     }
                 }
                 if must_fill {
@@ -443,9 +443,9 @@ impl Swarm {
         have(&self.role)
     }
 
-    fn say(&mut self, key: PeerKey, message: Outgoing) {
+    fn queue_message(&mut self, key: PeerKey, message: Outgoing) {
         if let Some(peer) = self.peers.get_mut(&key) {
-            peer.say(message);
+            peer.queue_message(message);
             self.wakes.insert(key);
         }
     }
@@ -467,7 +467,7 @@ impl Swarm {
                     && picker.wants_from(key)
                 {
                     peer.is_interesting = true;
-                    self.say(key, Outgoing::Interested);
+                    self.queue_message(key, Outgoing::Interested);
                 }
                 if is_useful {
                     self.fill(key, now);
@@ -479,12 +479,12 @@ impl Swarm {
     /// Asks a peer for as much as its window holds.
     fn fill(&mut self, key: PeerKey, now: Instant) {
         let Role::Node(picker) = &mut self.role else { return };
-        if self.peers.get(&key).is_none_or(Peer::takes_nothing) {
+        if self.peers.get(&key).is_none_or(Peer::is_backlogged) {
             return;
         }
         let layout = self.layout;
         for block in picker.fill(key, now) {
-            self.say(key, Outgoing::Request(layout.range(block)));
+            self.queue_message(key, Outgoing::Request(layout.range(block)));
         }
     }
 
@@ -499,7 +499,7 @@ impl Swarm {
     fn show(&mut self, key: PeerKey) {
         let Role::Seed { superseed, .. } = &mut self.role else { return };
         for (viewer, piece) in superseed.show(key) {
-            self.say(viewer, Outgoing::Have(piece));
+            self.queue_message(viewer, Outgoing::Have(piece));
         }
     }
 
@@ -509,11 +509,11 @@ impl Swarm {
         let Role::Node(picker) = &self.role else { return };
         let is_complete = picker.have().is_full();
         for (key, peer) in &mut self.peers {
-            if !(peer.fetches && picker.peer_holds(*key, piece)) {
-                peer.say(Outgoing::Have(piece));
+            if !(peer.was_interested && picker.peer_holds(*key, piece)) {
+                peer.queue_message(Outgoing::Have(piece));
             }
             if is_complete && std::mem::take(&mut peer.is_interesting) {
-                peer.say(Outgoing::NotInterested);
+                peer.queue_message(Outgoing::NotInterested);
             }
         }
         self.haves_to_nodes.add();
@@ -525,10 +525,10 @@ impl Swarm {
     fn send_haves(&mut self, now: Instant) {
         let urgency = Urgency::of(self.have().count(), self.layout.pieces());
         if self.haves_to_nodes.take_due(urgency, now) {
-            self.wake_all(|peer| peer.fetches && !peer.is_idle());
+            self.wake_all(|peer| peer.was_interested && !peer.is_idle());
         }
         if self.haves_to_seeds.take_due(urgency, now) {
-            self.wake_all(|peer| !peer.fetches && !peer.is_idle());
+            self.wake_all(|peer| !peer.was_interested && !peer.is_idle());
         }
     }
 

@@ -65,7 +65,7 @@ pub(crate) struct Peer {
     pub(crate) was_dialled: bool,
     pub(crate) is_interesting: bool,
     /// It has wanted something.
-    pub(crate) fetches: bool,
+    pub(crate) was_interested: bool,
     /// Payload bytes that were wanted and came.
     pub(crate) received: u64,
     last_data: Option<Instant>,
@@ -77,8 +77,8 @@ pub(crate) struct Peer {
     unrequested_blocks: u64,
     haves: u64,
     has_bitfield: bool,
-    last_heard: Instant,
-    last_spoken: Instant,
+    last_received: Instant,
+    last_sent: Instant,
 }
 
 impl Peer {
@@ -88,7 +88,7 @@ impl Peer {
             address,
             was_dialled,
             is_interesting: false,
-            fetches: false,
+            was_interested: false,
             received: 0,
             last_data: None,
             messages: VecDeque::new(),
@@ -99,16 +99,16 @@ impl Peer {
             unrequested_blocks: 0,
             haves: 0,
             has_bitfield: false,
-            last_heard: now,
-            last_spoken: now,
+            last_received: now,
+            last_sent: now,
         }
     }
 
-    pub(crate) fn heard(&mut self, now: Instant) {
-        self.last_heard = now;
+    pub(crate) fn received_message(&mut self, now: Instant) {
+        self.last_received = now;
     }
 
-    pub(crate) fn say(&mut self, message: Outgoing) {
+    pub(crate) fn queue_message(&mut self, message: Outgoing) {
         self.messages.push_back(message);
     }
 
@@ -127,25 +127,25 @@ impl Peer {
     }
 
     /// Whether so much waits for it that nothing more should be asked.
-    pub(crate) fn takes_nothing(&self) -> bool {
+    pub(crate) fn is_backlogged(&self) -> bool {
         self.messages.len() >= MAX_MESSAGES
     }
 
     /// It chokes: requests that have not gone out need not go. One that voided open requests counts like a block that
     /// nobody asked for.
-    pub(crate) fn chokes(&mut self, voids: bool) -> Result<(), Violation> {
+    pub(crate) fn received_choke(&mut self, voids: bool) -> Result<(), Violation> {
         self.messages.retain(|message| !matches!(message, Outgoing::Request(_)));
         if voids { self.received_unrequested() } else { Ok(()) }
     }
 
     /// It names one of so many pieces. Nobody needs to name one twice.
-    pub(crate) fn names_piece(&mut self, pieces: u32) -> Result<(), Violation> {
+    pub(crate) fn received_have(&mut self, pieces: u32) -> Result<(), Violation> {
         self.haves += 1;
         if self.haves > u64::from(pieces) + HAVES_GRACE { Err(Violation::Repeated) } else { Ok(()) }
     }
 
     /// It names all its pieces: once (BEP 3).
-    pub(crate) fn names_all(&mut self) -> Result<(), Violation> {
+    pub(crate) fn received_bitfield(&mut self) -> Result<(), Violation> {
         if std::mem::replace(&mut self.has_bitfield, true) {
             return Err(Violation::Repeated);
         }
@@ -165,7 +165,7 @@ impl Peer {
             && self.metadata_queued < MAX_METADATA_QUEUE
         {
             self.metadata_queued += 1;
-            self.say(Outgoing::Metadata { id, part });
+            self.queue_message(Outgoing::Metadata { id, part });
         }
     }
 
@@ -192,7 +192,7 @@ impl Peer {
         if self.is_idle() {
             return Next::Wait;
         }
-        self.last_spoken = now;
+        self.last_sent = now;
         // Before data: a HAVE or CANCEL behind 64 KiB comes too late.
         let count = self.messages.len().min(BATCH_MESSAGES);
         let messages: Vec<Outgoing> = self.messages.drain(..count).collect();
@@ -213,16 +213,15 @@ impl Peer {
 
     /// Says a word if it was quiet for long; `true` if so.
     pub(crate) fn keep_alive(&mut self, now: Instant) -> bool {
-        let is_due =
-            now.saturating_duration_since(self.last_spoken) >= KEEP_ALIVE && self.is_idle();
+        let is_due = now.saturating_duration_since(self.last_sent) >= KEEP_ALIVE && self.is_idle();
         if is_due {
-            self.say(Outgoing::KeepAlive);
+            self.queue_message(Outgoing::KeepAlive);
         }
         is_due
     }
 
     pub(crate) fn is_silent(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.last_heard) >= SILENCE
+        now.saturating_duration_since(self.last_received) >= SILENCE
     }
 }
 
@@ -234,7 +233,7 @@ mod tests {
     fn peer() -> (Peer, Instant) {
         let now = Instant::now();
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
-        (Peer::new(PeerId::ours([1; 12]), address, false, now), now)
+        (Peer::new(PeerId::boottorrent([1; 12]), address, false, now), now)
     }
 
     fn range(piece: u32, length: u32) -> Range {
@@ -247,7 +246,7 @@ mod tests {
         for piece in 0..5 {
             peer.queue_upload(range(piece, 16384)).expect("there is room");
         }
-        peer.say(Outgoing::Have(7));
+        peer.queue_message(Outgoing::Have(7));
         peer.cancel_upload(range(1, 16384));
         let data = [0, 2, 3, 4].map(|piece| range(piece, 16384)).to_vec();
         assert_eq!(peer.next(now), Next::Send { messages: vec![Outgoing::Have(7)], data });

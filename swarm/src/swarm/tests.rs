@@ -9,7 +9,7 @@ fn start() -> Instant {
 }
 
 fn id(number: u8) -> PeerId {
-    PeerId::ours([number; 12])
+    PeerId::boottorrent([number; 12])
 }
 
 fn layout() -> Layout {
@@ -115,7 +115,7 @@ fn one_address_cannot_take_all_places() {
         let address = SocketAddr::from((Ipv4Addr::new(10, 0, host, 0), u16::from(number)));
         swarm.join(
             Candidate {
-                id: PeerId::ours([number, host, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+                id: PeerId::boottorrent([number, host, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
                 address,
                 was_dialled: false,
                 is_extended: false,

@@ -10,7 +10,7 @@ async fn send(port: u16, infohash: [u8; 20], bytes: &[u8]) {
     let mut stream = TcpStream::connect(local(port)).await.expect("somebody listens");
     let mut hello = b"\x13BitTorrent protocol\0\0\0\0\0\x10\0\0".to_vec();
     hello.extend_from_slice(&infohash);
-    hello.extend_from_slice(&PeerId::ours(*b"hostile peer").0);
+    hello.extend_from_slice(&PeerId::boottorrent(*b"hostile peer").0);
     hello.extend_from_slice(bytes);
     let written = stream.write_all(&hello).await;
     // The other side may have closed before it has read everything: that is its right.
