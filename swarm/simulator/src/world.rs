@@ -627,12 +627,12 @@ impl<'a> World<'a> {
                     .map_or(0, |contributor| contributor | 128); 20]
             })
             .collect();
-        let is_right = digests.iter().all(|digest| digest[0] == 0);
-        let wants_blocks = !is_right || swarm.is_suspect(piece);
+        let is_correct = digests.iter().all(|digest| digest[0] == 0);
+        let wants_blocks = !is_correct || swarm.is_suspect(piece);
         let blocks = if wants_blocks { digests } else { Vec::new() };
-        swarm.checked(&Checked { piece, is_right, blocks }, now);
+        swarm.checked(&Checked { piece, is_correct, blocks }, now);
         let is_complete = swarm.is_complete();
-        self.outcome.wrong_pieces += u64::from(!is_right);
+        self.outcome.wrong_pieces += u64::from(!is_correct);
         if is_complete && self.host(host).finished.is_none() {
             self.host(host).finished = Some(self.now);
             self.unfinished -= 1;

@@ -182,7 +182,7 @@ impl Member {
 
     fn report(&self, checked: &Checked) {
         let infohash = self.meta.infohash();
-        if !checked.is_right {
+        if !checked.is_correct {
             warn!(%infohash, piece = checked.piece, "wrong hash; downloading the piece again");
         }
         let (is_complete, wrong_source) = self.with(|swarm, now| {
@@ -211,9 +211,9 @@ impl Member {
             }
         })?;
         let is_proven = sha256.map(|sha256| sha256.finalize().into()) == wanted;
-        let is_right = sha1.finish() == self.meta.hash_of(piece) && is_proven;
+        let is_correct = sha1.finish() == self.meta.hash_of(piece) && is_proven;
         let mut blocks = Vec::new();
-        if wants_blocks || !is_right {
+        if wants_blocks || !is_correct {
             self.read_piece(piece, |bytes| {
                 for block in bytes.chunks(BLOCK as usize) {
                     let mut sha1 = Sha1::new();
@@ -222,7 +222,7 @@ impl Member {
                 }
             })?;
         }
-        Ok(Checked { piece, is_right, blocks })
+        Ok(Checked { piece, is_correct, blocks })
     }
 
     /// Hands a piece to `take` in steps of whole blocks.

@@ -60,7 +60,7 @@ pub(super) fn admit(
     own: PeerId,
     smart_ban: &SmartBan,
     peers: &BTreeMap<PeerKey, Peer>,
-    most: usize,
+    max_peers: usize,
 ) -> Result<Vec<PeerKey>, Refusal> {
     let ip = candidate.address.ip();
     if candidate.id == own {
@@ -71,7 +71,7 @@ pub(super) fn admit(
     }
     let mut replaced = Vec::new();
     for (key, old) in peers.iter().filter(|(_, peer)| peer.id == candidate.id) {
-        match of_two(own, old, candidate) {
+        match which_to_keep(own, old, candidate) {
             Keep::Old => return Err(Refusal::Duplicate),
             Keep::New => replaced.push(*key),
             Keep::Both => {}
@@ -79,7 +79,7 @@ pub(super) fn admit(
     }
     let staying = || peers.iter().filter(|(key, _)| !replaced.contains(key));
     let neighbours = staying().filter(|(_, peer)| peer.address.ip() == ip).count();
-    if staying().count() >= most || neighbours >= MAX_PEERS_PER_ADDRESS {
+    if staying().count() >= max_peers || neighbours >= MAX_PEERS_PER_ADDRESS {
         return Err(Refusal::Full);
     }
     Ok(replaced)
@@ -92,7 +92,7 @@ pub(super) fn admit(
 /// a rule of its own, mostly that the one whose handshake it saw first stays. Where the
 /// handshakes cross, any choice of ours could close the one that it keeps; so it is left the choice.
 /// Another address cannot push a peer out by using its id.
-fn of_two(own: PeerId, old: &Peer, candidate: &Candidate) -> Keep {
+fn which_to_keep(own: PeerId, old: &Peer, candidate: &Candidate) -> Keep {
     if old.address.ip() != candidate.address.ip() {
         Keep::Old
     } else if old.was_dialled == candidate.was_dialled {

@@ -85,7 +85,7 @@ pub struct Checked {
     /// Which piece.
     pub piece: u32,
     /// Whether the hash is the right one.
-    pub is_right: bool,
+    pub is_correct: bool,
     /// SHA-1 of each block; may be left empty for a right piece of which [`Swarm::is_suspect`] says
     /// no.
     pub blocks: Vec<[u8; 20]>,
@@ -200,8 +200,8 @@ impl Swarm {
     /// [`Refusal`] if it may not join; the connection is then to be closed.
     pub fn join(&mut self, candidate: Candidate, now: Instant) -> Result<PeerKey, Refusal> {
         let Candidate { id, address, was_dialled, is_extended } = candidate;
-        let most = if self.is_seed() { MAX_PEERS_OF_SEED } else { MAX_PEERS };
-        for replaced in admit(&candidate, self.id, &self.smart_ban, &self.peers, most)? {
+        let max_peers = if self.is_seed() { MAX_PEERS_OF_SEED } else { MAX_PEERS };
+        for replaced in admit(&candidate, self.id, &self.smart_ban, &self.peers, max_peers)? {
             self.leave(replaced, now);
         }
         let key = PeerKey(self.next_key);
@@ -353,12 +353,12 @@ impl Swarm {
     pub fn checked(&mut self, checked: &Checked, now: Instant) {
         let Some(contributors) = self.checking.remove(&checked.piece) else { return };
         let Role::Node(picker) = &mut self.role else { return };
-        let verdict = if checked.is_right {
+        let verdict = if checked.is_correct {
             picker.passed(checked.piece);
-            self.smart_ban.right(checked.piece, &checked.blocks)
+            self.smart_ban.passed(checked.piece, &checked.blocks)
         } else {
             picker.failed(checked.piece);
-            self.smart_ban.wrong(checked.piece, &contributors, &checked.blocks)
+            self.smart_ban.failed(checked.piece, &contributors, &checked.blocks)
         };
         match verdict {
             Verdict::Nobody => {}
@@ -367,7 +367,7 @@ impl Swarm {
                 self.close_all(|peer| culprits.contains(&peer.address.ip()), now)
             }
         }
-        if checked.is_right {
+        if checked.is_correct {
             self.queue_have(checked.piece, now);
         } else {
             self.fill_all(now);
@@ -411,7 +411,7 @@ impl Swarm {
             Role::Seed { superseed, .. } => {
                 let peers = &self.peers;
                 let idle = |key| peers.get(&key).is_some_and(Peer::is_idle);
-                for key in superseed.take_back(now, idle) {
+                for key in superseed.expire(now, idle) {
                     self.show(key);
                 }
             }

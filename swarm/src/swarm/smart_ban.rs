@@ -60,7 +60,7 @@ impl SmartBan {
     }
 
     /// A piece has a wrong hash.
-    pub(super) fn wrong(
+    pub(super) fn failed(
         &mut self,
         piece: u32,
         contributors: &[IpAddr],
@@ -88,12 +88,12 @@ impl SmartBan {
     }
 
     /// A piece is right: whoever gave another block in an earlier attempt lied.
-    pub(super) fn right(&mut self, piece: u32, blocks: &[[u8; 20]]) -> Verdict {
+    pub(super) fn passed(&mut self, piece: u32, blocks: &[[u8; 20]]) -> Verdict {
         let Some(attempts) = self.suspects.remove(&piece) else { return Verdict::Nobody };
         let mut liars = BTreeSet::new();
         for attempt in attempts.iter().filter(|attempt| attempt.len() == blocks.len()) {
-            let wrong = attempt.iter().zip(blocks).filter(|((_, was), is)| was != *is);
-            liars.extend(wrong.map(|((ip, _), _)| *ip));
+            let differing = attempt.iter().zip(blocks).filter(|((_, was), is)| was != *is);
+            liars.extend(differing.map(|((ip, _), _)| *ip));
         }
         if let Some(trusted) = self.trusted {
             liars.remove(&trusted);
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn a_wrong_piece_from_one_alone_bans_it() {
         let mut smart_ban = smart_ban();
-        let verdict = smart_ban.wrong(0, &[EVIL, EVIL], &[[1; 20], [2; 20]]);
+        let verdict = smart_ban.failed(0, &[EVIL, EVIL], &[[1; 20], [2; 20]]);
         assert_eq!(verdict, Verdict::Banned([EVIL].into()));
         assert!(smart_ban.is_banned(EVIL));
     }
@@ -132,18 +132,18 @@ mod tests {
     #[test]
     fn of_a_mixed_piece_only_the_liar_is_banned_and_only_with_proof() {
         let mut smart_ban = smart_ban();
-        assert_eq!(smart_ban.wrong(0, &[GOOD, EVIL], &[[1; 20], [6; 20]]), Verdict::Nobody);
+        assert_eq!(smart_ban.failed(0, &[GOOD, EVIL], &[[1; 20], [6; 20]]), Verdict::Nobody);
         assert!(!smart_ban.is_banned(EVIL) && smart_ban.is_suspect(0));
-        assert_eq!(smart_ban.right(0, &[[1; 20], [2; 20]]), Verdict::Banned([EVIL].into()));
+        assert_eq!(smart_ban.passed(0, &[[1; 20], [2; 20]]), Verdict::Banned([EVIL].into()));
         assert!(!smart_ban.is_banned(GOOD) && !smart_ban.is_suspect(0));
     }
 
     #[test]
     fn the_server_is_never_banned_but_named_at_the_third_time() {
         let mut smart_ban = smart_ban();
-        assert_eq!(smart_ban.wrong(0, &[SERVER], &[[1; 20]]), Verdict::Nobody);
-        assert_eq!(smart_ban.wrong(0, &[SERVER], &[[1; 20]]), Verdict::Nobody);
-        assert_eq!(smart_ban.wrong(0, &[SERVER], &[[1; 20]]), Verdict::Trusted);
+        assert_eq!(smart_ban.failed(0, &[SERVER], &[[1; 20]]), Verdict::Nobody);
+        assert_eq!(smart_ban.failed(0, &[SERVER], &[[1; 20]]), Verdict::Nobody);
+        assert_eq!(smart_ban.failed(0, &[SERVER], &[[1; 20]]), Verdict::Trusted);
         assert!(!smart_ban.is_banned(SERVER));
     }
 
@@ -151,7 +151,7 @@ mod tests {
     fn memory_of_suspects_is_bounded() {
         let mut smart_ban = smart_ban();
         for piece in 0..1000 {
-            smart_ban.wrong(piece, &[GOOD, EVIL], &[[1; 20], [6; 20]]);
+            smart_ban.failed(piece, &[GOOD, EVIL], &[[1; 20], [6; 20]]);
         }
         assert_eq!(smart_ban.suspects.len(), MAX_SUSPECTS);
     }

@@ -27,10 +27,10 @@ const SHOWN_AT_ONCE: u64 = 8;
 const LANES: usize = 8;
 
 /// A shown piece that nobody asks for holds up the next one for this long (measured).
-const TAKE_BACK: Duration = Duration::from_millis(300);
+const SHOWN_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// A node whose link takes nothing of what is queued for it loses its lane after this long.
-const LANE_LOST: Duration = Duration::from_secs(2);
+const LANE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a super-seeding server knows of one swarm.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ impl SuperSeed {
         self.waiting.retain(|other| *other != key);
         // Its copies are gone, and may have been the only ones.
         for piece in viewer.known.iter() {
-            self.spreads_to(piece, self.spread[piece as usize] - 1);
+            self.set_spread(piece, self.spread[piece as usize] - 1);
         }
     }
 
@@ -101,13 +101,13 @@ impl SuperSeed {
         self.lanes.remove(&key);
         let is_new = viewer.holds.insert(piece);
         if viewer.known.insert(piece) {
-            self.spreads_to(piece, self.spread[piece as usize] + 1);
+            self.set_spread(piece, self.spread[piece as usize] + 1);
         }
         is_new || was_awaited
     }
 
     /// So many nodes hold the piece now or were shown it.
-    fn spreads_to(&mut self, piece: u32, count: u16) {
+    fn set_spread(&mut self, piece: u32, count: u16) {
         let old = std::mem::replace(&mut self.spread[piece as usize], count);
         if let Some(pieces) = self.levels.get_mut(&old) {
             *pieces -= 1;
@@ -135,7 +135,7 @@ impl SuperSeed {
     /// What to show now, after something happened to this node: to it, and to those who wait for a lane.
     pub fn show(&mut self, key: PeerKey) -> Vec<(PeerKey, u32)> {
         let mut shown = Vec::new();
-        if !self.is_novice(key) || self.lanes.contains(&key) {
+        if !self.holds_nothing(key) || self.lanes.contains(&key) {
             self.show_one(key, &mut shown);
         } else if !self.waiting.contains(&key) {
             self.waiting.push_back(key);
@@ -143,7 +143,7 @@ impl SuperSeed {
         while self.lanes.len() < LANES
             && let Some(next) = self.waiting.pop_front()
         {
-            if self.is_novice(next) {
+            if self.holds_nothing(next) {
                 self.lanes.insert(next);
             }
             self.show_one(next, &mut shown);
@@ -152,26 +152,26 @@ impl SuperSeed {
     }
 
     /// Whether a connected node holds nothing yet.
-    fn is_novice(&self, key: PeerKey) -> bool {
+    fn holds_nothing(&self, key: PeerKey) -> bool {
         self.peers.get(&key).is_some_and(|viewer| viewer.holds.count() == 0)
     }
 
     fn show_one(&mut self, key: PeerKey, shown: &mut Vec<(PeerKey, u32)>) {
         let viewers = self.peers.len();
         let Some(viewer) = self.peers.get(&key) else { return };
-        let most = match viewer.holds.count() {
+        let max_pending = match viewer.holds.count() {
             // The first piece alone: the sooner it is whole, the sooner the node can give.
             0 => 1,
             _ => at_once(self.layout, viewers),
         };
-        for _ in viewer.pending.len()..most {
+        for _ in viewer.pending.len()..max_pending {
             let Some(piece) = self.least_spread(key) else { break };
             let count = self.spread[piece as usize];
             if count == 0 {
                 // Fresh pieces go out in a row; later rounds begin where this one ended.
                 self.cursor = piece + 1;
             }
-            self.spreads_to(piece, count + 1);
+            self.set_spread(piece, count + 1);
             if let Some(viewer) = self.peers.get_mut(&key) {
                 viewer.known.insert(piece);
                 viewer.pending.insert(piece, self.layout.blocks_of(piece));
@@ -201,11 +201,11 @@ impl SuperSeed {
 
     /// Stops waiting for nodes that ask for nothing of what they were shown; returns these nodes.
     /// `is_idle` says whether nothing is queued for a node.
-    pub fn take_back(&mut self, now: Instant, is_idle: impl Fn(PeerKey) -> bool) -> Vec<PeerKey> {
+    pub fn expire(&mut self, now: Instant, is_idle: impl Fn(PeerKey) -> bool) -> Vec<PeerKey> {
         let mut expired = Vec::new();
         for (key, viewer) in &mut self.peers {
-            let silent = now.saturating_duration_since(viewer.last_sent) >= TAKE_BACK;
-            let is_lost = now.saturating_duration_since(viewer.last_sent) >= LANE_LOST;
+            let silent = now.saturating_duration_since(viewer.last_sent) >= SHOWN_TIMEOUT;
+            let is_lost = now.saturating_duration_since(viewer.last_sent) >= LANE_TIMEOUT;
             // Blocks queued for it: it asked, and its link is slow. A lane is too scarce for that.
             let is_over = is_idle(*key) || (is_lost && self.lanes.contains(key));
             if silent && !viewer.pending.is_empty() && is_over {
@@ -295,25 +295,25 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_asked_for_is_taken_back_after_300_ms() {
+    fn the_seed_stops_waiting_for_unrequested_pieces_after_300_ms() {
         let (mut seed, now) = seed(9, 1);
         seed.show(PeerKey(0));
-        assert!(seed.take_back(now + Duration::from_millis(299), |_| true).is_empty());
+        assert!(seed.expire(now + Duration::from_millis(299), |_| true).is_empty());
         let later = now + Duration::from_millis(300);
-        assert!(seed.take_back(later, |_| false).is_empty());
-        assert_eq!(seed.take_back(later, |_| true), [PeerKey(0)]);
+        assert!(seed.expire(later, |_| false).is_empty());
+        assert_eq!(seed.expire(later, |_| true), [PeerKey(0)]);
         assert_eq!(pieces(seed.show(PeerKey(0))), [1]);
     }
 
     #[test]
-    fn who_takes_nothing_loses_its_lane_to_who_waits() {
+    fn a_node_that_receives_nothing_loses_its_lane_to_one_that_waits() {
         let (mut seed, now) = seed(30, 9);
         (0..9).for_each(|key| {
             seed.show(PeerKey(key));
         });
-        assert!(seed.take_back(now + TAKE_BACK, |_| false).is_empty());
-        let later = now + LANE_LOST;
-        assert_eq!(seed.take_back(later, |_| false).len(), 8);
+        assert!(seed.expire(now + SHOWN_TIMEOUT, |_| false).is_empty());
+        let later = now + LANE_TIMEOUT;
+        assert_eq!(seed.expire(later, |_| false).len(), 8);
         let shown = seed.show(PeerKey(0));
         assert_eq!(shown.first().map(|(key, _)| *key), Some(PeerKey(8)));
     }
@@ -326,8 +326,8 @@ mod tests {
             for (key, seen) in (0..).zip(&mut shown) {
                 seen.extend(pieces(seed.show(PeerKey(key))));
             }
-            now += TAKE_BACK;
-            seed.take_back(now, |_| true);
+            now += SHOWN_TIMEOUT;
+            seed.expire(now, |_| true);
         }
         for mut pieces in shown {
             pieces.sort_unstable();

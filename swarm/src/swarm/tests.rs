@@ -163,7 +163,7 @@ fn a_node_completes_and_loses_interest() {
     let checks = serve(&mut swarm, key, now);
     assert_eq!(checks.len(), 8);
     for check in checks {
-        let right = Checked { piece: check.piece, is_right: true, blocks: vec![] };
+        let right = Checked { piece: check.piece, is_correct: true, blocks: vec![] };
         swarm.checked(&right, now);
     }
     assert!(swarm.is_complete());
@@ -180,7 +180,8 @@ fn a_wrong_piece_of_one_alone_bans_its_address() {
     let mut swarm = node(now);
     let key = swarm.join(candidate(1, true), now).expect("there is room");
     let checks = serve(&mut swarm, key, now);
-    let wrong = Checked { piece: checks[0].piece, is_right: false, blocks: vec![[1; 20], [2; 20]] };
+    let wrong =
+        Checked { piece: checks[0].piece, is_correct: false, blocks: vec![[1; 20], [2; 20]] };
     swarm.checked(&wrong, now);
     assert_eq!(swarm.next(key, now), Next::Closed);
     let again = Candidate { id: id(7), ..candidate(1, false) };
@@ -209,13 +210,13 @@ fn of_a_piece_of_two_only_the_sender_of_the_wrong_block_is_banned() {
         swarm.receive(honest, &message, now).expect("no violation");
     }
     assert_eq!(deliver(&mut swarm, honest, second), Some(Check { piece: 3 }));
-    let wrong = Checked { piece: 3, is_right: false, blocks: vec![[6; 20], [2; 20]] };
+    let wrong = Checked { piece: 3, is_correct: false, blocks: vec![[6; 20], [2; 20]] };
     swarm.checked(&wrong, now);
     assert!(swarm.is_suspect(3) && swarm.peer_count() == 2, "nobody is banned on suspicion");
     // Now the piece comes from the honest one alone.
     assert_eq!(deliver(&mut swarm, honest, first), None);
     assert_eq!(deliver(&mut swarm, honest, second), Some(Check { piece: 3 }));
-    let right = Checked { piece: 3, is_right: true, blocks: vec![[1; 20], [2; 20]] };
+    let right = Checked { piece: 3, is_correct: true, blocks: vec![[1; 20], [2; 20]] };
     swarm.checked(&right, now);
     assert_eq!(swarm.next(liar, now), Next::Closed);
     assert_ne!(swarm.next(honest, now), Next::Closed);

@@ -14,7 +14,7 @@ use crate::swarm::peer::PeerKey;
 #[derive(Debug, PartialEq)]
 struct Indices {
     availability: Vec<u16>,
-    near: Vec<u16>,
+    near_availability: Vec<u16>,
     fresh: Bitfield,
     open: BTreeSet<u32>,
     fresh_of_peers: BTreeMap<PeerKey, u32>,
@@ -24,7 +24,7 @@ impl Indices {
     fn kept(picker: &Picker) -> Self {
         Self {
             availability: picker.availability.clone(),
-            near: picker.near.clone(),
+            near_availability: picker.near_availability.clone(),
             fresh: picker.fresh.clone(),
             open: picker.open.clone(),
             fresh_of_peers: picker.peers.iter().map(|(key, peer)| (*key, peer.fresh)).collect(),
@@ -54,7 +54,7 @@ impl Indices {
         let fresh_of_peers = picker.peers.iter().map(|(key, peer)| (*key, of_peer(peer))).collect();
         Self {
             availability: counted.expect("few peers"),
-            near: counted_near.expect("few peers"),
+            near_availability: counted_near.expect("few peers"),
             fresh,
             open,
             fresh_of_peers,

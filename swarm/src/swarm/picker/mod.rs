@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 pub use locality::Locality;
 use partial_piece::PartialPiece;
 use remote_peer::{RemotePeer, remove};
-use share::{is_anothers, mix, next_random};
+use share::{is_share_of_another, mix, next_random};
 
 use crate::protocol::bitfield::Bitfield;
 use crate::protocol::layout::{Block, Layout};
@@ -70,7 +70,7 @@ pub struct Picker {
     on_parole: BTreeMap<u32, BTreeSet<PeerKey>>,
     peers: BTreeMap<PeerKey, RemotePeer>,
     /// How many of the near peers hold each piece.
-    near: Vec<u16>,
+    near_availability: Vec<u16>,
     own_salt: u64,
     locality: Locality,
     rng_state: u64,
@@ -113,7 +113,7 @@ impl Picker {
             open: BTreeSet::new(),
             on_parole: BTreeMap::new(),
             peers: BTreeMap::new(),
-            near: vec![0; pieces as usize],
+            near_availability: vec![0; pieces as usize],
             own_salt: salt,
             locality,
             rng_state,
@@ -141,7 +141,7 @@ impl Picker {
         let Some(peer) = self.peers.remove(&key) else { return };
         for piece in peer.holds.iter() {
             self.availability[piece as usize] -= 1;
-            self.near[piece as usize] -= u16::from(peer.is_near);
+            self.near_availability[piece as usize] -= u16::from(peer.is_near);
         }
     }
 
@@ -153,7 +153,7 @@ impl Picker {
         }
         let is_fresh = self.fresh.contains(piece);
         self.availability[piece as usize] += 1;
-        self.near[piece as usize] += u16::from(peer.is_near);
+        self.near_availability[piece as usize] += u16::from(peer.is_near);
         peer.fresh += u32::from(is_fresh);
         // The last of these is the end game: even what is asked for elsewhere may be asked for.
         is_fresh || self.open.contains(&piece) || self.all_requested()
@@ -194,7 +194,7 @@ impl Picker {
         // It was idle, not silent: nothing was asked of it.
         if peer.requested.is_empty() {
             peer.last_progress = now;
-            peer.window.begins(now);
+            peer.window.starts(now);
         }
         let window = peer.window_size(now);
         let room = window.saturating_sub(peer.requested.len());
@@ -222,13 +222,13 @@ impl Picker {
         peer.last_progress = now;
         peer.is_snubbed = false;
         peer.has_sent = true;
-        peer.window.came(peer.requested.len(), now);
+        peer.window.block_received(peer.requested.len(), now);
         peer.meter.add(u64::from(self.layout.range(block).length), now);
         let ip = peer.ip;
         let Some(partial) = self.partial_pieces.get_mut(&block.piece) else {
             return Received::Duplicate;
         };
-        let Some(requested) = partial.take(block.index, key, ip, was_open) else {
+        let Some(requested) = partial.receive(block.index, key, ip, was_open) else {
             return Received::Duplicate;
         };
         self.update_indices(block.piece);
@@ -319,7 +319,7 @@ impl Picker {
                 peer.is_snubbed |= is_silent;
                 // A new term begins, or the next tick would expire it again.
                 peer.last_progress = now;
-                peer.window.is_too_slow();
+                peer.window.restart_with_one();
                 overdue.push((key, peer.requested.iter().copied().collect()));
             }
         }
@@ -402,7 +402,7 @@ impl Picker {
         let is_starved = self.is_starved(now);
         let piece = match (peer.is_near || is_starved, peer.holds.is_full()) {
             (true, false) => self.piece_from_leecher(key),
-            (true, true) => self.piece_from_seeder(key),
+            (true, true) => self.piece_from_seed(key),
             // No end game there: a double request costs all who share the line.
             (false, _) => return self.block_from_far(key),
         };
@@ -432,7 +432,7 @@ impl Picker {
     }
 
     /// From a peer that holds everything first what nobody else can give.
-    fn piece_from_seeder(&mut self, key: PeerKey) -> Option<u32> {
+    fn piece_from_seed(&mut self, key: PeerKey) -> Option<u32> {
         // No strict priority here: to finish what others hold too wastes the seeder. Plain rarest first
         // took 1.49 of the wire time for eight nodes, this order 1.20 (measured).
         let rare =
@@ -440,7 +440,7 @@ impl Picker {
         if rare.is_some() {
             return rare;
         }
-        let new = self.new_from_seeder(key);
+        let new = self.new_from_seed(key);
         if new.is_none_or(|piece| self.others_hold(piece)) {
             // Nothing rare is left with a peer that holds everything: help with a started piece.
             return self.started_for(key, |_| true).or(new);
@@ -451,7 +451,7 @@ impl Picker {
     /// Over a line that many share each piece shall come once: only what nobody near holds, and of that
     /// only this node's share.
     fn block_from_far(&mut self, key: PeerKey) -> Option<Block> {
-        let is_missing = |piece: u32| self.near[piece as usize] == 0;
+        let is_missing = |piece: u32| self.near_availability[piece as usize] == 0;
         let current = self.current(key).filter(|piece| is_missing(*piece));
         let started = current.or_else(|| self.started_for(key, is_missing));
         let piece = started.or_else(|| self.own_share_from(key))?;
@@ -469,9 +469,9 @@ impl Picker {
         let rivals: Vec<u64> = self.peers.values().filter(is_rival).map(|peer| peer.salt).collect();
         let peer = self.peers.get(&key)?;
         let missing = peer.holds.common(&self.fresh).filter(|piece| {
-            self.near[*piece as usize] == 0
+            self.near_availability[*piece as usize] == 0
                 && self.may_start(key, *piece)
-                && !is_anothers(*piece, self.own_salt, &rivals)
+                && !is_share_of_another(*piece, self.own_salt, &rivals)
         });
         missing.min_by_key(|piece| {
             (self.availability[*piece as usize], mix(start ^ u64::from(*piece)))
@@ -516,7 +516,7 @@ impl Picker {
     /// The piece to start from a peer that holds everything: one that only it holds, and among these
     /// one that no other unfinished peer is likely to take. Everybody ranks everybody by the same
     /// hash of peer and piece, so the shares do not overlap although nobody arranges them.
-    fn new_from_seeder(&mut self, key: PeerKey) -> Option<u32> {
+    fn new_from_seed(&mut self, key: PeerKey) -> Option<u32> {
         let peer = self.peers.get(&key)?;
         if peer.fresh == 0 {
             return None;
@@ -529,9 +529,9 @@ impl Picker {
         fresh.min_by_key(|piece| {
             let common = self.others_hold(*piece);
             let availability = self.availability[*piece as usize];
-            let is_anothers = is_anothers(*piece, self.own_salt, &rivals);
+            let is_share_of_another = is_share_of_another(*piece, self.own_salt, &rivals);
             // The own share before rarity: eight nodes need 1.05 of the wire time, not 1.10 (simulated).
-            (common, is_anothers, availability, mix(start ^ u64::from(*piece)))
+            (common, is_share_of_another, availability, mix(start ^ u64::from(*piece)))
         })
     }
 

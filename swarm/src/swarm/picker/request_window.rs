@@ -23,12 +23,12 @@ const LONGEST_WINDOW: Duration = Duration::from_secs(2);
 pub(super) struct RequestWindow {
     /// Requests to keep open at least, if the rate is not too low for it.
     grown: usize,
-    least: usize,
+    minimum: usize,
     last_block: Instant,
     burst: Burst,
     /// Since when, and how many of the blocks asked for then are still to come.
-    round: Instant,
-    to_come: usize,
+    round_start: Instant,
+    round_left: usize,
 }
 
 /// Blocks without a pause between them.
@@ -46,23 +46,23 @@ impl RequestWindow {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             grown: WINDOW_BLOCKS.0,
-            least: WINDOW_BLOCKS.0,
+            minimum: WINDOW_BLOCKS.0,
             last_block: now,
             burst: Burst { pause: Duration::ZERO, began: now, blocks: 0, due: 0 },
-            round: now,
-            to_come: 0,
+            round_start: now,
+            round_left: 0,
         }
     }
 
     /// The first of some requests goes out: until now there was nothing to answer.
-    pub(super) fn begins(&mut self, now: Instant) {
+    pub(super) fn starts(&mut self, now: Instant) {
         self.last_block = now;
-        self.round = now;
-        self.to_come = 0;
+        self.round_start = now;
+        self.round_left = 0;
     }
 
     /// A block came; so many are still open.
-    pub(super) fn came(&mut self, open: usize, now: Instant) {
+    pub(super) fn block_received(&mut self, open: usize, now: Instant) {
         let pause = now.saturating_duration_since(self.last_block);
         if pause >= PAUSE {
             self.shrink(pause);
@@ -73,12 +73,12 @@ impl RequestWindow {
         let is_quick = now.saturating_duration_since(self.burst.began) < self.burst.pause;
         if self.burst.blocks == self.burst.due && is_quick {
             self.grown = self.grown.max(2 * self.burst.due).min(WINDOW_BLOCKS.1);
-            self.least = self.grown.min(WINDOW_BLOCKS.0);
+            self.minimum = self.grown.min(WINDOW_BLOCKS.0);
         }
-        self.to_come = self.to_come.saturating_sub(1);
-        if self.to_come == 0 {
-            self.round = now;
-            self.to_come = open;
+        self.round_left = self.round_left.saturating_sub(1);
+        if self.round_left == 0 {
+            self.round_start = now;
+            self.round_left = open;
         }
     }
 
@@ -86,18 +86,18 @@ impl RequestWindow {
     fn shrink(&mut self, pause: Duration) {
         let lasted = self.last_block.saturating_duration_since(self.burst.began);
         let enough = if lasted >= pause { 0 } else { 2 * self.burst.blocks };
-        self.grown = enough.max(self.grown / 2).clamp(self.least, self.grown.max(self.least));
+        self.grown = enough.max(self.grown / 2).clamp(self.minimum, self.grown.max(self.minimum));
     }
 
     /// How long ago the oldest open request was made, at most.
     pub(super) fn age(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.round)
+        now.saturating_duration_since(self.round_start)
     }
 
     /// The peer lost its requests: from now on it gets one, and more only as it answers them.
-    pub(super) fn is_too_slow(&mut self) {
+    pub(super) fn restart_with_one(&mut self) {
         self.grown = 1;
-        self.least = 1;
+        self.minimum = 1;
         self.burst.due = 0;
     }
 
@@ -105,7 +105,7 @@ impl RequestWindow {
     pub(super) fn size(&self, rate: f64) -> usize {
         let steady = (rate * WINDOW.as_secs_f64()) as usize;
         let longest = (rate * LONGEST_WINDOW.as_secs_f64()) as usize;
-        steady.max(self.grown.min(longest.max(self.least))).clamp(1, WINDOW_BLOCKS.1)
+        steady.max(self.grown.min(longest.max(self.minimum))).clamp(1, WINDOW_BLOCKS.1)
     }
 }
 
@@ -134,7 +134,7 @@ mod tests {
             let rate = blocks as f64 / beat.as_secs_f64();
             for _ in 0..blocks {
                 // For each block that comes another is asked for at once.
-                window.came(open - 1, now);
+                window.block_received(open - 1, now);
                 open = window.size(rate);
             }
             delivered.push(blocks);
@@ -168,9 +168,9 @@ mod tests {
     }
 
     #[test]
-    fn who_was_too_slow_begins_again_with_one() {
+    fn a_peer_that_was_too_slow_starts_again_with_one() {
         let (mut window, now) = window();
-        window.is_too_slow();
+        window.restart_with_one();
         assert_eq!(window.size(0.0), 1);
         let delivered = beats(&mut window, now, Duration::from_millis(500), 1000);
         assert!(delivered[0] == 1 && delivered[9] > 64, "{delivered:?}");

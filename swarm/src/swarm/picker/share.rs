@@ -1,7 +1,7 @@
 //! Core: numbers that look random and follow from a seed, and whose share a piece is.
 
 /// Whether a piece falls to another node: the one of the highest hash of node and piece.
-pub(super) fn is_anothers(piece: u32, own_salt: u64, rivals: &[u64]) -> bool {
+pub(super) fn is_share_of_another(piece: u32, own_salt: u64, rivals: &[u64]) -> bool {
     let rank = |salt: u64| mix(salt ^ u64::from(piece));
     let own = rank(own_salt);
     rivals.iter().any(|salt| rank(*salt) > own)
