@@ -91,8 +91,8 @@ pub(crate) fn path(
     if from_network == to_network {
         return ([to, 0, 0], 1);
     }
-    let link = |network: usize, way: usize| {
-        u32::try_from(hosts + 2 * network + way).expect("far fewer than 2^32")
+    let link = |network: usize, direction: usize| {
+        u32::try_from(hosts + 2 * network + direction).expect("far fewer than 2^32")
     };
     ([link(from_network, 0), link(to_network, 1), to], 3)
 }

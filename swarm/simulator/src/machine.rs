@@ -33,7 +33,7 @@ pub(crate) struct Machine {
     pub(crate) finished: Option<u64>,
     pub(crate) received: u64,
     pub(crate) uploaded: u64,
-    pub(crate) is_gone: bool,
+    pub(crate) has_left: bool,
 }
 
 impl Machine {
@@ -54,7 +54,7 @@ impl Machine {
             finished: None,
             received: 0,
             uploaded: 0,
-            is_gone: false,
+            has_left: false,
         }
     }
 

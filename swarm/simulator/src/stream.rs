@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use bt_swarm::protocol::layout::Range;
+use bt_swarm::protocol::layout::ByteRange;
 use bt_swarm::protocol::wire::{Incoming, Outgoing};
 use bt_swarm::swarm::peer::PeerKey;
 
@@ -18,7 +18,7 @@ pub(crate) struct Stream {
     pub(crate) is_open: bool,
     pub(crate) queue: VecDeque<Item>,
     pub(crate) queued: u64,
-    pub(crate) on_the_way: u64,
+    pub(crate) in_flight: u64,
     pub(crate) is_ready: bool,
     pub(crate) weight: f64,
     pub(crate) turn: f64,
@@ -26,15 +26,15 @@ pub(crate) struct Stream {
 
 /// What waits to be sent.
 pub(crate) enum Item {
-    Say(Vec<Outgoing>),
-    Data { range: Range, wrong: bool },
+    Messages(Vec<Outgoing>),
+    Data { range: ByteRange, wrong: bool },
 }
 
 /// What goes over the links as one.
 pub(crate) struct Packet {
     pub(crate) stream: u32,
     pub(crate) messages: Vec<Outgoing>,
-    pub(crate) data: Option<(Range, bool)>,
+    pub(crate) data: Option<(ByteRange, bool)>,
     pub(crate) bytes: u32,
     pub(crate) hop: u8,
 }
@@ -48,7 +48,7 @@ impl Stream {
             is_open: true,
             queue: VecDeque::new(),
             queued: 0,
-            on_the_way: 0,
+            in_flight: 0,
             is_ready: false,
             weight,
             turn: 0.0,
@@ -62,7 +62,7 @@ impl Stream {
         while packet.data.is_none() {
             match self.queue.pop_front() {
                 None => break,
-                Some(Item::Say(messages)) => {
+                Some(Item::Messages(messages)) => {
                     packet.bytes += messages.iter().map(length).sum::<u32>();
                     if packet.messages.is_empty() {
                         packet.messages = messages;
@@ -77,13 +77,13 @@ impl Stream {
                 }
             }
         }
-        self.on_the_way += u64::from(packet.bytes);
+        self.in_flight += u64::from(packet.bytes);
         packet
     }
 }
 
 /// A message as its receiver reads it.
-pub(crate) fn as_heard(message: Outgoing) -> Incoming<'static> {
+pub(crate) fn as_received(message: Outgoing) -> Incoming<'static> {
     match message {
         Outgoing::Interested => Incoming::Interested,
         Outgoing::KeepAlive | Outgoing::NotInterested => Incoming::Unknown,

@@ -99,11 +99,14 @@ fn nodes_that_vanish_hold_nobody_up_for_long() {
 #[test]
 fn without_the_server_the_nodes_finish_among_themselves_once_a_copy_is_out() {
     let mut scenario = room(8, 256, 1);
-    let gone = wire(&scenario).mul_f64(1.02);
-    scenario.hosts[0].vanishes = Some(gone);
+    let server_stops = wire(&scenario).mul_f64(1.02);
+    scenario.hosts[0].vanishes = Some(server_stops);
     let outcome = simulate(&scenario);
     let finished: Vec<Option<Duration>> = outcome.nodes.iter().map(|node| node.finished).collect();
-    assert!(finished.iter().all(|at| at.is_some_and(|at| at > gone)), "{gone:?} {finished:?}");
+    assert!(
+        finished.iter().all(|at| at.is_some_and(|at| at > server_stops)),
+        "{server_stops:?} {finished:?}"
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bt_swarm::PeerId;
 use bt_swarm::protocol::bitfield::Bitfield;
-use bt_swarm::protocol::layout::{Block, Range};
+use bt_swarm::protocol::layout::{Block, ByteRange};
 use bt_swarm::protocol::wire::{Incoming, Outgoing};
 use bt_swarm::swarm::dial::Ending;
 use bt_swarm::swarm::peer::{Next, PeerKey};
@@ -16,17 +16,17 @@ use crate::links::{self, Link};
 use crate::machine::{Machine, NETWORK_PREFIX};
 use crate::random::random;
 use crate::scenario::{Harm, Host, Outcome, Role, Scenario, WhenDone};
-use crate::stream::{Item, Packet, Stream, as_heard, length, retransmits_after};
+use crate::stream::{Item, Packet, Stream, as_received, length, retransmits_after};
 use crate::tracker::Tracker;
 
 /// As in the engine: unsent bytes below which a socket takes the next batch.
-const NOT_SENT_LOW: u64 = 64 * 1024;
+const NOTSENT_LOWAT: u64 = 64 * 1024;
 
 /// Bytes of one connection that are on their way: free, and where a port's queue is long.
 const WINDOW: u64 = 128 * 1024;
 
 /// As in the engine: nobody acknowledges for so long.
-const VANISHED: Duration = Duration::from_secs(20);
+const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A dial that nobody answers.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -185,7 +185,7 @@ impl<'a> World<'a> {
     }
 
     fn announce(&mut self, host: u32) {
-        if self.host(host).is_gone {
+        if self.host(host).has_left {
             return;
         }
         let every = self.scenario.announce_every;
@@ -221,7 +221,7 @@ impl<'a> World<'a> {
     fn vanish(&mut self, host: u32) {
         let open: Vec<u32> = self.open_streams(host).collect();
         for stream in open {
-            self.after(VANISHED, Event::Closed(stream ^ 1));
+            self.after(USER_TIMEOUT, Event::Closed(stream ^ 1));
         }
         self.cut(host, true);
         let machine = self.host(host);
@@ -233,7 +233,7 @@ impl<'a> World<'a> {
     }
 
     fn retire(&mut self, host: u32) {
-        self.host(host).is_gone = true;
+        self.host(host).has_left = true;
         self.tracker.forget(host);
     }
 
@@ -254,10 +254,10 @@ impl<'a> World<'a> {
             return;
         }
         self.cut(host, true);
-        if what.lasts >= VANISHED {
+        if what.lasts >= USER_TIMEOUT {
             for stream in open {
-                self.after(VANISHED, Event::Closed(stream));
-                self.after(VANISHED, Event::Closed(stream ^ 1));
+                self.after(USER_TIMEOUT, Event::Closed(stream));
+                self.after(USER_TIMEOUT, Event::Closed(stream ^ 1));
             }
         }
     }
@@ -268,7 +268,7 @@ impl<'a> World<'a> {
             return self.switch_on(host);
         }
         let wait =
-            if what.lasts < VANISHED { retransmits_after(what.lasts) } else { Duration::ZERO };
+            if what.lasts < USER_TIMEOUT { retransmits_after(what.lasts) } else { Duration::ZERO };
         self.after(wait, Event::Resume(host));
     }
 
@@ -360,14 +360,14 @@ impl<'a> World<'a> {
             machine.streams[at] = number;
             if matches!(machine.plan.role, Role::Evil(_)) {
                 let all = Bitfield::full(self.scenario.layout.pieces());
-                let claim = Item::Say(vec![Outgoing::Bitfield(all), Outgoing::Unchoke]);
+                let claim = Item::Messages(vec![Outgoing::Bitfield(all), Outgoing::Unchoke]);
                 self.streams[index(number)].queue.push_back(claim);
             }
         }
     }
 
     /// Closes the end of a connection that owns this stream, and tells the other if it can be told.
-    fn close(&mut self, stream: u32, is_told: bool) {
+    fn close(&mut self, stream: u32, notifies_other: bool) {
         let now = self.time();
         let state = &mut self.streams[index(stream)];
         if !state.is_open {
@@ -386,7 +386,7 @@ impl<'a> World<'a> {
         if let Some(swarm) = &mut machine.swarm {
             swarm.leave(key, now);
         }
-        if is_told {
+        if notifies_other {
             self.after(self.scenario.latency, Event::Closed(stream ^ 1));
         }
         self.wake(host);
@@ -418,7 +418,7 @@ impl<'a> World<'a> {
         let now = self.time();
         let (host, key) = (self.streams[index(stream)].from, self.streams[index(stream)].key);
         while self.streams[index(stream)].is_open
-            && self.streams[index(stream)].queued < NOT_SENT_LOW
+            && self.streams[index(stream)].queued < NOTSENT_LOWAT
         {
             let Some(swarm) = &mut self.machines[index(host)].swarm else { return };
             match swarm.next(key, now) {
@@ -433,18 +433,18 @@ impl<'a> World<'a> {
             }
         }
         let state = &mut self.streams[index(stream)];
-        if !state.is_ready && !state.queue.is_empty() && state.on_the_way < WINDOW {
+        if !state.is_ready && !state.queue.is_empty() && state.in_flight < WINDOW {
             state.is_ready = true;
             self.host(host).ready.push_back(stream);
         }
     }
 
-    fn queue(&mut self, stream: u32, messages: Vec<Outgoing>, data: &[Range]) {
+    fn queue(&mut self, stream: u32, messages: Vec<Outgoing>, data: &[ByteRange]) {
         let from = self.streams[index(stream)].from;
         let role = self.host(from).plan.role;
         let state = &mut self.streams[index(stream)];
         if !messages.is_empty() {
-            state.queue.push_back(Item::Say(messages));
+            state.queue.push_back(Item::Messages(messages));
         }
         for range in data {
             let wrong = match role {
@@ -469,7 +469,7 @@ impl<'a> World<'a> {
             let Some(stream) = self.host(host).ready.pop_front() else { return };
             let window = if self.is_crowded(stream) { 1 } else { WINDOW };
             let state = &mut self.streams[index(stream)];
-            if state.queue.is_empty() || !state.is_open || state.on_the_way >= window {
+            if state.queue.is_empty() || !state.is_open || state.in_flight >= window {
                 state.is_ready = false;
                 continue;
             }
@@ -562,7 +562,7 @@ impl<'a> World<'a> {
         let (stream, data, bytes) = (packet.stream, packet.data, packet.bytes);
         let messages = std::mem::take(&mut packet.messages);
         self.free.push(number);
-        self.streams[index(stream)].on_the_way -= u64::from(bytes);
+        self.streams[index(stream)].in_flight -= u64::from(bytes);
         self.pump(stream);
         self.send(self.streams[index(stream)].from);
         let back = &self.streams[index(stream ^ 1)];
@@ -574,7 +574,7 @@ impl<'a> World<'a> {
         for message in messages {
             self.outcome.messages += 1;
             self.outcome.message_bytes += u64::from(length(&message));
-            is_fine &= self.hear(host, key, message);
+            is_fine &= self.receive_message(host, key, message);
         }
         if let Some((range, wrong)) = data {
             is_fine &= self.take(host, key, range, wrong, stream);
@@ -585,13 +585,20 @@ impl<'a> World<'a> {
         self.wake(host);
     }
 
-    fn hear(&mut self, host: u32, key: PeerKey, message: Outgoing) -> bool {
+    fn receive_message(&mut self, host: u32, key: PeerKey, message: Outgoing) -> bool {
         let now = self.time();
         let Some(swarm) = &mut self.host(host).swarm else { return true };
-        swarm.receive(key, &as_heard(message), now).is_ok()
+        swarm.receive(key, &as_received(message), now).is_ok()
     }
 
-    fn take(&mut self, host: u32, key: PeerKey, range: Range, wrong: bool, stream: u32) -> bool {
+    fn take(
+        &mut self,
+        host: u32,
+        key: PeerKey,
+        range: ByteRange,
+        wrong: bool,
+        stream: u32,
+    ) -> bool {
         let now = self.time();
         let contributor = self.streams[index(stream)].from.to_be_bytes()[3];
         let layout = self.scenario.layout;

@@ -17,7 +17,7 @@ use tracing::debug;
 
 use super::member::Member;
 use crate::protocol::infohash::Infohash;
-use crate::protocol::layout::Range;
+use crate::protocol::layout::ByteRange;
 use crate::protocol::peer_id::PeerId;
 use crate::protocol::wire::{self, Violation};
 use crate::swarm::peer::{Next, PeerKey};
@@ -29,10 +29,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Unsent bytes that the kernel may hold for one connection: little, so that what is decided last
 /// is sent soon (measured).
-const NOT_SENT_LOW: u32 = 64 * 1024;
+const NOTSENT_LOWAT: u32 = 64 * 1024;
 
 /// Sent data that nobody acknowledges for this long means that the peer has vanished.
-const VANISHED: Duration = Duration::from_secs(20);
+const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Read at once from a connection. Untouched memory costs nothing.
 const READ_BUFFER: usize = 128 * 1024;
@@ -43,11 +43,11 @@ pub(crate) enum Ended {
     #[error("the peer closed the connection")]
     ByPeer,
     #[error("closed at this end")]
-    ByUs,
+    Locally,
     #[error("the peer did not answer in time")]
     TimedOut,
     #[error("not a BitTorrent handshake for this swarm")]
-    Stranger,
+    BadHandshake,
     #[error("refused: {0}")]
     Refused(#[from] Refusal),
     #[error("the peer violated the protocol: {0}")]
@@ -63,13 +63,13 @@ pub(crate) async fn dial(
     address: SocketAddr,
     connected: impl FnOnce(),
 ) -> Ended {
-    match shake_as_dialler(member, own_id, address).await {
+    match handshake_as_dialler(member, own_id, address).await {
         Ok((stream, theirs)) => run(member, stream, address, true, &theirs, connected).await,
         Err(ended) => ended,
     }
 }
 
-async fn shake_as_dialler(
+async fn handshake_as_dialler(
     member: &Member,
     own_id: PeerId,
     address: SocketAddr,
@@ -80,7 +80,7 @@ async fn shake_as_dialler(
     stream.write_all(&handshake(member.meta.infohash(), own_id)).await?;
     let theirs = read_handshake(&mut stream).await?;
     if theirs.info_hash.0 != member.meta.infohash().0 {
-        return Err(Ended::Stranger);
+        return Err(Ended::BadHandshake);
     }
     Ok((stream, theirs))
 }
@@ -92,14 +92,14 @@ pub(crate) async fn accept(
     own_id: PeerId,
     lookup: impl Fn(Infohash) -> Option<Arc<Member>>,
 ) -> Ended {
-    let shaking = async {
+    let handshaking = async {
         tune(&stream)?;
         let theirs = read_handshake(&mut stream).await?;
-        let member = lookup(Infohash(theirs.info_hash.0)).ok_or(Ended::Stranger)?;
+        let member = lookup(Infohash(theirs.info_hash.0)).ok_or(Ended::BadHandshake)?;
         stream.write_all(&handshake(member.meta.infohash(), own_id)).await?;
         Ok((member, theirs))
     };
-    match shaking.await {
+    match handshaking.await {
         Ok((member, theirs)) => run(&member, stream, address, false, &theirs, || ()).await,
         Err(ended) => ended,
     }
@@ -109,8 +109,8 @@ pub(crate) async fn accept(
 fn tune(stream: &TcpStream) -> io::Result<()> {
     let socket = socket2::SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_notsent_lowat(NOT_SENT_LOW)?;
-    socket.set_tcp_user_timeout(Some(VANISHED))
+    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }
 
 fn handshake(infohash: Infohash, own_id: PeerId) -> [u8; HANDSHAKE] {
@@ -125,7 +125,7 @@ async fn read_handshake(stream: &mut TcpStream) -> Result<Handshake, Ended> {
     let mut bytes = [0; HANDSHAKE];
     let reading = timeout(HANDSHAKE_TIMEOUT, stream.read_exact(&mut bytes));
     reading.await.map_err(|_| Ended::TimedOut)??;
-    Handshake::deserialize(&bytes).map(|(theirs, _)| theirs).map_err(|_| Ended::Stranger)
+    Handshake::deserialize(&bytes).map(|(theirs, _)| theirs).map_err(|_| Ended::BadHandshake)
 }
 
 async fn run(
@@ -154,7 +154,7 @@ async fn run(
     let ended = tokio::select! {
         ended = read(member, key, reader) => ended,
         ended = write(member, key, writer, &waker) => ended,
-        () = member.stop.cancelled() => Ok(Ended::ByUs),
+        () = member.stop.cancelled() => Ok(Ended::Locally),
     };
     let ended = ended.unwrap_or_else(|ended| ended);
     debug!(peer = %address, %ended, "peer left");
@@ -179,7 +179,7 @@ async fn read(
 ) -> Result<Ended, Ended> {
     let layout = member.meta.layout();
     let mut buffer = vec![0; READ_BUFFER.max(2 * wire::longest(&layout))];
-    let (mut filled, mut wakes_at) = (0, 1);
+    let (mut filled, mut lowat) = (0, 1);
     loop {
         let count = reader.read(&mut buffer[filled..]).await?;
         if count == 0 {
@@ -193,17 +193,17 @@ async fn read(
         }
         buffer.copy_within(used..filled, 0);
         filled -= used;
-        let awaited = wire::missing(&buffer[..filled]);
-        if awaited != wakes_at {
-            wake_at(&reader, awaited)?;
-            wakes_at = awaited;
+        let missing = wire::missing(&buffer[..filled]);
+        if missing != lowat {
+            set_receive_lowat(&reader, missing)?;
+            lowat = missing;
         }
     }
 }
 
 /// The kernel wakes us only when so many bytes are there (`SO_RCVLOWAT`, socket(7)): a block comes in a
 /// dozen packets, and nothing can be done before its last one.
-fn wake_at(reader: &OwnedReadHalf, bytes: usize) -> io::Result<()> {
+fn set_receive_lowat(reader: &OwnedReadHalf, bytes: usize) -> io::Result<()> {
     let socket: &TcpStream = reader.as_ref();
     let bytes = libc::c_int::try_from(bytes).map_err(io::Error::other)?;
     let length = size_of_val(&bytes) as libc::socklen_t;
@@ -224,7 +224,7 @@ async fn write(
     let mut buffer = Vec::new();
     loop {
         match member.next(key) {
-            Next::Closed => return Ok(Ended::ByUs),
+            Next::Closed => return Ok(Ended::Locally),
             Next::Wait => waker.notified().await,
             Next::Send { messages, data } => {
                 buffer.clear();
@@ -245,22 +245,22 @@ async fn write(
 async fn append_data(
     member: &Arc<Member>,
     mut buffer: Vec<u8>,
-    ranges: &[Range],
+    ranges: &[ByteRange],
 ) -> io::Result<Vec<u8>> {
     for (at, range) in ranges.iter().enumerate() {
         let before = buffer.len();
         if !member.read_at_once(*range, room_for(&mut buffer, *range)) {
             buffer.truncate(before);
-            return append_slowly(member, buffer, ranges[at..].to_vec()).await;
+            return append_from_disk(member, buffer, ranges[at..].to_vec()).await;
         }
     }
     Ok(buffer)
 }
 
-async fn append_slowly(
+async fn append_from_disk(
     member: &Arc<Member>,
     mut buffer: Vec<u8>,
-    ranges: Vec<Range>,
+    ranges: Vec<ByteRange>,
 ) -> io::Result<Vec<u8>> {
     let member = Arc::clone(member);
     let reading = tokio::task::spawn_blocking(move || {
@@ -273,7 +273,7 @@ async fn append_slowly(
 }
 
 /// The place of a range's data, after the head of its message.
-fn room_for(buffer: &mut Vec<u8>, range: Range) -> &mut [u8] {
+fn room_for(buffer: &mut Vec<u8>, range: ByteRange) -> &mut [u8] {
     wire::write_data_head(buffer, range);
     let start = buffer.len();
     buffer.resize(start + range.length as usize, 0);

@@ -12,37 +12,37 @@ const MAX_OF_ADDRESS: usize = 64;
 /// How many connections one listener may have, and has.
 #[derive(Debug)]
 pub(crate) struct ConnectionLimit {
-    most: usize,
+    max: usize,
     taken: Mutex<HashMap<IpAddr, usize>>,
 }
 
 impl ConnectionLimit {
-    pub(crate) fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, taken: Mutex::new(HashMap::new()) })
+    pub(crate) fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self { max, taken: Mutex::new(HashMap::new()) })
     }
 
     /// A permit for one more connection, until it is dropped; `None` if there is none.
     pub(crate) fn take(self: &Arc<Self>, ip: IpAddr) -> Option<Permit> {
         let mut taken = self.taken.lock();
         let of_address = taken.get(&ip).copied().unwrap_or(0);
-        if of_address >= MAX_OF_ADDRESS || taken.values().sum::<usize>() >= self.most {
+        if of_address >= MAX_OF_ADDRESS || taken.values().sum::<usize>() >= self.max {
             return None;
         }
         taken.insert(ip, of_address + 1);
-        Some(Permit { of: Arc::downgrade(self), ip })
+        Some(Permit { limit: Arc::downgrade(self), ip })
     }
 }
 
 /// One connection's permit.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    of: Weak<ConnectionLimit>,
+    limit: Weak<ConnectionLimit>,
     ip: IpAddr,
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let Some(limit) = self.of.upgrade() else { return };
+        let Some(limit) = self.limit.upgrade() else { return };
         let mut taken = limit.taken.lock();
         if let Some(count) = taken.get_mut(&self.ip) {
             *count -= 1;

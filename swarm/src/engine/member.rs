@@ -14,7 +14,7 @@ use tracing::{debug, error, warn};
 
 use super::worker::Worker;
 use crate::error::SwarmError;
-use crate::protocol::layout::{BLOCK, Block, Range};
+use crate::protocol::layout::{BLOCK, Block, ByteRange};
 use crate::protocol::wire::{Incoming, Violation};
 use crate::storage::Storage;
 use crate::swarm::peer::{Next, PeerKey};
@@ -99,7 +99,7 @@ impl Member {
         self.with(|swarm, now| swarm.next(key, now))
     }
 
-    pub(crate) fn sent(&self, key: PeerKey, ranges: &[Range]) {
+    pub(crate) fn sent(&self, key: PeerKey, ranges: &[ByteRange]) {
         self.with(|swarm, now| ranges.iter().for_each(|range| swarm.sent(key, *range, now)));
     }
 
@@ -126,15 +126,15 @@ impl Member {
     }
 
     /// Reads a range if that takes no waiting for a disk; tells whether it did.
-    pub(crate) fn read_at_once(&self, range: Range, buffer: &mut [u8]) -> bool {
+    pub(crate) fn read_at_once(&self, range: ByteRange, buffer: &mut [u8]) -> bool {
         self.storage.read_at_once(self.offset_of(range), buffer)
     }
 
-    fn offset_of(&self, range: Range) -> u64 {
+    fn offset_of(&self, range: ByteRange) -> u64 {
         self.meta.layout().offset_of(range.piece) + u64::from(range.begin)
     }
 
-    pub(crate) fn read(&self, range: Range, buffer: &mut [u8]) -> io::Result<()> {
+    pub(crate) fn read(&self, range: ByteRange, buffer: &mut [u8]) -> io::Result<()> {
         self.storage.read_at(self.offset_of(range), buffer).inspect_err(|error| {
             error!(infohash = %self.meta.infohash(), piece = range.piece, %error, "cannot read a piece to upload");
         })

@@ -24,7 +24,7 @@ pub struct Block {
 
 /// A range of bytes within one piece, as it goes over the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Range {
+pub struct ByteRange {
     /// The piece it belongs to.
     pub piece: u32,
     /// Bytes from the start of the piece.
@@ -78,10 +78,10 @@ impl Layout {
     }
 
     /// The bytes of a block that lies in the payload.
-    pub fn range(&self, block: Block) -> Range {
+    pub fn range(&self, block: Block) -> ByteRange {
         let begin = block.index * BLOCK;
         let length = self.length_of(block.piece).saturating_sub(begin).min(BLOCK);
-        Range { piece: block.piece, begin, length }
+        ByteRange { piece: block.piece, begin, length }
     }
 
     /// The block that is exactly these bytes, if there is one.
@@ -95,7 +95,7 @@ impl Layout {
     }
 
     /// Whether a range is not empty and lies within its piece.
-    pub fn contains(&self, range: Range) -> bool {
+    pub fn contains(&self, range: ByteRange) -> bool {
         range.length > 0
             && range.piece < self.pieces()
             && range
@@ -132,11 +132,11 @@ mod tests {
     #[test]
     fn ranges_that_overflow_are_outside() {
         let layout = layout(100);
-        assert!(layout.contains(Range { piece: 0, begin: 0, length: 100 }));
+        assert!(layout.contains(ByteRange { piece: 0, begin: 0, length: 100 }));
         for (piece, begin, length) in
             [(0, 0, 101), (0, u32::MAX, 2), (1, 0, 1), (0, 5, 0), (9, 0, 1)]
         {
-            assert!(!layout.contains(Range { piece, begin, length }));
+            assert!(!layout.contains(ByteRange { piece, begin, length }));
         }
     }
 

@@ -10,7 +10,7 @@ use librqbit_peer_protocol::{MY_EXTENDED_UT_METADATA, Message, Piece, Request};
 
 use super::bencode;
 use super::bitfield::Bitfield;
-use super::layout::{BLOCK, Block, Layout, Range};
+use super::layout::{BLOCK, Block, ByteRange, Layout};
 
 /// Longest range that is sent for one request: what old clients ask for at most.
 pub const MAX_REQUEST: u32 = 128 * 1024;
@@ -43,9 +43,9 @@ pub enum Incoming<'a> {
     /// What it holds at the start.
     Bitfield(Bitfield),
     /// It asks for a range.
-    Request(Range),
+    Request(ByteRange),
     /// It takes a request back.
-    Cancel(Range),
+    Cancel(ByteRange),
     /// It sends a block.
     Data(Block, &'a [u8]),
     /// It names the number under which it takes metadata messages, if it does.
@@ -75,9 +75,9 @@ pub enum Outgoing {
     /// What is here at the start.
     Bitfield(Bitfield),
     /// Asks for a range.
-    Request(Range),
+    Request(ByteRange),
     /// Takes a request back.
-    Cancel(Range),
+    Cancel(ByteRange),
     /// The extended handshake: metadata of this many bytes is served.
     Handshake {
         /// Length of the info dictionary.
@@ -160,7 +160,7 @@ fn interpret<'a>(message: &'a [u8], layout: &Layout) -> Result<Incoming<'a>, Vio
     let (parsed, _) = Message::deserialize(message, &[]).map_err(|_| Violation::Malformed(kind))?;
     let range = |request: Request| {
         let Request { index, begin, length } = request;
-        let range = Range { piece: index, begin, length };
+        let range = ByteRange { piece: index, begin, length };
         let fits = layout.contains(range) && length <= MAX_REQUEST;
         if fits { Ok(range) } else { Err(Violation::OutOfBounds(kind)) }
     };
@@ -207,7 +207,7 @@ fn extended(message: &[u8]) -> Incoming<'_> {
 
 /// Appends a message. `info` is the info dictionary that metadata messages are cut from.
 pub fn write(out: &mut Vec<u8>, message: &Outgoing, info: &[u8]) {
-    let request = |range: &Range| Request::new(range.piece, range.begin, range.length);
+    let request = |range: &ByteRange| Request::new(range.piece, range.begin, range.length);
     match message {
         Outgoing::KeepAlive => write_plain(out, &Message::KeepAlive),
         Outgoing::Unchoke => write_plain(out, &Message::Unchoke),
@@ -225,7 +225,7 @@ pub fn write(out: &mut Vec<u8>, message: &Outgoing, info: &[u8]) {
 }
 
 /// Appends the head of a data message; exactly `range.length` bytes must follow.
-pub fn write_data_head(out: &mut Vec<u8>, range: Range) {
+pub fn write_data_head(out: &mut Vec<u8>, range: ByteRange) {
     out.extend_from_slice(&(range.length + 9).to_be_bytes());
     out.push(7);
     out.extend_from_slice(&range.piece.to_be_bytes());
@@ -314,7 +314,7 @@ mod tests {
         check(&[0; 4], Ok(Incoming::Unknown));
         check(&framed(0, &[]), Ok(Incoming::Choke));
         check(&framed(4, &3_u32.to_be_bytes()), Ok(Incoming::Have(3)));
-        let range = Range { piece: 3, begin: 1, length: 4 };
+        let range = ByteRange { piece: 3, begin: 1, length: 4 };
         check(&framed(6, &numbers([3, 1, 4])), Ok(Incoming::Request(range)));
         check(&framed(14, &[]), Ok(Incoming::Unknown));
     }
@@ -362,7 +362,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        let range = Range { piece: 1, begin: 16384, length: 16384 };
+        let range = ByteRange { piece: 1, begin: 16384, length: 16384 };
         for (outgoing, incoming) in [
             (Outgoing::Unchoke, Incoming::Unchoke),
             (Outgoing::Have(2), Incoming::Have(2)),

@@ -29,7 +29,7 @@ use smart_ban::{SmartBan, Verdict};
 use superseed::SuperSeed;
 
 use crate::protocol::bitfield::Bitfield;
-use crate::protocol::layout::{Block, Layout, Range};
+use crate::protocol::layout::{Block, ByteRange, Layout};
 use crate::protocol::peer_id::PeerId;
 use crate::protocol::wire::{Incoming, Outgoing, Violation};
 
@@ -380,7 +380,7 @@ impl Swarm {
     }
 
     /// A range went out to a peer.
-    pub fn sent(&mut self, key: PeerKey, range: Range, now: Instant) {
+    pub fn sent(&mut self, key: PeerKey, range: ByteRange, now: Instant) {
         self.uploaded += u64::from(range.length);
         if let Role::Seed { superseed, .. } = &mut self.role {
             // Nodes ask for whole blocks; anything else is no step towards the piece.

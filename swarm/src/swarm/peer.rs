@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::protocol::layout::Range;
+use crate::protocol::layout::ByteRange;
 use crate::protocol::peer_id::PeerId;
 use crate::protocol::wire::{MAX_QUEUE, Outgoing, Violation};
 
@@ -49,7 +49,7 @@ pub enum Next {
         /// In this order.
         messages: Vec<Outgoing>,
         /// Each to be followed up with [`crate::swarm::Swarm::sent`].
-        data: Vec<Range>,
+        data: Vec<ByteRange>,
     },
     /// Nothing for now.
     Wait,
@@ -70,7 +70,7 @@ pub(crate) struct Peer {
     pub(crate) received: u64,
     last_data: Option<Instant>,
     messages: VecDeque<Outgoing>,
-    uploads: VecDeque<Range>,
+    uploads: VecDeque<ByteRange>,
     metadata: Option<u8>,
     metadata_queued: usize,
     requested_blocks: u64,
@@ -117,7 +117,7 @@ impl Peer {
         self.uploads.is_empty() && self.messages.is_empty()
     }
 
-    pub(crate) fn queue_upload(&mut self, range: Range) -> Result<(), Violation> {
+    pub(crate) fn queue_upload(&mut self, range: ByteRange) -> Result<(), Violation> {
         // The peer was told this bound as `reqq` (BEP 10).
         if self.uploads.len() >= MAX_QUEUE {
             return Err(Violation::Flood);
@@ -152,7 +152,7 @@ impl Peer {
         Ok(())
     }
 
-    pub(crate) fn cancel_upload(&mut self, range: Range) {
+    pub(crate) fn cancel_upload(&mut self, range: ByteRange) {
         self.uploads.retain(|queued| *queued != range);
     }
 
@@ -236,8 +236,8 @@ mod tests {
         (Peer::new(PeerId::boottorrent([1; 12]), address, false, now), now)
     }
 
-    fn range(piece: u32, length: u32) -> Range {
-        Range { piece, begin: 0, length }
+    fn range(piece: u32, length: u32) -> ByteRange {
+        ByteRange { piece, begin: 0, length }
     }
 
     #[test]

@@ -141,7 +141,7 @@ fn serve(swarm: &mut Swarm, key: PeerKey, now: Instant) -> Vec<Check> {
             Outgoing::Request(range) => Some(range),
             _ => None,
         });
-        let ranges: Vec<Range> = ranges.collect();
+        let ranges: Vec<ByteRange> = ranges.collect();
         if ranges.is_empty() {
             return checks;
         }
@@ -258,7 +258,7 @@ fn requests_for_what_is_not_here_are_dropped() {
     let mut swarm = node(now);
     let key = swarm.join(candidate(1, true), now).expect("there is room");
     queued(&mut swarm, key, now);
-    let range = Range { piece: 0, begin: 0, length: 16384 };
+    let range = ByteRange { piece: 0, begin: 0, length: 16384 };
     swarm.receive(key, &Incoming::Request(range), now).expect("no violation");
     assert_eq!(swarm.next(key, now), Next::Wait);
 }

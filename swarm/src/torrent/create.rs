@@ -24,7 +24,7 @@ const PIECE_LENGTHS: (u64, u64) = (64 << 10, 4 << 20);
 
 /// How many pieces to aim for: the sooner a piece is complete, the sooner it is passed on (simulated,
 /// see docs/performance.md).
-const WANTED_PIECES: u64 = 4096;
+const TARGET_PIECES: u64 = 4096;
 
 /// Pieces that are read ahead of the slowest hash: bounds the memory to a few pieces.
 const READ_AHEAD: usize = 4;
@@ -125,18 +125,18 @@ pub fn create(
 }
 
 fn piece_length_for(total: u64) -> u32 {
-    let wanted = total.div_ceil(WANTED_PIECES).clamp(PIECE_LENGTHS.0, PIECE_LENGTHS.1);
-    u32::try_from(wanted.next_power_of_two()).expect("clamped to 4 MiB")
+    let target = total.div_ceil(TARGET_PIECES).clamp(PIECE_LENGTHS.0, PIECE_LENGTHS.1);
+    u32::try_from(target.next_power_of_two()).expect("clamped to 4 MiB")
 }
 
-struct Source {
+struct SourceFile {
     name: String,
     path: PathBuf,
     file: File,
     length: u64,
 }
 
-fn open_sorted(name: &str, files: &[FileSpec]) -> Result<Vec<Source>, CreateError> {
+fn open_sorted(name: &str, files: &[FileSpec]) -> Result<Vec<SourceFile>, CreateError> {
     if !is_plain_component(name) {
         return Err(CreateError::BadName(name.to_owned()));
     }
@@ -148,7 +148,7 @@ fn open_sorted(name: &str, files: &[FileSpec]) -> Result<Vec<Source>, CreateErro
     sorted.into_iter().map(open).collect()
 }
 
-fn open(spec: &FileSpec) -> Result<Source, CreateError> {
+fn open(spec: &FileSpec) -> Result<SourceFile, CreateError> {
     if !is_plain_component(&spec.name) {
         return Err(CreateError::BadName(spec.name.clone()));
     }
@@ -158,7 +158,7 @@ fn open(spec: &FileSpec) -> Result<Source, CreateError> {
     });
     let (file, length) =
         opened.map_err(|source| CreateError::Unreadable { path: spec.path.clone(), source })?;
-    Ok(Source { name: spec.name.clone(), path: spec.path.clone(), file, length })
+    Ok(SourceFile { name: spec.name.clone(), path: spec.path.clone(), file, length })
 }
 
 /// One piece's bytes on the way to both hashes.
@@ -177,7 +177,7 @@ struct PieceHashes {
 type FileHashes = Vec<[u8; 32]>;
 
 fn hash_all(
-    sources: &[Source],
+    sources: &[SourceFile],
     layout: Layout,
     threads: usize,
     progress: &(dyn Fn(u64) + Sync),
@@ -187,10 +187,10 @@ fn hash_all(
     let hashes = Mutex::new(hashes);
     thread::scope(|scope| {
         let (to_pieces, pieces) = sync_channel::<Arc<PieceData>>(READ_AHEAD);
-        let (to_files, whole) = sync_channel::<Arc<PieceData>>(READ_AHEAD);
+        let (to_files, in_order) = sync_channel::<Arc<PieceData>>(READ_AHEAD);
         let pieces = Arc::new(Mutex::new(pieces));
         let lengths: Vec<u64> = sources.iter().map(|source| source.length).collect();
-        let digests = scope.spawn(move || sha256_of_files(&whole, &lengths));
+        let digests = scope.spawn(move || sha256_of_files(&in_order, &lengths));
         for _ in 0..threads {
             let (pieces, hashes) = (Arc::clone(&pieces), &hashes);
             scope.spawn(move || hash_pieces(&pieces, hashes));
@@ -244,7 +244,7 @@ fn sha256_of_files(pieces: &Receiver<Arc<PieceData>>, lengths: &[u64]) -> FileHa
 }
 
 fn read_pieces(
-    sources: &[Source],
+    sources: &[SourceFile],
     layout: Layout,
     hashers: [&SyncSender<Arc<PieceData>>; 2],
     progress: &(dyn Fn(u64) + Sync),
@@ -252,7 +252,7 @@ fn read_pieces(
     let mut done = 0;
     let mut number = 0;
     let mut bytes = Vec::with_capacity(layout.piece_length() as usize);
-    let mut hand_over = |bytes: Vec<u8>| {
+    let mut finish_piece = |bytes: Vec<u8>| {
         done += bytes.len() as u64;
         let piece = Arc::new(PieceData { number, bytes });
         number += 1;
@@ -277,18 +277,18 @@ fn read_pieces(
             left -= want;
             if bytes.len() == layout.piece_length() as usize {
                 let next = Vec::with_capacity(layout.piece_length() as usize);
-                hand_over(std::mem::replace(&mut bytes, next));
+                finish_piece(std::mem::replace(&mut bytes, next));
             }
         }
         check_unchanged(source)?;
     }
     if !bytes.is_empty() {
-        hand_over(bytes);
+        finish_piece(bytes);
     }
     Ok(())
 }
 
-fn check_unchanged(source: &Source) -> Result<(), CreateError> {
+fn check_unchanged(source: &SourceFile) -> Result<(), CreateError> {
     match source.file.metadata() {
         Ok(now) if now.len() == source.length => Ok(()),
         Ok(_) => Err(CreateError::Changed { path: source.path.clone() }),
@@ -298,7 +298,7 @@ fn check_unchanged(source: &Source) -> Result<(), CreateError> {
 
 fn info_dictionary(
     name: &str,
-    sources: &[Source],
+    sources: &[SourceFile],
     layout: Layout,
     pieces: &PieceHashes,
 ) -> Vec<u8> {
