@@ -3,19 +3,21 @@
 //! A room of PCs that start together should get their system in the time that one alone would
 //! need. Two roles make that happen:
 //!
-//! - [`Seed`], the server: gives many torrents on one port and *super-seeds*. It shows each node
-//!   only a few pieces at a time, each piece to one node first, so that it sends little more
+//! - [`Seed`], the server: uploads many torrents on one port and *super-seeds* each. It shows each
+//!   node only a few pieces at a time, each piece to one node first, so that it sends little more
 //!   than one copy in all.
-//! - [`Node`]: fetches one torrent from everybody, rarest piece first, and gives to everybody. There
-//!   is no choking and there are no upload slots: in one room everyone may have everything.
+//! - [`Node`]: downloads one torrent from every peer, rarest piece first, and uploads to every
+//!   peer. There is no choking and there are no upload slots: in one room everyone may have
+//!   everything.
 //!
 //! Both speak plain BitTorrent v1 (BEP 3, 9, 10), so stock clients can join. Deliberately absent:
-//! DHT, peer exchange, local discovery, UDP transport, encryption. The tracker knows everybody.
+//! DHT, peer exchange, local discovery, uTP, encryption. The lab's tracker knows every peer.
 //!
-//! All decisions are in cores that know neither sockets nor clocks. [`protocol`] is what goes over the
-//! wire, [`swarm`] the state of one swarm and who is asked for what; `engine` and its connections move
-//! the bytes between them, `storage` and the network. Servers and nodes need the names of this page
-//! only; the modules are for who puts another world around the cores, as the simulator does.
+//! All decisions are in cores that know neither sockets nor clocks. [`protocol`] is what goes over
+//! the wire, [`swarm`] the state of one swarm and which block is requested from whom; `engine`
+//! moves the bytes between them, `storage` and the network. Servers and nodes need only the names
+//! on this page. The public modules are for another shell around the same cores, such as the
+//! simulator.
 
 mod engine;
 mod error;

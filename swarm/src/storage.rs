@@ -146,12 +146,13 @@ fn reserve(file: &File, length: u64) -> io::Result<()> {
     }
 }
 
-/// Fills `buf` from memory: `preadv2(2)` with `RWF_NOWAIT`, and a plain read where the file lies in a tmpfs,
-/// which knows no such flag. `false` if not all of it is there.
+/// Fills `buf` from memory: `preadv2(2)` with `RWF_NOWAIT`, and a plain read where the file lies in
+/// a tmpfs, which knows no such flag. `false` if not all of it is there.
 pub fn read_cached(file: &File, offset: u64, buf: &mut [u8]) -> bool {
     let Ok(at) = i64::try_from(offset) else { return false };
     let into = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
-    // SAFETY: the descriptor is open and `into` describes memory that is ours alone for the whole call.
+    // SAFETY: the descriptor is open and `into` describes memory that is ours alone for the whole
+    // call.
     let read = unsafe { libc::preadv2(file.as_raw_fd(), &raw const into, 1, at, libc::RWF_NOWAIT) };
     let lacks_flag =
         read < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EOPNOTSUPP);

@@ -175,7 +175,8 @@ impl Outcome {
 }
 
 impl Scenario {
-    /// A room with one switch: a seed and so many nodes, all links of the same rate in bytes per second.
+    /// A room with one switch: a seed and so many nodes, all links of the same rate in bytes per
+    /// second.
     pub fn room(layout: Layout, nodes: usize, rate: f64, chance: u64) -> Self {
         let seed = std::iter::once(Host::new(Role::Seed, 0, rate));
         let nodes = std::iter::repeat_n(Host::new(Role::Node, 0, rate), nodes);

@@ -201,8 +201,8 @@ async fn read(
     }
 }
 
-/// The kernel wakes us only when so many bytes are there (`SO_RCVLOWAT`, socket(7)): a block comes in a
-/// dozen packets, and nothing can be done before its last one.
+/// The kernel wakes us only when so many bytes are there (`SO_RCVLOWAT`, socket(7)): a block comes
+/// in a dozen packets, and nothing can be done before its last one.
 fn set_receive_lowat(reader: &OwnedReadHalf, bytes: usize) -> io::Result<()> {
     let socket: &TcpStream = reader.as_ref();
     let bytes = libc::c_int::try_from(bytes).map_err(io::Error::other)?;

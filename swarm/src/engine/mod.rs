@@ -1,7 +1,7 @@
 //! Shell: the two roles, [`Seed`] and [`Node`], with their listeners, dials and clock ticks.
 //!
-//! Announcing is the caller's: it asks the tracker (see [`crate::protocol::announce`]) and feeds the answer to
-//! [`Node::add_peers`].
+//! Announcing is the caller's: it asks the tracker (see [`crate::protocol::announce`]) and feeds
+//! the answer to [`Node::add_peers`].
 
 mod connection;
 mod connection_limit;
@@ -49,8 +49,8 @@ const MAX_CONNECTIONS_OF_NODE: usize = 512;
 const MAX_INVITATIONS: usize = 32;
 
 /// Most clients dial soon after their announce; only the others need an invitation. Not sooner:
-/// libtorrent dials by TCP one second after uTP was refused, and of two connections that cross at that
-/// moment it may close both, and then stays away for a minute.
+/// libtorrent dials by TCP one second after uTP was refused, and of two connections that cross at
+/// that moment it may close both, and then stays away for a minute.
 const INVITATION_DELAY: Duration = Duration::from_millis(2500);
 
 /// How a seed runs.

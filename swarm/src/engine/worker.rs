@@ -1,7 +1,7 @@
 //! Shell: the one thread on which an engine's connections live.
 //!
-//! Each message is some microseconds of work between two waits. On a pool of threads, waking another
-//! one for it costs more than the work does (measured: half of the server's CPU), so all
+//! Each message is some microseconds of work between two waits. On a pool of threads, waking
+//! another one for it costs more than the work does (measured: half of the server's CPU), so all
 //! connections of an engine share a thread. What is long, hashing and a disk, goes to threads that
 //! may wait.
 

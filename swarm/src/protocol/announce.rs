@@ -1,4 +1,4 @@
-//! Core: what goes to and comes from an HTTP tracker (BEP 3, BEP 23). The caller does the HTTP.
+//! Core: announces to an HTTP tracker and its answers (BEP 3, BEP 23). The caller does the HTTP.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -8,21 +8,21 @@ use super::infohash::Infohash;
 use super::peer_id::PeerId;
 use super::url::percent_encode;
 
-/// Most peers that are taken from one answer.
+/// Peers that are used of one answer at most.
 const MAX_PEERS: usize = 512;
 
-/// One announce: who is where and has how much.
+/// One announce: a peer, its address and how much it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Announce {
     /// The swarm.
     pub infohash: Infohash,
-    /// Who announces.
+    /// The peer that announces.
     pub peer_id: PeerId,
-    /// Where it listens.
+    /// The TCP port on which it listens.
     pub port: u16,
-    /// Payload bytes given in this session.
+    /// Payload bytes uploaded in this session.
     pub uploaded: u64,
-    /// Payload bytes received in this session.
+    /// Payload bytes downloaded in this session.
     pub downloaded: u64,
     /// Bytes still missing.
     pub left: u64,
@@ -30,7 +30,7 @@ pub struct Announce {
     pub event: Option<Event>,
 }
 
-/// What an announce tells beside the numbers (BEP 3).
+/// The `event` of an announce (BEP 3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// The first announce.
@@ -46,16 +46,17 @@ pub enum Event {
 pub struct Answer {
     /// When to announce again.
     pub interval: Duration,
-    /// Where the others are.
+    /// Addresses of other peers.
     pub peers: Vec<SocketAddr>,
-    /// How many do not have everything yet, as far as the tracker tells; whoever announces may be among them.
+    /// Leechers in the swarm, if the tracker counts them; the peer that announces may be among
+    /// them.
     pub incomplete: u32,
 }
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AnnounceError {
-    /// The tracker refused and says why.
+    /// The tracker refused, for this reason.
     #[error("the tracker refused the announce: {0}")]
     Refused(String),
     /// Not the answer of a tracker.
@@ -63,8 +64,9 @@ pub enum AnnounceError {
     Unreadable,
 }
 
-/// Peers that a node wants to be named: all of the largest room, for a full mesh. Trackers name 50 unless asked.
-const NAMED: u32 = 200;
+/// Peers that a node asks for: all of the largest room, for a full mesh. Trackers send 50 unless
+/// asked for more.
+const NUMWANT: u32 = 200;
 
 /// The query part of the announce URL, without the question mark.
 pub fn query(announce: &Announce) -> String {
@@ -75,7 +77,7 @@ pub fn query(announce: &Announce) -> String {
         Some(Event::Stopped) => "&event=stopped",
     };
     format!(
-        "info_hash={}&peer_id={}&port={}&uploaded={}&downloaded={}&left={}&numwant={NAMED}&compact=1{event}",
+        "info_hash={}&peer_id={}&port={}&uploaded={}&downloaded={}&left={}&numwant={NUMWANT}&compact=1{event}",
         percent_encode(&announce.infohash.0),
         percent_encode(&announce.peer_id.0),
         announce.port,
@@ -90,7 +92,7 @@ pub fn query(announce: &Announce) -> String {
 /// Peers without a usable IPv4 address and port are left out.
 ///
 /// # Errors
-/// [`AnnounceError`] with the tracker's own words if it refused.
+/// [`AnnounceError`], with the tracker's own text if it refused.
 pub fn parse_response(body: &[u8]) -> Result<Answer, AnnounceError> {
     let answer = Value::read(body).ok_or(AnnounceError::Unreadable)?;
     if let Some(reason) = answer.at("failure reason") {
@@ -170,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn how_many_still_fetch_is_read_where_the_tracker_tells() {
+    fn the_number_of_leechers_is_read_if_the_tracker_sends_it() {
         let incomplete = |body: &[u8]| parse_response(body).expect("an answer").incomplete;
         assert_eq!(incomplete(b"d10:incompletei3e8:intervali5e5:peers0:e"), 3);
         assert_eq!(incomplete(b"d8:intervali5e5:peers0:e"), 0);

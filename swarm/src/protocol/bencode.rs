@@ -1,9 +1,10 @@
-//! Core: bencoding (BEP 3), as much of it as making torrents and reading announces needs.
+//! Core: bencoding (BEP 3), as much of it as torrents and announces need.
 //!
 //! The reader keeps references into the input and refuses deep nesting, so that hostile input can
-//! neither make it copy nor exhaust the stack. It accepts dictionaries in any order.
+//! neither make it copy nor exhaust the stack. It accepts the keys of a dictionary in any order,
+//! because not every tracker sorts them as BEP 3 asks.
 
-/// Deepest nesting that is read. A tracker's answer has a depth of three.
+/// The maximum depth. A tracker's answer has a depth of three.
 const MAX_DEPTH: u32 = 16;
 
 /// One bencoded value, borrowed from the text it was read from.
@@ -110,7 +111,8 @@ pub(crate) fn put_integer(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(format!("i{number}e").as_bytes());
 }
 
-/// Appends a dictionary key and its integer value. Keys must come in sorted order (BEP 3).
+/// Appends a dictionary key and its integer value. The caller appends keys in sorted order (BEP 3):
+/// another order would be another infohash.
 pub(crate) fn put_pair(out: &mut Vec<u8>, key: &str, number: u64) {
     put_bytes(out, key.as_bytes());
     put_integer(out, number);

@@ -1,6 +1,6 @@
-//! Core: a set of pieces, kept in the wire's own form (BEP 3: high bit first).
+//! Core: a set of pieces, stored as it goes over the wire (BEP 3: high bit first).
 
-/// Which pieces somebody holds.
+/// Which pieces a peer has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bitfield {
     bytes: Vec<u8>,
@@ -23,7 +23,7 @@ impl Bitfield {
         all
     }
 
-    /// Reads the wire's form; `None` if the length is wrong or a spare bit is set.
+    /// Reads the wire format; `None` if the length is wrong or a spare bit is set (BEP 3).
     pub fn from_wire(bytes: &[u8], length: u32) -> Option<Self> {
         let spare = (8 - length % 8) % 8;
         let tail_is_clear = bytes.last().is_none_or(|last| last.trailing_zeros() >= spare);
@@ -34,7 +34,7 @@ impl Bitfield {
         Some(Self { bytes: bytes.to_vec(), length, count })
     }
 
-    /// The wire's form.
+    /// The wire format.
     pub fn wire(&self) -> &[u8] {
         &self.bytes
     }
@@ -44,7 +44,7 @@ impl Bitfield {
         piece < self.length && self.bytes[piece as usize / 8] & (0x80 >> (piece % 8)) != 0
     }
 
-    /// Adds a piece; `false` if it was there already or lies past the end.
+    /// Adds a piece; `false` if it was in the set already or is past the end.
     pub fn insert(&mut self, piece: u32) -> bool {
         if piece >= self.length || self.contains(piece) {
             return false;
@@ -54,7 +54,7 @@ impl Bitfield {
         true
     }
 
-    /// Takes a piece out; `false` if it was not there.
+    /// Removes a piece; `false` if it was not in the set.
     pub fn remove(&mut self, piece: u32) -> bool {
         let was_there = self.contains(piece);
         if was_there {
@@ -90,7 +90,8 @@ impl Bitfield {
     }
 }
 
-/// The set bits of bytes in the wire's form.
+/// The set bits of bytes in the wire format. Bytes of zero are skipped: the picker walks over these
+/// sets for every new piece.
 fn pieces_of(bytes: impl Iterator<Item = u8>) -> impl Iterator<Item = u32> {
     let in_byte = |(at, mut bits): (u32, u8)| {
         std::iter::from_fn(move || {

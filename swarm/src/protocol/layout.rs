@@ -1,12 +1,13 @@
 //! Core: how a payload is cut into pieces and blocks.
 //!
-//! A *piece* is the unit that has a hash, a *block* the unit that is asked for: 16 KiB, the last
+//! A *piece* is the unit that is hashed, a *block* the unit that is requested: 16 KiB, the last
 //! one of a piece possibly shorter (BEP 3).
 
-/// The size of a block. Every client asks for this much, and many refuse more.
+/// The size of a block. Every client requests this much, and many close a connection on which more
+/// is requested (BEP 3).
 pub const BLOCK: u32 = 16 * 1024;
 
-/// The cut of one payload. Constructed only from checked values: no length in it overflows.
+/// How one payload is cut. Constructed only from checked values: no length in it overflows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
     total: u64,
@@ -22,7 +23,7 @@ pub struct Block {
     pub index: u32,
 }
 
-/// A range of bytes within one piece, as it goes over the wire.
+/// A range of bytes within one piece, as REQUEST and CANCEL carry it (BEP 3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ByteRange {
     /// The piece it belongs to.
@@ -77,7 +78,7 @@ impl Layout {
         self.length_of(piece).div_ceil(BLOCK)
     }
 
-    /// The bytes of a block that lies in the payload.
+    /// The bytes of a block of this payload.
     pub fn range(&self, block: Block) -> ByteRange {
         let begin = block.index * BLOCK;
         let length = self.length_of(block.piece).saturating_sub(begin).min(BLOCK);
@@ -94,7 +95,7 @@ impl Layout {
         fits.then_some(block)
     }
 
-    /// Whether a range is not empty and lies within its piece.
+    /// Whether a range is not empty and is within its piece.
     pub fn contains(&self, range: ByteRange) -> bool {
         range.length > 0
             && range.piece < self.pieces()

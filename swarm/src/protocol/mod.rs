@@ -1,6 +1,6 @@
 //! Core: what goes over the wire and what its numbers mean: messages, announces, pieces and blocks.
 //!
-//! Nothing here decides anything: what leaves these files is parsed and within bounds.
+//! Nothing here decides anything: values that leave these files are parsed and within bounds.
 
 pub mod announce;
 pub(crate) mod bencode;

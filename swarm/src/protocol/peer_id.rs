@@ -1,17 +1,18 @@
-//! Core: how a peer calls itself, and whether it is one of ours (BEP 20).
+//! Core: the id of a peer, and whether it is one of BootTorrent's own (BEP 20).
 
 use std::fmt;
 
-/// How a peer calls itself (BEP 20).
+/// The id that a peer chose for itself (BEP 20). Nothing proves it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerId(pub [u8; 20]);
 
 impl PeerId {
-    /// Our own client's ids start with this. `-BT` alone also stands for another client.
+    /// Ids of BootTorrent start with this. `-BT` alone is also another client's: BitTorrent's
+    /// `-BT7950-`.
     const BOOTTORRENT: &'static [u8] = b"-BT0";
     const PREFIX: &'static [u8; 8] = b"-BT0100-";
 
-    /// An id of our own, told apart by twelve random bytes.
+    /// An id of BootTorrent's own; twelve random bytes make it unique.
     pub fn boottorrent(random: [u8; 12]) -> Self {
         let mut id = [0; 20];
         id[..8].copy_from_slice(Self::PREFIX);
@@ -24,7 +25,7 @@ impl PeerId {
         self.0.starts_with(Self::BOOTTORRENT)
     }
 
-    /// A number that differs from peer to peer.
+    /// A number that differs from peer to peer, for choices that should not be the same everywhere.
     pub(crate) fn salt(&self) -> u64 {
         self.0.as_chunks::<4>().0.iter().fold(0, |salt: u64, chunk| {
             salt.rotate_left(13).wrapping_mul(0x0100_0000_01b3)

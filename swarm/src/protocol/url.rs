@@ -1,8 +1,8 @@
-//! Core: what is written into URLs: percent-encoding (RFC 3986) and magnet links (BEP 9).
+//! Core: percent-encoding (RFC 3986) and magnet links (BEP 9).
 
 use super::infohash::Infohash;
 
-/// The magnet link with which any BitTorrent client can fetch a payload.
+/// The magnet link with which any BitTorrent client can download a payload.
 pub fn magnet(infohash: Infohash, name: &str, announce: &str, total: u64) -> String {
     format!(
         "magnet:?xt=urn:btih:{infohash}&dn={}&xl={total}&tr={}",

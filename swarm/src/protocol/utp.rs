@@ -1,7 +1,7 @@
-//! Core: a polite no to uTP (BEP 29).
+//! Core: refusing uTP (BEP 29).
 //!
-//! Only TCP is spoken here. Some clients try uTP first, and Transmission 3.00 waits for ever for an
-//! answer that never comes; a reset sends it to TCP at once.
+//! The engine supports only TCP. Some clients try uTP first, and Transmission 3.00 waits forever
+//! for an answer; a reset makes it use TCP at once.
 
 /// Bytes of a uTP header.
 pub const HEADER: usize = 20;
@@ -12,7 +12,8 @@ const RESET: u8 = 0x31;
 
 /// The reset that answers a request for a uTP connection; `None` for any other packet.
 ///
-/// It is no longer than what it answers, so that a forged sender gains nothing by it.
+/// It is no longer than the packet that it answers: a forged sender cannot use it for
+/// amplification.
 pub fn refuse(packet: &[u8]) -> Option<[u8; HEADER]> {
     let header: &[u8; HEADER] = packet.first_chunk()?;
     if header[0] != SYN {
@@ -20,7 +21,7 @@ pub fn refuse(packet: &[u8]) -> Option<[u8; HEADER]> {
     }
     let mut reset = [0; HEADER];
     reset[0] = RESET;
-    // The connection's number as it came, and what is acknowledged: the request's sequence number.
+    // BEP 29: the `connection_id` of the SYN, and its `seq_nr` as the `ack_nr`.
     reset[2..4].copy_from_slice(&header[2..4]);
     reset[18..20].copy_from_slice(&header[16..18]);
     Some(reset)
@@ -44,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_met_with_silence() {
+    fn no_other_packet_is_answered() {
         assert_eq!(refuse(&[]), None);
         assert_eq!(refuse(&[SYN; 19]), None);
         assert_eq!(refuse(&[RESET; 20]), None);

@@ -1,7 +1,9 @@
-//! Core: BitTorrent messages (BEP 3) and the two extensions served here, BEP 10 and BEP 9.
+//! Core: BitTorrent messages (BEP 3), extended messages (BEP 10) and metadata for magnet links (BEP
+//! 9).
 //!
-//! What leaves [`read`] is within bounds: piece numbers exist, ranges lie in their piece, a block is
-//! a whole block, a bitfield has the right length. Messages of other extensions are `Unknown`.
+//! A message that [`read`] returns is within bounds: piece numbers exist, ranges are within their
+//! piece, a block is a complete one, a bitfield has the right length. So the cores need no checks.
+//! Messages of other extensions are `Unknown`.
 
 use librqbit_buffers::ByteBuf;
 use librqbit_peer_protocol::extended::ExtendedMessage;
@@ -12,93 +14,98 @@ use super::bencode;
 use super::bitfield::Bitfield;
 use super::layout::{BLOCK, Block, ByteRange, Layout};
 
-/// Longest range that is sent for one request: what old clients ask for at most.
+/// The longest range that one request may ask for. Clients request 16 KiB (BEP 3), old ones up to
+/// 128 KiB.
 pub const MAX_REQUEST: u32 = 128 * 1024;
 
-/// Requests a peer may keep open here; told to it as `reqq`.
+/// Requests that a peer may keep open. Half of it is announced as `reqq` (BEP 10): a client that
+/// counts a little differently is not disconnected for it.
 pub const MAX_QUEUE: usize = 1024;
 
-/// Longest extended message that is read. A handshake is a few hundred bytes.
+/// The longest extended message that is accepted. A handshake has a few hundred bytes, a part of
+/// the metadata 16 KiB.
 const MAX_EXTENDED: usize = 32 * 1024;
 
-/// Length prefix and message number.
+/// Length prefix and message id.
 const PREAMBLE: usize = 5;
+/// BEP 10: the message id of all extended messages. A second id follows, 0 for the handshake.
 const EXTENDED: u8 = 20;
 const EXTENDED_HANDSHAKE: u8 = 0;
 
-/// Metadata is sent in parts of this size (BEP 9).
+/// BEP 9: metadata is sent in parts of 16 KiB.
 const METADATA_PART: usize = 16 * 1024;
 
 /// A message from a peer, checked against the layout.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Incoming<'a> {
-    /// It will send nothing for now.
+    /// The peer stops answering requests.
     Choke,
-    /// It answers requests.
+    /// The peer answers requests.
     Unchoke,
-    /// It wants something that is held here.
+    /// The peer wants a piece that this member has.
     Interested,
-    /// It holds a piece.
+    /// The peer has a piece.
     Have(u32),
-    /// What it holds at the start.
+    /// The pieces that the peer has at the start.
     Bitfield(Bitfield),
-    /// It asks for a range.
+    /// The peer requests a range.
     Request(ByteRange),
-    /// It takes a request back.
+    /// The peer cancels a request.
     Cancel(ByteRange),
-    /// It sends a block.
+    /// The peer sends a block.
     Data(Block, &'a [u8]),
-    /// It names the number under which it takes metadata messages, if it does.
+    /// The peer's extended handshake (BEP 10).
     Handshake {
-        /// Its number for `ut_metadata` messages.
+        /// The id under which it accepts `ut_metadata` messages, if it does.
         metadata: Option<u8>,
     },
-    /// It asks for a part of the metadata.
+    /// The peer requests a part of the metadata (BEP 9).
     MetadataRequest(u32),
-    /// Nothing that matters here: keep-alive, no interest, foreign extensions.
+    /// A message without effect: keep-alive, NOT INTERESTED, unknown extensions.
     Unknown,
 }
 
 /// A message to a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outgoing {
-    /// Nothing to say.
+    /// No message for a while (BEP 3).
     KeepAlive,
-    /// Requests are answered.
+    /// This member answers requests.
     Unchoke,
-    /// The peer holds something that is wanted.
+    /// The peer has a piece that this member wants.
     Interested,
-    /// It does not, or no more.
+    /// The peer has no such piece, or no longer.
     NotInterested,
-    /// A piece is here.
+    /// This member has a piece.
     Have(u32),
-    /// What is here at the start.
+    /// The pieces that this member has at the start.
     Bitfield(Bitfield),
-    /// Asks for a range.
+    /// Requests a range.
     Request(ByteRange),
-    /// Takes a request back.
+    /// Cancels a request.
     Cancel(ByteRange),
-    /// The extended handshake: metadata of this many bytes is served.
+    /// The extended handshake (BEP 10): metadata of this many bytes is available.
     Handshake {
         /// Length of the info dictionary.
         metadata_size: usize,
     },
-    /// A part of the metadata, under the peer's number for such messages.
+    /// A part of the metadata (BEP 9).
     Metadata {
-        /// The peer's number for `ut_metadata` messages.
+        /// The peer's id for `ut_metadata` messages: in BEP 10 each side chooses the ids of what it
+        /// receives.
         id: u8,
         /// Which part.
         part: u32,
     },
 }
 
-/// What no well-meaning client sends. The connection ends.
+/// What no honest client sends. The connection is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// Longer than any message needs to be.
+    /// Longer than any valid message.
     #[error("a message of {0} bytes, which is longer than any valid one")]
     TooLong(usize),
-    /// The length does not fit the kind, or the like.
+    /// The length does not fit the message id, or a bitfield has spare bits.
     #[error("a malformed message with id {0}")]
     Malformed(u8),
     /// A piece, block or range that the payload does not have.
@@ -107,27 +114,28 @@ pub enum Violation {
     /// More requests than [`MAX_QUEUE`].
     #[error("too many open requests")]
     Flood,
-    /// The same piece named again and again, or a second bitfield.
+    /// Many HAVEs for the same piece, or a second bitfield.
     #[error("too many duplicate HAVE messages, or a second bitfield")]
     Repeated,
-    /// Blocks that nobody asked for, again and again.
+    /// Many blocks that were not requested, or chokes that void requests.
     #[error("too many blocks that were not requested, or chokes that void requests")]
     Unrequested,
 }
 
-/// Longest message that can be right for this layout.
+/// The length of the longest valid message for this layout.
 pub fn longest(layout: &Layout) -> usize {
     let bitfield = layout.pieces().div_ceil(8) as usize;
     let block = BLOCK as usize + 8;
     PREAMBLE + bitfield.max(block).max(MAX_EXTENDED)
 }
 
-/// Reads one message from the front of `bytes`; with it comes its length.
+/// Reads one message from the front of `bytes`, and its length.
 ///
 /// `None` as long as the message is not complete.
 ///
 /// # Errors
-/// [`Violation`], as soon as it can be seen.
+/// [`Violation`], as soon as it can be seen: a length that is too long before the message arrives,
+/// so that a peer cannot make this side buffer it.
 pub fn read<'a>(
     bytes: &'a [u8],
     layout: &Layout,
@@ -141,20 +149,23 @@ pub fn read<'a>(
     Ok(Some((interpret(message, layout)?, length)))
 }
 
-/// How many bytes are missing until the message at the front of `bytes` is complete, or its length is
-/// known; at least one.
+/// How many bytes are missing until the message at the front of `bytes` is complete, or until its
+/// length is known; at least one.
 pub fn missing(bytes: &[u8]) -> usize {
     let Some(prefix) = bytes.first_chunk() else { return 4 - bytes.len() };
     let length = (u32::from_be_bytes(*prefix) as usize).saturating_add(4);
     length.saturating_sub(bytes.len()).max(1)
 }
 
-/// Turns one whole message into what it says.
+/// Parses one complete message.
 fn interpret<'a>(message: &'a [u8], layout: &Layout) -> Result<Incoming<'a>, Violation> {
+    // A keep-alive has no id (BEP 3).
     let Some(kind) = message.get(4).copied() else { return Ok(Incoming::Unknown) };
     match kind {
         EXTENDED => return Ok(extended(message)),
         0..=8 => {}
+        // DHT (BEP 5) and the fast extension (BEP 6) are not offered in the handshake. A client
+        // that uses them all the same does no harm.
         _ => return Ok(Incoming::Unknown),
     }
     let (parsed, _) = Message::deserialize(message, &[]).map_err(|_| Violation::Malformed(kind))?;
@@ -182,13 +193,14 @@ fn interpret<'a>(message: &'a [u8], layout: &Layout) -> Result<Incoming<'a>, Vio
 }
 
 fn data<'a>(piece: &Piece<ByteBuf<'a>>, layout: &Layout) -> Option<Incoming<'a>> {
-    // The message lies in one buffer, so its data do too: the second half is empty.
+    // The message is in one buffer, so its data are too: the second half is empty.
     let (data, _) = piece.data();
     let block = layout.block_at(piece.index, piece.begin, data.len())?;
     Some(Incoming::Data(block, data))
 }
 
-/// Extended messages come in many dialects; one that is not understood is not worth a quarrel.
+/// Clients differ much in their extended messages. One that cannot be parsed is ignored; closing
+/// the connection would cost more than the extension is worth.
 fn extended(message: &[u8]) -> Incoming<'_> {
     let known = [EXTENDED_HANDSHAKE, MY_EXTENDED_UT_METADATA];
     if !message.get(5).is_some_and(|kind| known.contains(kind)) {
@@ -196,6 +208,7 @@ fn extended(message: &[u8]) -> Incoming<'_> {
     }
     match Message::deserialize(message, &[]) {
         Ok((Message::Extended(ExtendedMessage::Handshake(handshake)), _)) => {
+            // BEP 10: the id 0 means that the extension is switched off.
             Incoming::Handshake { metadata: handshake.m.ut_metadata.filter(|id| *id != 0) }
         }
         Ok((Message::Extended(ExtendedMessage::UtMetadata(UtMetadata::Request(part))), _)) => {
@@ -205,7 +218,7 @@ fn extended(message: &[u8]) -> Incoming<'_> {
     }
 }
 
-/// Appends a message. `info` is the info dictionary that metadata messages are cut from.
+/// Appends a message. `info` is the info dictionary from which metadata messages are cut.
 pub fn write(out: &mut Vec<u8>, message: &Outgoing, info: &[u8]) {
     let request = |range: &ByteRange| Request::new(range.piece, range.begin, range.length);
     match message {
@@ -224,7 +237,8 @@ pub fn write(out: &mut Vec<u8>, message: &Outgoing, info: &[u8]) {
     }
 }
 
-/// Appends the head of a data message; exactly `range.length` bytes must follow.
+/// Appends the head of a PIECE message (BEP 3); exactly `range.length` bytes must follow. The data
+/// are read from the storage straight behind it, without a copy.
 pub fn write_data_head(out: &mut Vec<u8>, range: ByteRange) {
     out.extend_from_slice(&(range.length + 9).to_be_bytes());
     out.push(7);
@@ -264,7 +278,7 @@ fn extended_handshake(metadata_size: usize) -> Vec<u8> {
     body
 }
 
-/// BEP 9: the part, or a refusal if there is no such part.
+/// BEP 9: the part (`msg_type` 1), or a reject (2) if there is no such part.
 fn metadata_part(part: u32, info: &[u8]) -> Vec<u8> {
     let mut body = b"d".to_vec();
     match info.chunks(METADATA_PART).nth(part as usize) {

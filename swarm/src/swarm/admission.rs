@@ -87,11 +87,11 @@ pub(super) fn admit(
 
 /// Which of two connections to one peer stays.
 ///
-/// If one of the ends dialled again, it has given up its first connection. If both dialled, the
-/// one dialled by the smaller id stays: so say both ends, if the other is ours. A stock client has
-/// a rule of its own, mostly that the one whose handshake it saw first stays. Where the
-/// handshakes cross, any choice of ours could close the one that it keeps; so it is left the choice.
-/// Another address cannot push a peer out by using its id.
+/// If one of the ends dialled again, it has given up its first connection. If both dialled, the one
+/// dialled by the smaller id stays: so say both ends, if the other is ours. A stock client has a
+/// rule of its own, mostly that the one whose handshake it saw first stays. Where the handshakes
+/// cross, any choice of ours could close the one that it keeps; so it is left the choice. Another
+/// address cannot push a peer out by using its id.
 fn which_to_keep(own: PeerId, old: &Peer, candidate: &Candidate) -> Keep {
     if old.address.ip() != candidate.address.ip() {
         Keep::Old

@@ -62,7 +62,8 @@ impl DialBook {
             }
             _ => None,
         });
-        // Who failed least, then who waited longest: addresses where nobody is keep nobody from their turn.
+        // Who failed least, then who waited longest: addresses where nobody is keep nobody from
+        // their turn.
         let mut waiting: Vec<_> = waiting.collect();
         waiting.sort_unstable();
         waiting.truncate(MAX_DIALS.saturating_sub(trying));

@@ -14,7 +14,8 @@ const TO_NODES: (u32, Duration) = (4, Duration::from_millis(100));
 /// To peers that fetch nothing: a seed plans by HAVEs, but waits for none.
 const TO_SEEDS: (u32, Duration) = (16, Duration::from_millis(250));
 
-/// While so few pieces are here, or are missing, each counts: a room that starts or ends waits for it.
+/// While so few pieces are here, or are missing, each counts: a room that starts or ends waits for
+/// it.
 const EACH_COUNTS: u32 = 16;
 
 /// How soon a HAVE must go out.

@@ -33,7 +33,8 @@ use crate::protocol::layout::{Block, ByteRange, Layout};
 use crate::protocol::peer_id::PeerId;
 use crate::protocol::wire::{Incoming, Outgoing, Violation};
 
-/// How often [`Swarm::tick`] is to be called: of a node HAVEs wait for it, a seed only looks for time-outs.
+/// How often [`Swarm::tick`] is to be called: of a node HAVEs wait for it, a seed only looks for
+/// time-outs.
 pub const TICK_OF_NODE: Duration = HAVE_EVERY;
 /// See [`TICK_OF_NODE`].
 pub const TICK_OF_SEED: Duration = Duration::from_millis(50);
@@ -208,7 +209,8 @@ impl Swarm {
         self.next_key += 1;
         let mut peer = Peer::new(id, address, was_dialled, now);
         let shown = match &mut self.role {
-            // Stock clients are shown everything: some give up on a seed that seems to have nothing.
+            // Stock clients are shown everything: some give up on a seed that seems to have
+            // nothing.
             Role::Seed { superseed, .. } if id.is_boottorrent() => {
                 superseed.join(key, now);
                 Bitfield::empty(self.layout.pieces())
@@ -219,7 +221,8 @@ impl Swarm {
                 picker.have().clone()
             }
         };
-        // The first message (BEP 3), even if it is empty: librqbit 9.1 waits for one before it asks.
+        // The first message (BEP 3), even if it is empty: librqbit 9.1 waits for one before it
+        // asks.
         peer.queue_message(Outgoing::Bitfield(shown));
         if is_extended {
             peer.queue_message(Outgoing::Handshake { metadata_size: self.metadata_size });
@@ -288,7 +291,8 @@ impl Swarm {
                 self.peer_holds(key, bits.iter(), now);
             }
             Incoming::Request(range) => {
-                // Without BEP 6 there is no way to refuse: a request for what is not here is dropped.
+                // Without BEP 6 there is no way to refuse: a request for what is not here is
+                // dropped.
                 if have(&self.role).contains(range.piece) {
                     peer.queue_upload(*range)?;
                     self.wakes.insert(key);
@@ -343,8 +347,8 @@ impl Swarm {
         Some(Check { piece: block.piece })
     }
 
-    /// Whether a piece failed before with blocks of several peers, so that the digests of its blocks
-    /// are wanted although it is right.
+    /// Whether a piece failed before with blocks of several peers, so that the digests of its
+    /// blocks are wanted although it is right.
     pub fn is_suspect(&self, piece: u32) -> bool {
         self.smart_ban.is_suspect(piece)
     }
@@ -503,8 +507,8 @@ impl Swarm {
         }
     }
 
-    /// Queues a HAVE for each peer that may need it. A peer that fetches and holds the piece itself need not know;
-    /// one that never wanted anything may be a super-seeder, who counts on HAVEs.
+    /// Queues a HAVE for each peer that may need it. A peer that fetches and holds the piece itself
+    /// need not know; one that never wanted anything may be a super-seeder, who counts on HAVEs.
     fn queue_have(&mut self, piece: u32, now: Instant) {
         let Role::Node(picker) = &self.role else { return };
         let is_complete = picker.have().is_full();

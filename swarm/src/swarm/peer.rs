@@ -131,8 +131,8 @@ impl Peer {
         self.messages.len() >= MAX_MESSAGES
     }
 
-    /// It chokes: requests that have not gone out need not go. One that voided open requests counts like a block that
-    /// nobody asked for.
+    /// It chokes: requests that have not gone out need not go. One that voided open requests counts
+    /// like a block that nobody asked for.
     pub(crate) fn received_choke(&mut self, voids: bool) -> Result<(), Violation> {
         self.messages.retain(|message| !matches!(message, Outgoing::Request(_)));
         if voids { self.received_unrequested() } else { Ok(()) }

@@ -1,8 +1,8 @@
 //! Core: which piece a seed shows to whom, and when it takes one back.
 //!
-//! A seed that names all its pieces at once gives the same ones to everybody. This one names a few to
-//! each node, the least spread first, so that each piece leaves the server about once
-//! and the nodes pass it on (BEP 16 in spirit; there is no wire message for it).
+//! A seed that names all its pieces at once gives the same ones to everybody. This one names a few
+//! to each node, the least spread first, so that each piece leaves the server about once and the
+//! nodes pass it on (BEP 16 in spirit; there is no wire message for it).
 //!
 //! What was shown stays shown: the wire knows no "have not". To *take back* means only to stop
 //! waiting: a node that got the piece elsewhere never says so to the one who showed it.
@@ -15,15 +15,16 @@ use crate::protocol::bitfield::Bitfield;
 use crate::protocol::layout::Layout;
 
 /// Bytes shown to all nodes together and not yet sent: enough to keep the link busy while a request
-/// comes back. More only makes each piece later at its first node, for they share the link (simulated).
+/// comes back. More only makes each piece later at its first node, for they share the link
+/// (simulated).
 const SHOWN_BYTES: u64 = 1 << 20;
 
-/// Most pieces shown to one node and not yet sent to it. At least it is one, and for a few nodes two: one
-/// under way and the next.
+/// Most pieces shown to one node and not yet sent to it. At least it is one, and for a few nodes
+/// two: one under way and the next.
 const SHOWN_AT_ONCE: u64 = 8;
 
-/// Nodes without any piece that are shown their first one at the same time. A first piece that is sent to few
-/// at once is there early, and nodes that hold one feed the others.
+/// Nodes without any piece that are shown their first one at the same time. A first piece that is
+/// sent to few at once is there early, and nodes that hold one feed the others.
 const LANES: usize = 8;
 
 /// A shown piece that nobody asks for holds up the next one for this long (measured).
@@ -60,7 +61,8 @@ struct Viewer {
 }
 
 impl SuperSeed {
-    /// A seed of which nobody holds anything yet. Seeds of different `salt` begin with different pieces.
+    /// A seed of which nobody holds anything yet. Seeds of different `salt` begin with different
+    /// pieces.
     pub fn new(layout: Layout, salt: u64) -> Self {
         let cursor = u32::try_from(salt % u64::from(layout.pieces())).unwrap_or(0);
         Self {
@@ -132,7 +134,8 @@ impl SuperSeed {
         }
     }
 
-    /// What to show now, after something happened to this node: to it, and to those who wait for a lane.
+    /// What to show now, after something happened to this node: to it, and to those who wait for a
+    /// lane.
     pub fn show(&mut self, key: PeerKey) -> Vec<(PeerKey, u32)> {
         let mut shown = Vec::new();
         if !self.holds_nothing(key) || self.lanes.contains(&key) {

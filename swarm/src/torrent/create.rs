@@ -22,8 +22,8 @@ use crate::protocol::layout::Layout;
 /// long until it can be passed on.
 const PIECE_LENGTHS: (u64, u64) = (64 << 10, 4 << 20);
 
-/// How many pieces to aim for: the sooner a piece is complete, the sooner it is passed on (simulated,
-/// see docs/performance.md).
+/// How many pieces to aim for: the sooner a piece is complete, the sooner it is passed on
+/// (simulated, see docs/performance.md).
 const TARGET_PIECES: u64 = 4096;
 
 /// Pieces that are read ahead of the slowest hash: bounds the memory to a few pieces.
@@ -88,8 +88,8 @@ pub enum CreateError {
 
 /// Makes the torrent of `files`, private (BEP 27) and sorted by name.
 ///
-/// Blocks until all is read and hashed. `threads` (at least 1) hash the pieces beside the thread that
-/// hashes the files. `progress` is called with the bytes read so far.
+/// Blocks until all is read and hashed. `threads` (at least 1) hash the pieces beside the thread
+/// that hashes the files. `progress` is called with the bytes read so far.
 ///
 /// # Errors
 /// [`CreateError`], which names the file.

@@ -1,7 +1,7 @@
 //! Core: what must always hold between the picker's books; the property tests look after each step.
 //!
-//! The books are kept by hand because a block must not cost a search through pieces and peers. They are
-//! written in many places, so here they are made anew from what they stand for, and compared.
+//! The books are kept by hand because a block must not cost a search through pieces and peers. They
+//! are written in many places, so here they are made anew from what they stand for, and compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -32,12 +32,13 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(6);
 /// The same for a peer that has never given anything.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// So many requests go out together, or half of the window: one packet for each would cost both ends
-/// more CPU than the block.
+/// So many requests go out together, or half of the window: one packet for each would cost both
+/// ends more CPU than the block.
 const REQUESTS_AT_ONCE: usize = 4;
 
-/// A peer that needs [`REQUEST_TIMEOUT`] for one window and gives less than this part of what the others
-/// give on average is a slow peer. Where all are slow it is the own link, and nobody is to blame.
+/// A peer that needs [`REQUEST_TIMEOUT`] for one window and gives less than this part of what the
+/// others give on average is a slow peer. Where all are slow it is the own link, and nobody is to
+/// blame.
 const SLOW_PEER: f64 = 0.25;
 
 /// Without any new block for this long a node no longer leaves far peers to its neighbours.
@@ -65,8 +66,8 @@ pub struct Picker {
     fresh: Bitfield,
     /// Started pieces of which a block is not asked for yet.
     open: BTreeSet<u32>,
-    /// Pieces that failed their hash and must come from one peer alone, with the peers that were to give it
-    /// and did not.
+    /// Pieces that failed their hash and must come from one peer alone, with the peers that were to
+    /// give it and did not.
     on_parole: BTreeMap<u32, BTreeSet<PeerKey>>,
     peers: BTreeMap<PeerKey, RemotePeer>,
     /// How many of the near peers hold each piece.
@@ -95,7 +96,8 @@ pub enum Received {
 pub type Contributors = Vec<IpAddr>;
 
 impl Picker {
-    /// A download that starts with nothing. `salt` differs from node to node; `rng_state` is any number.
+    /// A download that starts with nothing. `salt` differs from node to node; `rng_state` is any
+    /// number.
     pub fn new(
         layout: Layout,
         salt: u64,
@@ -171,7 +173,8 @@ impl Picker {
         pairs.into_iter().any(|(theirs, ours)| theirs & !ours != 0)
     }
 
-    /// A peer chokes or unchokes. A choke voids what was asked of it (BEP 3): whether there was anything.
+    /// A peer chokes or unchokes. A choke voids what was asked of it (BEP 3): whether there was
+    /// anything.
     pub fn choked(&mut self, key: PeerKey, is_choking: bool) -> bool {
         // Without BEP 6 a choke drops every request without a word.
         let voids = is_choking && self.open_requests(key) > 0;
@@ -289,8 +292,8 @@ impl Picker {
         }
     }
 
-    /// Frees what was asked of peers that give nothing or hardly anything; returns these peers, and what
-    /// they need not send any more.
+    /// Frees what was asked of peers that give nothing or hardly anything; returns these peers, and
+    /// what they need not send any more.
     pub fn expire(&mut self, now: Instant) -> Vec<(PeerKey, Vec<Block>)> {
         // Peers that are asked for nothing would pull the average down.
         let has_requests = |peer: &&mut RemotePeer| !peer.requested.is_empty();
@@ -315,7 +318,8 @@ impl Picker {
                     && self.availability[piece as usize] > 1
             });
             if is_silent || is_slow || is_late {
-                // Only silence snubs: one request, no end game. A slow peer can grow its window again.
+                // Only silence snubs: one request, no end game. A slow peer can grow its window
+                // again.
                 peer.is_snubbed |= is_silent;
                 // A new term begins, or the next tick would expire it again.
                 peer.last_progress = now;
@@ -332,8 +336,8 @@ impl Picker {
         overdue
     }
 
-    /// Remembers that a peer did not give a piece that was to come from it alone. Once nobody is left to try, all
-    /// may try again.
+    /// Remembers that a peer did not give a piece that was to come from it alone. Once nobody is
+    /// left to try, all may try again.
     fn note_failure(&mut self, key: PeerKey, piece: u32) {
         let Some(failed) = self.on_parole.get_mut(&piece) else { return };
         failed.insert(key);
@@ -433,8 +437,8 @@ impl Picker {
 
     /// From a peer that holds everything first what nobody else can give.
     fn piece_from_seed(&mut self, key: PeerKey) -> Option<u32> {
-        // No strict priority here: to finish what others hold too wastes the seeder. Plain rarest first
-        // took 1.49 of the wire time for eight nodes, this order 1.20 (measured).
+        // No strict priority here: to finish what others hold too wastes the seeder. Plain rarest
+        // first took 1.49 of the wire time for eight nodes, this order 1.20 (measured).
         let rare =
             self.current(key).or_else(|| self.started_for(key, |piece| !self.others_hold(piece)));
         if rare.is_some() {
@@ -448,8 +452,8 @@ impl Picker {
         new
     }
 
-    /// Over a line that many share each piece shall come once: only what nobody near holds, and of that
-    /// only this node's share.
+    /// Over a line that many share each piece shall come once: only what nobody near holds, and of
+    /// that only this node's share.
     fn block_from_far(&mut self, key: PeerKey) -> Option<Block> {
         let is_missing = |piece: u32| self.near_availability[piece as usize] == 0;
         let current = self.current(key).filter(|piece| is_missing(*piece));
@@ -499,8 +503,8 @@ impl Picker {
         open.min().map(|(_, _, piece)| piece)
     }
 
-    /// The rarest piece that is not started; the generator decides between equals, so that nodes that
-    /// see the same counts do not all choose the same piece.
+    /// The rarest piece that is not started; the generator decides between equals, so that nodes
+    /// that see the same counts do not all choose the same piece.
     fn rarest_new(&mut self, key: PeerKey) -> Option<u32> {
         let peer = self.peers.get(&key)?;
         if peer.fresh == 0 {
@@ -513,9 +517,9 @@ impl Picker {
         })
     }
 
-    /// The piece to start from a peer that holds everything: one that only it holds, and among these
-    /// one that no other unfinished peer is likely to take. Everybody ranks everybody by the same
-    /// hash of peer and piece, so the shares do not overlap although nobody arranges them.
+    /// The piece to start from a peer that holds everything: one that only it holds, and among
+    /// these one that no other unfinished peer is likely to take. Everybody ranks everybody by the
+    /// same hash of peer and piece, so the shares do not overlap although nobody arranges them.
     fn new_from_seed(&mut self, key: PeerKey) -> Option<u32> {
         let peer = self.peers.get(&key)?;
         if peer.fresh == 0 {
@@ -530,7 +534,8 @@ impl Picker {
             let common = self.others_hold(*piece);
             let availability = self.availability[*piece as usize];
             let is_share_of_another = is_share_of_another(*piece, self.own_salt, &rivals);
-            // The own share before rarity: eight nodes need 1.05 of the wire time, not 1.10 (simulated).
+            // The own share before rarity: eight nodes need 1.05 of the wire time, not 1.10
+            // (simulated).
             (common, is_share_of_another, availability, mix(start ^ u64::from(*piece)))
         })
     }

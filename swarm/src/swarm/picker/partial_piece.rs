@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::swarm::peer::PeerKey;
 
-/// A piece that one peer alone shall give must come at this rate at least, or another peer gets the task.
+/// A piece that one peer alone shall give must come at this rate at least, or another peer gets the
+/// task.
 const RATE_ALONE: (usize, Duration) = (16, Duration::from_secs(6));
 
 /// The blocks of one piece between the first request and the check of its hash.
@@ -76,7 +77,8 @@ impl PartialPiece {
         self.free == self.blocks.len()
     }
 
-    /// A block is asked for; with `only`, the whole piece is to come from that peer from that moment on.
+    /// A block is asked for; with `only`, the whole piece is to come from that peer from that
+    /// moment on.
     pub(super) fn request(&mut self, index: u32, only: Option<(PeerKey, Instant)>) {
         if let Some((key, now)) = only
             && !self.is_only(key)
@@ -107,8 +109,8 @@ impl PartialPiece {
         };
     }
 
-    /// A block came. How often it was asked for until now, or `None` if it is here already or may not
-    /// come from this peer.
+    /// A block came. How often it was asked for until now, or `None` if it is here already or may
+    /// not come from this peer.
     pub(super) fn receive(
         &mut self,
         index: u32,
@@ -142,8 +144,8 @@ impl PartialPiece {
         self.unstored == 0
     }
 
-    /// A peer gives up. If the piece was to come from it alone, it starts again from nothing, unless
-    /// it is complete and only its check is missing.
+    /// A peer gives up. If the piece was to come from it alone, it starts again from nothing,
+    /// unless it is complete and only its check is missing.
     pub(super) fn give_up(&mut self, key: PeerKey) {
         let is_here =
             |state: &BlockState| matches!(state, BlockState::Received(_) | BlockState::Stored(_));
@@ -160,7 +162,8 @@ impl PartialPiece {
         })
     }
 
-    /// Compares the counts with the blocks, and each block with the peers that are asked for it now.
+    /// Compares the counts with the blocks, and each block with the peers that are asked for it
+    /// now.
     ///
     /// # Panics
     /// If one of them is wrong.

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 const WINDOW: Duration = Duration::from_millis(100);
 pub(super) const WINDOW_BLOCKS: (usize, usize) = (8, 256);
 
-/// A peer that is silent for this long between two blocks gives in bursts: it answers at a beat of its own
-/// (Transmission every 500 ms) or is far away.
+/// A peer that is silent for this long between two blocks gives in bursts: it answers at a beat of
+/// its own (Transmission every 500 ms) or is far away.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// The window of a peer that gives in bursts never grows beyond what it gives in this time.
@@ -15,10 +15,10 @@ const LONGEST_WINDOW: Duration = Duration::from_secs(2);
 
 /// How a peer answers.
 ///
-/// A window by the rate alone starves a peer that answers in bursts: it gives a whole window, waits,
-/// gives the next, and its rate never asks for more. So, as in TCP's slow start, the window doubles with
-/// each burst that brought all that was asked for in less time than the pause before it, and shrinks
-/// when bursts bring less or the pauses become short.
+/// A window by the rate alone starves a peer that answers in bursts: it gives a whole window,
+/// waits, gives the next, and its rate never asks for more. So, as in TCP's slow start, the window
+/// doubles with each burst that brought all that was asked for in less time than the pause before
+/// it, and shrinks when bursts bring less or the pauses become short.
 #[derive(Debug)]
 pub(super) struct RequestWindow {
     /// Requests to keep open at least, if the rate is not too low for it.
