@@ -1,6 +1,7 @@
-//! Shell: where a payload's bytes are kept.
+//! Shell: where the bytes of a payload are stored.
 //!
-//! A payload is one row of bytes, its files one after the other in the torrent's order.
+//! A payload is one sequence of bytes: its files, one after the other in the torrent's order (BEP
+//! 3).
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::torrent::{FileSpec, Metainfo};
 
-/// A payload's bytes, read and written at any offset and from several threads.
+/// The bytes of a payload, read and written at any offset and from several threads.
 pub trait Storage: Send + Sync + 'static {
     /// Fills `buf` from `offset` on.
     ///
@@ -19,8 +20,8 @@ pub trait Storage: Send + Sync + 'static {
     /// If not all of it can be read.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
 
-    /// Fills `buf` from `offset` on if that takes no waiting for a disk; otherwise, and after any
-    /// error, `false`: [`Storage::read_at`] is then to be called where waiting does no harm.
+    /// Fills `buf` from `offset` on, unless that would wait for a disk. Otherwise, and after any
+    /// error, returns `false`: the caller then uses [`Storage::read_at`] on a thread that may wait.
     fn read_at_once(&self, offset: u64, buf: &mut [u8]) -> bool;
 
     /// Stores `data` from `offset` on.
@@ -30,15 +31,15 @@ pub trait Storage: Send + Sync + 'static {
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
 }
 
-/// Files that can only be read: a seed can never change an image.
+/// Files that are opened for reading only: no bug of the engine can change an image.
 #[derive(Debug)]
 pub struct ReadOnlyFiles(Row);
 
 impl ReadOnlyFiles {
-    /// Opens the files of a torrent, found by their names in `specs`.
+    /// Opens the files of a torrent, which `specs` lists by name.
     ///
     /// # Errors
-    /// If one is missing, cannot be opened or has another length than the torrent says.
+    /// If one is missing, cannot be opened or has another length than in the torrent.
     pub fn open(metainfo: &Metainfo, specs: &[FileSpec]) -> io::Result<Self> {
         let mut row = Row::default();
         for (name, length) in metainfo.files() {
@@ -84,12 +85,13 @@ pub struct Files {
 }
 
 impl Files {
-    /// Creates the files of a torrent with their full size, so that lack of room shows at once.
+    /// Creates the files of a torrent with their full size, so that a lack of space is an error now
+    /// and not in the middle of the download.
     ///
-    /// Files that are there already are emptied first.
+    /// Existing files are emptied first.
     ///
     /// # Errors
-    /// If a file cannot be created or the room is not there.
+    /// If a file cannot be created or there is not enough space.
     pub fn create(metainfo: &Metainfo, folder: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(folder).map_err(|error| named(folder, &error))?;
         let mut row = Row::default();
@@ -129,7 +131,8 @@ impl Storage for Files {
     }
 }
 
-/// Gives the file its size and its room: `fallocate(2)`, or a plain size where that is unknown.
+/// Allocates the file's space with `fallocate(2)`, or only sets its size on file systems without
+/// it.
 fn reserve(file: &File, length: u64) -> io::Result<()> {
     if length == 0 {
         return Ok(());
@@ -146,12 +149,12 @@ fn reserve(file: &File, length: u64) -> io::Result<()> {
     }
 }
 
-/// Fills `buf` from memory: `preadv2(2)` with `RWF_NOWAIT`, and a plain read where the file lies in
-/// a tmpfs, which knows no such flag. `false` if not all of it is there.
+/// Fills `buf` from memory: `preadv2(2)` with `RWF_NOWAIT`, and a plain read if the file is in a
+/// tmpfs, which does not support the flag. `false` if not all of it is in memory.
 pub fn read_cached(file: &File, offset: u64, buf: &mut [u8]) -> bool {
     let Ok(at) = i64::try_from(offset) else { return false };
     let into = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
-    // SAFETY: the descriptor is open and `into` describes memory that is ours alone for the whole
+    // SAFETY: the descriptor is open and `into` describes memory that nobody else uses during the
     // call.
     let read = unsafe { libc::preadv2(file.as_raw_fd(), &raw const into, 1, at, libc::RWF_NOWAIT) };
     let lacks_flag =
@@ -172,7 +175,7 @@ fn named(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-/// Files in a row, each with the offset at which it starts.
+/// The files of a payload, each with the offset at which it starts.
 #[derive(Debug, Default)]
 struct Row {
     files: Vec<(u64, u64, File)>,

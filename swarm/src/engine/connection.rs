@@ -23,18 +23,27 @@ use crate::protocol::wire::{self, Violation};
 use crate::swarm::peer::{Next, PeerKey};
 use crate::swarm::{Candidate, Refusal};
 
+/// BEP 3: the protocol's name with its length, 8 reserved bytes, infohash and peer id.
 const HANDSHAKE: usize = 68;
+
+/// An accepted connection counts against the limit of its listener from its first moment; one that
+/// says nothing must free its permit soon.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A PC that was switched off answers no SYN. Each such dial takes one of a few that may be under
+/// way.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Unsent bytes that the kernel may hold for one connection: little, so that what is decided last
-/// is sent soon (measured).
+/// Unsent bytes that the kernel may hold for one connection: few, so that the latest decision is
+/// sent soon. A CANCEL or HAVE behind a full socket buffer arrives too late (measured).
 const NOTSENT_LOWAT: u32 = 64 * 1024;
 
-/// Sent data that nobody acknowledges for this long means that the peer has vanished.
+/// A peer that acknowledges no data for this long has lost its power or cable. Without this limit
+/// the kernel sends them again for about a quarter of an hour (`tcp_retries2`, tcp(7)), and their
+/// blocks stay requested.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Read at once from a connection. Untouched memory costs nothing.
+/// Bytes that one read may return: several blocks. Memory that is never touched costs nothing.
 const READ_BUFFER: usize = 128 * 1024;
 
 /// Why a connection ended.
@@ -56,7 +65,8 @@ pub(crate) enum Ended {
     Io(#[from] io::Error),
 }
 
-/// Dials a peer and stays until the connection ends. `connected` is called when it has joined.
+/// Dials a peer and runs the connection until it ends. `connected` is called when the peer has
+/// joined.
 pub(crate) async fn dial(
     member: &Arc<Member>,
     own_id: PeerId,
@@ -85,7 +95,10 @@ async fn handshake_as_dialler(
     Ok((stream, theirs))
 }
 
-/// Answers a peer that dialled. `lookup` finds the swarm that it asks for.
+/// Answers a peer that dialled. `lookup` finds the swarm of its infohash.
+///
+/// The handshake is sent only after the peer's: one port serves many torrents, and which of them is
+/// wanted is in the peer's handshake (BEP 3).
 pub(crate) async fn accept(
     mut stream: TcpStream,
     address: SocketAddr,
@@ -105,7 +118,8 @@ pub(crate) async fn accept(
     }
 }
 
-/// Small messages leave at once, and no more is queued in the kernel than needed.
+/// Without Nagle's delay, since a HAVE is useful only while it is new; little is queued in the
+/// kernel.
 fn tune(stream: &TcpStream) -> io::Result<()> {
     let socket = socket2::SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
@@ -146,11 +160,12 @@ async fn run(
         Ok(joined) => joined,
         Err(refusal) => return Ended::Refused(refusal),
     };
-    // Leaves also when this future is dropped in the middle.
+    // The peer leaves the swarm also when this future is dropped in the middle.
     let _membership = Membership { member, key };
     connected();
     debug!(peer = %address, id = ?candidate.id, was_dialled, "peer joined");
     let (reader, writer) = stream.into_split();
+    // Both halves in one task: when one ends, the other is dropped with it.
     let ended = tokio::select! {
         ended = read(member, key, reader) => ended,
         ended = write(member, key, writer, &waker) => ended,
@@ -178,6 +193,8 @@ async fn read(
     mut reader: OwnedReadHalf,
 ) -> Result<Ended, Ended> {
     let layout = member.meta.layout();
+    // The longest message and the beginning of the next one must fit: the bitfield of a large
+    // torrent may be longer than the usual buffer.
     let mut buffer = vec![0; READ_BUFFER.max(2 * wire::longest(&layout))];
     let (mut filled, mut lowat) = (0, 1);
     loop {
@@ -193,6 +210,8 @@ async fn read(
         }
         buffer.copy_within(used..filled, 0);
         filled -= used;
+        // One system call for a block, not for each of its packets: the option changes only between
+        // messages of different length.
         let missing = wire::missing(&buffer[..filled]);
         if missing != lowat {
             set_receive_lowat(&reader, missing)?;
@@ -201,8 +220,9 @@ async fn read(
     }
 }
 
-/// The kernel wakes us only when so many bytes are there (`SO_RCVLOWAT`, socket(7)): a block comes
-/// in a dozen packets, and nothing can be done before its last one.
+/// The kernel reports the socket as readable only when so many bytes have arrived (`SO_RCVLOWAT`,
+/// socket(7)): a block comes in a dozen packets, and nothing can be done before its last one. Woken
+/// at each packet, both ends spent most of their CPU on wake-ups (docs/decisions/0007).
 fn set_receive_lowat(reader: &OwnedReadHalf, bytes: usize) -> io::Result<()> {
     let socket: &TcpStream = reader.as_ref();
     let bytes = libc::c_int::try_from(bytes).map_err(io::Error::other)?;
@@ -241,7 +261,8 @@ async fn write(
     }
 }
 
-/// Appends ranges as data messages; what a disk must be waited for is read on another thread.
+/// Appends ranges as PIECE messages. What is not in memory is read on another thread: on this one
+/// all other connections would wait for the disk.
 async fn append_data(
     member: &Arc<Member>,
     mut buffer: Vec<u8>,
@@ -272,7 +293,7 @@ async fn append_from_disk(
     reading.await.map_err(io::Error::other)?
 }
 
-/// The place of a range's data, after the head of its message.
+/// Appends the head of a PIECE message, and returns the place for its data.
 fn room_for(buffer: &mut Vec<u8>, range: ByteRange) -> &mut [u8] {
     wire::write_data_head(buffer, range);
     let start = buffer.len();

@@ -1,4 +1,7 @@
-//! Shell: how many incoming connections there may be, in all and from one address.
+//! Shell: how many incoming connections there may be, in total and from one address.
+//!
+//! Peers of a swarm are bounded too, but only after their handshake. Before it, a connection
+//! already costs a file descriptor, and one machine could take all of them.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -6,10 +9,11 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-/// Connections of one address, shaking hands or established: twice what may become peers.
+/// Connections from one address, in their handshake or established: twice
+/// `MAX_PEERS_PER_ADDRESS`, so that handshakes find room next to peers.
 const MAX_OF_ADDRESS: usize = 64;
 
-/// How many connections one listener may have, and has.
+/// How many connections one listener may have, and how many it has.
 #[derive(Debug)]
 pub(crate) struct ConnectionLimit {
     max: usize,
@@ -21,7 +25,7 @@ impl ConnectionLimit {
         Arc::new(Self { max, taken: Mutex::new(HashMap::new()) })
     }
 
-    /// A permit for one more connection, until it is dropped; `None` if there is none.
+    /// A permit for one more connection, until it is dropped; `None` if the limit is reached.
     pub(crate) fn take(self: &Arc<Self>, ip: IpAddr) -> Option<Permit> {
         let mut taken = self.taken.lock();
         let of_address = taken.get(&ip).copied().unwrap_or(0);
@@ -33,7 +37,7 @@ impl ConnectionLimit {
     }
 }
 
-/// One connection's permit.
+/// The permit of one connection. It returns itself when dropped, however the connection ends.
 #[derive(Debug)]
 pub(crate) struct Permit {
     limit: Weak<ConnectionLimit>,

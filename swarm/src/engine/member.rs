@@ -1,4 +1,8 @@
-//! Shell: one swarm's state with what the cores must not touch: storage, clock, hashing, waking.
+//! Shell: one swarm's state with what the cores must not touch: storage, clock, hashing, wake-ups.
+//!
+//! A block goes straight to its place in the storage, and a complete piece is read back to be
+//! hashed: the payload is in memory once, and the pages that were just written are still in the
+//! cache.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,13 +25,13 @@ use crate::swarm::peer::{Next, PeerKey};
 use crate::swarm::{Candidate, Check, Checked, Refusal, Swarm};
 use crate::torrent::Metainfo;
 
-/// Pieces that are hashed at once; each takes a thread and a small buffer.
+/// Pieces that are hashed at the same time; each needs a thread and a small buffer.
 const HASHERS: usize = 4;
 
 /// Bytes that are read back for hashing at a time.
 const HASH_STEP: usize = 16 * BLOCK as usize;
 
-/// What a download has come to; `None` while it is under way.
+/// The result of a download; `None` until it has ended.
 pub(crate) type Outcome = Option<Result<(), SwarmError>>;
 
 /// This machine's membership in one swarm.
@@ -65,7 +69,9 @@ impl Member {
         })
     }
 
-    /// Lets `act` work on the swarm now and wakes the connections that have something to do after.
+    /// Runs `act` on the swarm, and wakes the connections that have something to do after it.
+    ///
+    /// The lock is held for the decision alone, never across IO, so a plain mutex is enough.
     pub(crate) fn with<R>(&self, act: impl FnOnce(&mut Swarm, Instant) -> R) -> R {
         let state = &mut *self.state.lock();
         let result = act(&mut state.swarm, now());
@@ -81,7 +87,7 @@ impl Member {
         let waker = Arc::new(Notify::new());
         let key = self.with(|swarm, now| swarm.join(candidate, now))?;
         self.state.lock().wakers.insert(key, Arc::clone(&waker));
-        // What was queued before the waker was known must not wait.
+        // `Swarm::join` has queued messages, and its wake-up found no waker here yet.
         waker.notify_one();
         Ok((key, waker))
     }
@@ -114,7 +120,7 @@ impl Member {
         self.outcome.subscribe()
     }
 
-    /// The first outcome counts.
+    /// Only the first outcome counts: a node that has finished and is then stopped has finished.
     fn settle(&self, outcome: Result<(), SwarmError>) {
         self.outcome.send_if_modified(|current| {
             let is_first = current.is_none();
@@ -125,7 +131,7 @@ impl Member {
         });
     }
 
-    /// Reads a range if that takes no waiting for a disk; tells whether it did.
+    /// Reads a range unless that would wait for a disk; returns whether it did.
     pub(crate) fn read_at_once(&self, range: ByteRange, buffer: &mut [u8]) -> bool {
         self.storage.read_at_once(self.offset_of(range), buffer)
     }
@@ -136,11 +142,12 @@ impl Member {
 
     pub(crate) fn read(&self, range: ByteRange, buffer: &mut [u8]) -> io::Result<()> {
         self.storage.read_at(self.offset_of(range), buffer).inspect_err(|error| {
-            error!(infohash = %self.meta.infohash(), piece = range.piece, %error, "cannot read a piece to upload");
+            let (infohash, piece) = (self.meta.infohash(), range.piece);
+            error!(%infohash, piece, %error, "cannot read a piece to upload");
         })
     }
 
-    /// Takes one message of a peer.
+    /// Handles one message from a peer.
     pub(crate) fn receive(
         self: &Arc<Self>,
         key: PeerKey,
@@ -156,7 +163,8 @@ impl Member {
     fn store(self: &Arc<Self>, block: Block, data: &[u8]) {
         let offset = self.offset_of(self.meta.layout().range(block));
         if let Err(error) = self.storage.write_at(offset, data) {
-            error!(infohash = %self.meta.infohash(), piece = block.piece, %error, "cannot store a block");
+            let (infohash, piece) = (self.meta.infohash(), block.piece);
+            error!(%infohash, piece, %error, "cannot store a block");
             self.settle(Err(SwarmError::Storage(Arc::new(error))));
             return;
         }
@@ -197,9 +205,11 @@ impl Member {
         }
     }
 
-    /// The hash of a piece as it stands in the storage, and of its blocks if wanted or wrong.
+    /// The hash of a piece as it is in the storage, and of its blocks if they are wanted or it is
+    /// wrong.
     ///
-    /// Where the torrent states SHA-256 too, it is taken in the same pass and counts as well.
+    /// SHA-1 is what BEP 3 has, but collisions of it can be made. If the torrent lists SHA-256 too,
+    /// both must match; they are computed in one pass.
     fn hash(&self, piece: u32, wants_blocks: bool) -> io::Result<Checked> {
         let mut sha1 = Sha1::new();
         let wanted = self.meta.sha256_of(piece);
@@ -225,7 +235,8 @@ impl Member {
         Ok(Checked { piece, is_correct, blocks })
     }
 
-    /// Hands a piece to `take` in steps of whole blocks.
+    /// Passes a piece to `take` in steps of a few complete blocks: a piece of 4 MiB needs no such
+    /// buffer.
     fn read_piece(&self, piece: u32, mut take: impl FnMut(&[u8])) -> io::Result<()> {
         let layout = self.meta.layout();
         let (offset, length) = (layout.offset_of(piece), layout.length_of(piece) as usize);

@@ -1,7 +1,7 @@
 //! Shell: the two roles, [`Seed`] and [`Node`], with their listeners, dials and clock ticks.
 //!
-//! Announcing is the caller's: it asks the tracker (see [`crate::protocol::announce`]) and feeds
-//! the answer to [`Node::add_peers`].
+//! The caller announces: it asks the tracker (see [`crate::protocol::announce`]) and passes the
+//! answer to [`Node::add_peers`].
 
 mod connection;
 mod connection_limit;
@@ -36,27 +36,28 @@ use crate::swarm::dial::{DialBook, Ending};
 use crate::swarm::{Locality, Progress, Refusal, Swarm, TICK_OF_NODE, TICK_OF_SEED};
 use crate::torrent::Metainfo;
 
-/// Wait after an error of the listener.
+/// How long a listener waits after an error. Without it, a process without free descriptors would
+/// spin.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// Connections of one listener, shaking hands or established; more are closed at once.
+/// Connections of one listener, in their handshake or established; more are closed at once.
 const MAX_CONNECTIONS_OF_SEED: usize = 2048;
 
-/// The same for a node, whose system allows 1024 open files.
+/// The same for a node, where the initramfs allows 1024 open files.
 const MAX_CONNECTIONS_OF_NODE: usize = 512;
 
-/// Stock clients that a seed dials at once; more are left to their own efforts.
+/// Stock clients that a seed dials at the same time; others have to dial the seed.
 const MAX_INVITATIONS: usize = 32;
 
 /// Most clients dial soon after their announce; only the others need an invitation. Not sooner:
-/// libtorrent dials by TCP one second after uTP was refused, and of two connections that cross at
-/// that moment it may close both, and then stays away for a minute.
+/// libtorrent dials by TCP one second after uTP was refused. If two connections cross at that
+/// moment it may close both, and does not try again for a minute (its `min_reconnect_time`).
 const INVITATION_DELAY: Duration = Duration::from_millis(2500);
 
 /// How a seed runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeedOptions {
-    /// Where to listen; port 0 lets the system choose.
+    /// The address to listen on; port 0 lets the system choose.
     pub listen: SocketAddr,
 }
 
@@ -69,13 +70,13 @@ impl Default for SeedOptions {
 /// How a node runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeOptions {
-    /// Where to listen; port 0 lets the system choose.
+    /// The address to listen on; port 0 lets the system choose.
     pub listen: SocketAddr,
-    /// The server's address. It is never banned; wrong data from it is told as
+    /// The server's address. It is never banned; wrong data from it is reported as
     /// [`SwarmError::WrongSource`] instead.
     pub server: Option<IpAddr>,
     /// The node's own address and the length of its network's prefix: peers of this network are
-    /// preferred. `None`: all are alike.
+    /// preferred. `None`: no peer is preferred.
     pub network: Option<(IpAddr, u8)>,
 }
 
@@ -85,16 +86,16 @@ impl Default for NodeOptions {
     }
 }
 
-/// What a seed gave in one swarm.
+/// What a seed has uploaded in one swarm.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SeedStats {
-    /// Payload bytes sent.
+    /// Payload bytes that were sent.
     pub uploaded: u64,
     /// Connected peers.
     pub peers: usize,
 }
 
-/// Gives any number of torrents on one port, super-seeding each.
+/// Uploads any number of torrents on one port, super-seeding each.
 pub struct Seed {
     id: PeerId,
     port: u16,
@@ -110,7 +111,7 @@ impl Seed {
     /// Listens; torrents are added afterwards.
     ///
     /// # Errors
-    /// If the port cannot be had.
+    /// If the port is not available.
     pub async fn start(options: SeedOptions) -> io::Result<Self> {
         let listener = TcpListener::bind(options.listen).await?;
         let stop = CancellationToken::new();
@@ -136,7 +137,7 @@ impl Seed {
         Ok(seed)
     }
 
-    /// Gives one more torrent. One of the same infohash is replaced.
+    /// Adds a torrent. One of the same infohash is replaced: its files may have moved.
     pub fn add(&self, metainfo: Metainfo, storage: Arc<dyn Storage>) {
         let (infohash, metadata) = (metainfo.infohash(), metainfo.info_bytes().len());
         let swarm = Swarm::seed(metainfo.layout(), self.id, metadata, now());
@@ -147,18 +148,18 @@ impl Seed {
         }
     }
 
-    /// Gives a torrent no more and ends its connections.
+    /// Removes a torrent and closes its connections.
     pub fn remove(&self, infohash: Infohash) {
         if let Some(member) = self.members.write().remove(&infohash) {
             member.close();
         }
     }
 
-    /// Dials a client that has announced itself, once, unless it gets through first.
+    /// Dials a client that has announced itself, once, unless it connects first.
     ///
-    /// Our own nodes dial the seed and need none of this. Of stock clients some never get through:
-    /// Transmission 3.00 tries uTP first and then stumbles over its own fallback to TCP. So the
-    /// tracker passes on each announce of a stock client that is not complete.
+    /// Nodes dial the seed and need no invitation. Some stock clients never connect: Transmission
+    /// 3.00 tries uTP first, and its fallback to TCP fails. So the tracker reports each announce of
+    /// a stock client that is not complete.
     pub fn invite(&self, infohash: Infohash, address: SocketAddr) {
         let Some(member) = self.members.read().get(&infohash).cloned() else { return };
         let Ok(permit) = Arc::clone(&self.invitations).try_acquire_owned() else { return };
@@ -168,13 +169,13 @@ impl Seed {
             if member.with(|swarm, _| swarm.has_peer_at(address.ip())) {
                 return;
             }
-            // Only the dialling is limited, not the connection that comes of it.
+            // Only dials are limited, not the connections that they become.
             let ended = connection::dial(&member, id, address, || drop(permit)).await;
             debug!(peer = %address, %ended, "invitation ended");
         }));
     }
 
-    /// What was given of a torrent; `None` if it is not one of this seed's.
+    /// What was uploaded of a torrent; `None` if this seed does not have it.
     pub fn stats(&self, infohash: Infohash) -> Option<SeedStats> {
         let member = self.members.read().get(&infohash).cloned()?;
         Some(
@@ -190,7 +191,7 @@ impl Seed {
         self.port
     }
 
-    /// Ends every connection and waits until all is let go.
+    /// Closes every connection and waits until all files and sockets are closed.
     pub async fn stop(self) {
         self.stop.cancel();
         self.worker.ended().await;
@@ -203,7 +204,7 @@ impl Drop for Seed {
     }
 }
 
-/// Downloads one torrent and gives it on while it runs.
+/// Downloads one torrent, and uploads it as long as it runs.
 pub struct Node {
     id: PeerId,
     port: u16,
@@ -212,10 +213,10 @@ pub struct Node {
 }
 
 impl Node {
-    /// Listens and waits for peers; nothing of the payload is taken as being in `storage`.
+    /// Listens and waits for peers. What `storage` contains already is ignored.
     ///
     /// # Errors
-    /// If the port cannot be had.
+    /// If the port is not available.
     pub async fn start(
         metainfo: Metainfo,
         storage: Arc<dyn Storage>,
@@ -245,7 +246,7 @@ impl Node {
         Ok(node)
     }
 
-    /// Learns where peers are. Known ones may come again: each is dialled until it is connected.
+    /// Adds addresses of peers; known ones change nothing. Each is dialled until it is connected.
     pub fn add_peers(&self, peers: &[SocketAddr]) {
         {
             let mut dials = self.dials.lock();
@@ -254,15 +255,16 @@ impl Node {
         dial_due(&self.member, self.id, &self.dials);
     }
 
-    /// How far it is.
+    /// How far the download is.
     pub fn progress(&self) -> Progress {
         self.member.with(|swarm, now| swarm.progress(now))
     }
 
-    /// Waits until every piece is here and checked. The node goes on giving until it is stopped.
+    /// Waits until every piece is stored and has the right hash. The node keeps uploading until it
+    /// is stopped.
     ///
     /// # Errors
-    /// [`SwarmError`] if that cannot happen any more.
+    /// [`SwarmError`] if the download has failed.
     pub async fn finished(&self) -> Result<(), SwarmError> {
         let mut outcome = self.member.outcome();
         match outcome.wait_for(Option::is_some).await {
@@ -276,12 +278,12 @@ impl Node {
         self.port
     }
 
-    /// How it calls itself, for the announce.
+    /// Its peer id, for the announce.
     pub fn peer_id(&self) -> PeerId {
         self.id
     }
 
-    /// Ends every connection and waits until the storage is let go.
+    /// Closes every connection and waits until the storage is released.
     pub async fn stop(self) {
         self.member.close();
         self.member.worker.ended().await;
@@ -302,6 +304,7 @@ fn listen(
     stop: &CancellationToken,
     worker: &Worker,
 ) -> io::Result<()> {
+    // From the caller's runtime to the worker's, where all of its connections are to be polled.
     let listener = listener.into_std()?;
     let entered = worker.enter();
     let listener = TcpListener::from_std(listener)?;
@@ -312,7 +315,7 @@ fn listen(
             let (stream, address) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // Out of descriptors, most likely: others will end.
+                    // Most likely there is no free descriptor: other connections will end.
                     warn!(%error, "cannot accept a peer's connection; trying again");
                     tokio::time::sleep(ACCEPT_AGAIN).await;
                     continue;
@@ -331,7 +334,8 @@ fn listen(
     Ok(())
 }
 
-/// Sends clients that try UDP first to TCP. If the port is taken they find out by themselves.
+/// Makes clients that try uTP first use TCP at once. If the UDP port is in use, they time out
+/// instead.
 fn refuse_utp(address: SocketAddr, stop: &CancellationToken, worker: &Worker) {
     let refusing = async move {
         let socket = match UdpSocket::bind(address).await {
@@ -340,7 +344,8 @@ fn refuse_utp(address: SocketAddr, stop: &CancellationToken, worker: &Worker) {
         };
         let mut packet = [0; utp::HEADER];
         loop {
-            // A longer packet is cut to its header; an error is a peer's ICMP and tells nothing.
+            // A longer packet is cut to its header. An error is the ICMP of an earlier reset: a
+            // client that has exited needs no answer.
             let Ok((length, from)) = socket.recv_from(&mut packet).await else { continue };
             if let Some(reset) = utp::refuse(&packet[..length])
                 && let Err(error) = socket.send_to(&reset, from).await
@@ -360,6 +365,7 @@ fn tick(
 ) {
     let ticking = async move {
         let mut interval = tokio::time::interval(every);
+        // After a pause one tick is enough: a burst of late ones would only repeat the same check.
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
@@ -369,7 +375,7 @@ fn tick(
     worker.spawn(stop.clone().run_until_cancelled_owned(ticking));
 }
 
-/// Dials what is due. A complete node waits to be dialled.
+/// Dials the peers that are due. A complete node dials nobody: who needs a piece from it will dial.
 fn dial_due(member: &Arc<Member>, id: PeerId, dials: &Arc<Mutex<DialBook>>) {
     if member.stop.is_cancelled() || member.with(|swarm, _| swarm.is_complete()) {
         return;

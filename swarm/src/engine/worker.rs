@@ -1,9 +1,8 @@
-//! Shell: the one thread on which an engine's connections live.
+//! Shell: the one thread that runs all connections of an engine (docs/decisions/0007).
 //!
-//! Each message is some microseconds of work between two waits. On a pool of threads, waking
-//! another one for it costs more than the work does (measured: half of the server's CPU), so all
-//! connections of an engine share a thread. What is long, hashing and a disk, goes to threads that
-//! may wait.
+//! Each message is a few microseconds of work between two waits. With a pool of threads, waking
+//! another thread for it costs more than the work itself (measured: half of the server's CPU). Work
+//! that takes long, hashing and reading from a disk, goes to other threads.
 
 use std::future::Future;
 use std::io;
@@ -24,7 +23,7 @@ impl Worker {
     /// Starts the thread. It ends when `stop` is cancelled and its last task has ended.
     ///
     /// # Errors
-    /// If there is no thread or descriptor to be had.
+    /// If no thread or file descriptor is available.
     pub(crate) fn start(stop: &CancellationToken) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let worker = Self { runtime: runtime.handle().clone(), tasks: TaskTracker::new() };
@@ -44,12 +43,13 @@ impl Worker {
         drop(self.tasks.spawn_on(task, &self.runtime));
     }
 
-    /// What is made while the guard lives, sockets above all, belongs to this thread.
+    /// Sockets that are created while the guard lives belong to this thread's runtime. A socket of
+    /// the caller's runtime would be polled there, and each of its events would cross threads.
     pub(crate) fn enter(&self) -> EnterGuard<'_> {
         self.runtime.enter()
     }
 
-    /// Waits until every task has ended; to be called after the stop.
+    /// Waits until every task has ended. The caller has cancelled them before.
     pub(crate) async fn ended(&self) {
         self.tasks.close();
         self.tasks.wait().await;
