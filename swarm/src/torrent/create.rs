@@ -1,7 +1,9 @@
-//! Shell: makes a torrent from files, reading each byte once.
+//! Shell: creates a torrent from files, reading each byte once.
 //!
-//! One thread reads, one takes the SHA-256 of the files in order, the others take SHA-1 and SHA-256
-//! of the pieces as they come. Same files, same bytes: files are sorted by name, nothing is dated.
+//! One thread reads, one computes the SHA-256 of the files in order, the others compute SHA-1 and
+//! SHA-256 of the pieces. The same files always give the same torrent: files are sorted by name,
+//! and there is no `creation date`. So publishing again changes no infohash, and no swarm is
+//! interrupted.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -18,15 +20,17 @@ use crate::protocol::bencode;
 use crate::protocol::infohash::Infohash;
 use crate::protocol::layout::Layout;
 
-/// Smallest and largest piece. Below, there are more messages than use; above, a piece takes too
-/// long until it can be passed on.
+/// Smallest and largest piece. Below, the HAVEs of a room cost more than they gain: each piece is
+/// one message to each peer. Above, it takes too long until a node can upload a piece.
 const PIECE_LENGTHS: (u64, u64) = (64 << 10, 4 << 20);
 
-/// How many pieces to aim for: the sooner a piece is complete, the sooner it is passed on
-/// (simulated, see docs/performance.md).
+/// How many pieces to aim for. A node can upload only complete pieces, so the last of N nodes
+/// finishes after about 1 + 2N/P of the wire time. 1024 pieces took 64 nodes 3 % longer; 8192 would
+/// not help a room of 32, and each PC loads their hashes first (simulated, see
+/// docs/performance.md).
 const TARGET_PIECES: u64 = 4096;
 
-/// Pieces that are read ahead of the slowest hash: bounds the memory to a few pieces.
+/// Pieces that are read ahead of the slowest hash; so memory is bounded to a few pieces.
 const READ_AHEAD: usize = 4;
 
 /// Name, length and hash of one file of a payload.
@@ -36,30 +40,30 @@ pub struct FileDigest {
     pub name: String,
     /// In bytes.
     pub length: u64,
-    /// SHA-256 of the whole file.
+    /// SHA-256 of the complete file.
     pub sha256: [u8; 32],
 }
 
-/// A finished torrent and what was learned of its files on the way.
+/// A finished torrent, and what was computed about its files in the same pass.
 #[derive(Debug, Clone)]
 pub struct Created {
     /// The `.torrent` file.
     pub torrent: Vec<u8>,
-    /// The swarm's name.
+    /// The name of the swarm.
     pub infohash: Infohash,
     /// In the torrent's order: sorted by name.
     pub files: Vec<FileDigest>,
-    /// Bytes in all.
+    /// Bytes of all files.
     pub total: u64,
 }
 
-/// Why no torrent was made.
+/// Why no torrent was created.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
     /// Nothing to share.
     #[error("nothing to share in {0}: it has no files, or only empty ones")]
     Empty(String),
-    /// A name that is not one plain path component, or that comes twice.
+    /// A name that is not one plain path component, or that is used twice.
     #[error("the name {0:?} is not allowed in a torrent; use plain file names, each only once")]
     BadName(String),
     /// More than 2^20 pieces of 4 MiB.
@@ -86,10 +90,11 @@ pub enum CreateError {
     },
 }
 
-/// Makes the torrent of `files`, private (BEP 27) and sorted by name.
+/// Creates the torrent of `files`, sorted by name. It is private (BEP 27): clients get peers from
+/// the lab's tracker alone, and the image is not announced in the DHT.
 ///
-/// Blocks until all is read and hashed. `threads` (at least 1) hash the pieces beside the thread
-/// that hashes the files. `progress` is called with the bytes read so far.
+/// Blocks until everything is read and hashed. `threads` (at least 1) hash the pieces, one more
+/// hashes the files. `progress` is called with the bytes read so far.
 ///
 /// # Errors
 /// [`CreateError`], which names the file.
@@ -161,7 +166,7 @@ fn open(spec: &FileSpec) -> Result<SourceFile, CreateError> {
     Ok(SourceFile { name: spec.name.clone(), path: spec.path.clone(), file, length })
 }
 
-/// One piece's bytes on the way to both hashes.
+/// The bytes of one piece, shared by both hashes.
 struct PieceData {
     number: usize,
     bytes: Vec<u8>,
@@ -204,7 +209,7 @@ fn hash_all(
     .map(|digests| (hashes.into_inner().expect("hashing does not panic"), digests))
 }
 
-/// Takes the next piece while holding the lock, hashes it after letting go.
+/// Receives the next piece while holding the lock, and hashes it after releasing it.
 fn hash_pieces(pieces: &Mutex<Receiver<Arc<PieceData>>>, hashes: &Mutex<PieceHashes>) {
     loop {
         let next = pieces.lock().expect("receiving does not panic").recv();
@@ -218,7 +223,7 @@ fn hash_pieces(pieces: &Mutex<Receiver<Arc<PieceData>>>, hashes: &Mutex<PieceHas
     }
 }
 
-/// Cuts the stream of pieces into files again and hashes each.
+/// Cuts the stream of pieces into files again, and hashes each.
 fn sha256_of_files(pieces: &Receiver<Arc<PieceData>>, lengths: &[u64]) -> FileHashes {
     let mut current = pieces.recv().ok();
     let mut used = 0;
@@ -333,7 +338,8 @@ fn torrent_file(announce: &str, info: &[u8], pieces: &PieceHashes) -> Vec<u8> {
     bencode::put_bytes(&mut out, announce.as_bytes());
     bencode::put_bytes(&mut out, b"info");
     out.extend_from_slice(info);
-    // Outside of the info dictionary, so that the infohash is that of a plain v1 torrent.
+    // Not in the info dictionary: the infohash is that of a plain v1 torrent, and a client with a
+    // magnet link does not load hashes that it cannot use.
     bencode::put_bytes(&mut out, SHA256_PIECES.as_bytes());
     bencode::put_bytes(&mut out, sha256);
     out.push(b'e');

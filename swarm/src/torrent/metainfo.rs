@@ -7,7 +7,7 @@ use crate::protocol::bencode::Value;
 use crate::protocol::infohash::Infohash;
 use crate::protocol::layout::Layout;
 
-/// Longest `.torrent` that is read: 2^20 piece hashes and a good deal of names.
+/// The longest `.torrent` that is accepted: 2^20 piece hashes, and room for many names.
 const MAX_TORRENT: usize = 24 << 20;
 
 /// A torrent whose every field was checked: sizes add up, each piece has a hash, names are plain.
@@ -103,12 +103,12 @@ impl Metainfo {
         })
     }
 
-    /// The name of the whole: a system's id.
+    /// The name of the payload: a system's id.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The swarm's name.
+    /// The name of the swarm.
     pub fn infohash(&self) -> Infohash {
         self.infohash
     }
@@ -123,7 +123,7 @@ impl Metainfo {
         self.layout.pieces()
     }
 
-    /// Bytes in all.
+    /// Bytes of all files.
     pub fn total(&self) -> u64 {
         self.layout.total()
     }
@@ -133,12 +133,13 @@ impl Metainfo {
         &self.files
     }
 
-    /// The tracker, if one is named.
+    /// The URL of the tracker, if there is one.
     pub fn announce(&self) -> Option<&str> {
         self.announce.as_deref()
     }
 
-    /// The info dictionary exactly as it stands in the file; its SHA-1 is the infohash.
+    /// The info dictionary exactly as it is in the file, with keys that are unknown here: its SHA-1
+    /// is the infohash, and BEP 9 sends these very bytes.
     pub fn info_bytes(&self) -> &[u8] {
         &self.info
     }
@@ -156,20 +157,20 @@ impl Metainfo {
         self.hashes[piece as usize]
     }
 
-    /// SHA-256 of one piece, where the torrent states it.
+    /// SHA-256 of one piece, if the torrent has it.
     ///
-    /// A torrent that is trusted itself then proves its payload piece by piece, in any order.
+    /// A trusted torrent then proves its payload piece by piece, in any order.
     pub fn sha256_of(&self, piece: u32) -> Option<[u8; 32]> {
         self.sha256.get(piece as usize).copied()
     }
 
-    /// Whether [`Metainfo::sha256_of`] knows every piece.
+    /// Whether [`Metainfo::sha256_of`] has a digest for every piece.
     pub fn has_sha256(&self) -> bool {
         !self.sha256.is_empty()
     }
 }
 
-/// Our own key; torrents of other makers do not have it.
+/// A key of BootTorrent's own; torrents of other programs do not have it.
 fn sha256_of_pieces(torrent: &[u8], layout: Layout) -> Result<Vec<[u8; 32]>, MetainfoError> {
     let outer = Value::read(torrent);
     let Some(hashes) = outer.as_ref().and_then(|outer| outer.at(SHA256_PIECES)?.bytes()) else {

@@ -1,15 +1,15 @@
-//! Core: what the two halves share, making and reading `.torrent` files (BEP 3, BEP 27).
+//! Core: what creating and reading `.torrent` files (BEP 3, BEP 27) have in common.
 //!
-//! Reading is pure. [`create()`] reads the payload once from disk; both hashes, SHA-1 of the pieces
-//! for BitTorrent and SHA-256 of each file for the signed catalog, are taken in that one pass.
-//! Left out: version 2 torrents (BEP 52), nested folders, padding files, symbolic links.
+//! Reading does no IO. [`create()`] reads the payload once from disk; both hashes, SHA-1 of the
+//! pieces for BitTorrent and SHA-256 of each file for the signed catalog, are computed in that one
+//! pass. Not supported: version 2 torrents (BEP 52), nested folders, padding files, symbolic links.
 
 mod create;
 mod metainfo;
 
 use std::path::PathBuf;
 
-/// Key of a `.torrent` beside `info`: the SHA-256 of every piece, one after the other.
+/// Key of a `.torrent` next to `info`: the SHA-256 of every piece, one after the other.
 const SHA256_PIECES: &str = "sha256 pieces";
 
 pub use create::{CreateError, Created, FileDigest, create};
@@ -20,11 +20,11 @@ pub use metainfo::{Metainfo, MetainfoError};
 pub struct FileSpec {
     /// One plain path component.
     pub name: String,
-    /// Where its bytes are.
+    /// The file on disk.
     pub path: PathBuf,
 }
 
-/// Whether a name can stand for a file in one folder and nowhere else.
+/// Whether a name can only be a file in one folder, and never leads out of it.
 fn is_plain_component(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 255
