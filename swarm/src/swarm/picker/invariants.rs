@@ -1,7 +1,9 @@
-//! Core: what must always hold between the picker's books; the property tests look after each step.
+//! Core: what must always hold between the picker's indices; the property tests check it after each
+//! step.
 //!
-//! The books are kept by hand because a block must not cost a search through pieces and peers. They
-//! are written in many places, so here they are made anew from what they stand for, and compared.
+//! The indices are kept up to date by hand, because a block must not cost a search through pieces
+//! and peers. They are written in many places, so here they are counted again from scratch, and
+//! compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +12,7 @@ use crate::protocol::bitfield::Bitfield;
 use crate::protocol::layout::Block;
 use crate::swarm::peer::PeerKey;
 
-/// Everything that the picker could also count when it needs it.
+/// Everything that the picker could also count whenever it needs it.
 #[derive(Debug, PartialEq)]
 struct Indices {
     availability: Vec<u16>,
@@ -63,14 +65,17 @@ impl Indices {
 }
 
 impl Picker {
-    /// Compares every index with what it stands for.
+    /// Compares every index with a new count.
     ///
     /// # Panics
     /// If one of them is wrong, with both versions.
     pub(super) fn check_invariants(&self) {
         assert_eq!(Indices::kept(self), Indices::counted(self), "kept and counted");
         for (piece, partial) in &self.partial_pieces {
-            assert!(!self.have.contains(*piece), "piece {piece} is here and being fetched");
+            assert!(
+                !self.have.contains(*piece),
+                "piece {piece} is verified and still being downloaded"
+            );
             assert!(!partial.is_untouched(), "piece {piece} is neither fresh nor started");
             let requesters = |index| {
                 let block = Block { piece: *piece, index };
@@ -79,16 +84,16 @@ impl Picker {
             partial.check_invariants(requesters);
         }
         for (piece, failed) in &self.on_parole {
-            assert!(!self.have.contains(*piece), "piece {piece} is right and on parole");
+            assert!(!self.have.contains(*piece), "piece {piece} is verified and on parole");
             assert!(
                 failed.iter().all(|key| self.peers.contains_key(key)),
-                "who left is remembered"
+                "a peer that left is remembered"
             );
         }
         for (key, peer) in &self.peers {
             let is_requested_twice = (1..peer.requested.len())
                 .any(|at| peer.requested.range(at..).any(|block| *block == peer.requested[at - 1]));
-            assert!(!is_requested_twice, "{key:?} is asked twice for one block");
+            assert!(!is_requested_twice, "{key:?} has two requests for one block");
             assert!(
                 peer.requested.iter().all(|block| self.partial_pieces.contains_key(&block.piece))
             );

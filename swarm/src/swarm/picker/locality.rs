@@ -1,14 +1,14 @@
-//! Core: which peers are near.
+//! Core: which peers are near: in the same network.
 
 use std::net::IpAddr;
 
-/// Where a node is, so that it takes from its own switch first.
+/// Where a node is, so that it downloads from peers at its own switch first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Locality {
-    /// The server: always asked for what it shows, wherever it is.
+    /// The server: it counts as near wherever it is, because it shows each piece to one node only.
     pub server: Option<IpAddr>,
-    /// An address of the node's own network, and the length of its prefix in bits. Peers of other
-    /// networks are asked only for what nobody of the own one holds. `None`: all peers are near.
+    /// An address of the node's own network, and the length of its prefix in bits. From peers of
+    /// other networks only pieces are requested that no near peer has. `None`: all peers are near.
     pub network: Option<(IpAddr, u8)>,
 }
 

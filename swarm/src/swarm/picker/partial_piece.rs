@@ -1,12 +1,11 @@
-//! Core: a piece that is being fetched.
+//! Core: a piece that is being downloaded.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::swarm::peer::PeerKey;
 
-/// A piece that one peer alone shall give must come at this rate at least, or another peer gets the
-/// task.
+/// A piece on parole must arrive at this rate at least, or it is requested from another peer.
 const RATE_ALONE: (usize, Duration) = (16, Duration::from_secs(6));
 
 /// The blocks of one piece between the first request and the check of its hash.
@@ -21,9 +20,9 @@ pub(super) struct PartialPiece {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum BlockState {
     Free,
-    /// Asked for, this many times.
+    /// Requested from so many peers.
     Requested(u8),
-    /// Here, and on its way into the storage.
+    /// Received, and being stored.
     Received(IpAddr),
     Stored(IpAddr),
 }
@@ -31,7 +30,7 @@ enum BlockState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Senders {
     Anyone,
-    /// The piece failed before: this peer alone may give it, and was first asked then.
+    /// The piece is on parole: only this peer may send it, and got its first request at that time.
     Only(PeerKey, Instant),
 }
 
@@ -50,7 +49,7 @@ impl PartialPiece {
         u32::try_from(at).ok()
     }
 
-    /// Whether there is a block to ask this peer for.
+    /// Whether there is a block to request from this peer.
     pub(super) fn is_open_to(&self, key: PeerKey) -> bool {
         self.free > 0 && (self.senders == Senders::Anyone || self.is_only(key))
     }
@@ -59,11 +58,11 @@ impl PartialPiece {
         matches!(self.senders, Senders::Only(only, _) if only == key)
     }
 
-    /// Whether this peer alone is to give the piece and takes too long for it.
+    /// Whether the piece is on parole with this peer, and takes too long.
     pub(super) fn is_late(&self, key: PeerKey, now: Instant) -> bool {
         let Senders::Only(only, since) = self.senders else { return false };
         let (blocks, time) = RATE_ALONE;
-        // Pieces of 64 KiB and of 4 MiB must come at the same rate.
+        // Pieces of 64 KiB and of 4 MiB must arrive at the same rate.
         let turns = u32::try_from(1 + self.blocks.len() / blocks).unwrap_or(u32::MAX);
         only == key && now.saturating_duration_since(since) >= time.saturating_mul(turns)
     }
@@ -72,13 +71,13 @@ impl PartialPiece {
         self.senders == Senders::Anyone
     }
 
-    /// Nothing is here and nothing is asked for.
+    /// Nothing was received and nothing is requested.
     pub(super) fn is_untouched(&self) -> bool {
         self.free == self.blocks.len()
     }
 
-    /// A block is asked for; with `only`, the whole piece is to come from that peer from that
-    /// moment on.
+    /// A block is requested; with `only`, all of the piece must come from that peer from that time
+    /// on.
     pub(super) fn request(&mut self, index: u32, only: Option<(PeerKey, Instant)>) {
         if let Some((key, now)) = only
             && !self.is_only(key)
@@ -109,8 +108,8 @@ impl PartialPiece {
         };
     }
 
-    /// A block came. How often it was asked for until now, or `None` if it is here already or may
-    /// not come from this peer.
+    /// A block arrived. Returns how often it was requested, or `None` if it had arrived before or
+    /// may not come from this peer.
     pub(super) fn receive(
         &mut self,
         index: u32,
@@ -118,7 +117,8 @@ impl PartialPiece {
         ip: IpAddr,
         was_open: bool,
     ) -> Option<u8> {
-        // A late block may be of the attempt that failed: it would spoil the proof.
+        // A late block may belong to the attempt that failed. With it, the piece would no longer
+        // come from one peer alone, and its hash would prove nothing.
         if matches!(self.senders, Senders::Only(only, _) if only != key || !was_open) {
             return None;
         }
@@ -144,8 +144,8 @@ impl PartialPiece {
         self.unstored == 0
     }
 
-    /// A peer gives up. If the piece was to come from it alone, it starts again from nothing,
-    /// unless it is complete and only its check is missing.
+    /// A peer's requests are void. A piece on parole with it starts again from nothing, unless all
+    /// of its blocks have arrived and only the check of its hash is missing.
     pub(super) fn give_up(&mut self, key: PeerKey) {
         let is_here =
             |state: &BlockState| matches!(state, BlockState::Received(_) | BlockState::Stored(_));
@@ -154,7 +154,7 @@ impl PartialPiece {
         }
     }
 
-    /// Blocks that are asked for, fewer than `limit` times.
+    /// Blocks that are requested, fewer than `limit` times, with how often.
     pub(super) fn requested(&self, limit: u8) -> impl Iterator<Item = (u32, u8)> + '_ {
         (0..).zip(&self.blocks).filter_map(move |(index, state)| match state {
             BlockState::Requested(times) if *times < limit => Some((index, *times)),
@@ -162,8 +162,7 @@ impl PartialPiece {
         })
     }
 
-    /// Compares the counts with the blocks, and each block with the peers that are asked for it
-    /// now.
+    /// Compares the counts with the blocks, and each block with its number of open requests.
     ///
     /// # Panics
     /// If one of them is wrong.
@@ -184,7 +183,7 @@ impl PartialPiece {
         }
     }
 
-    /// Who gave each block.
+    /// The contributor of each block.
     pub(super) fn contributors(&self) -> Vec<IpAddr> {
         let got = self.blocks.iter().filter_map(|state| match state {
             BlockState::Received(ip) | BlockState::Stored(ip) => Some(*ip),

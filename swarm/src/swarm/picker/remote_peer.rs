@@ -1,4 +1,4 @@
-//! Core: what is known of one connected peer, and asked of it.
+//! Core: what is known about one connected peer, and what is requested from it.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -16,24 +16,25 @@ pub(super) struct RemotePeer {
     pub(super) is_near: bool,
     pub(super) salt: u64,
     pub(super) holds: Bitfield,
-    /// How many of the pieces that it holds are neither here nor started.
+    /// How many of the pieces that it has are missing here and not started.
     pub(super) fresh: u32,
     pub(super) is_choking: bool,
     /// Requests that are open, oldest first.
     pub(super) requested: VecDeque<Block>,
-    /// Requests that timed out or were cut off by a choke; an answer is still welcome.
+    /// Requests that timed out or were voided by a choke; a late answer is still used.
     pub(super) late: VecDeque<Block>,
     pub(super) current: Option<u32>,
     pub(super) meter: Meter,
     pub(super) last_progress: Instant,
     pub(super) is_snubbed: bool,
     pub(super) window: RequestWindow,
-    /// Whether it ever gave a block: who did not is asked for nothing twice.
+    /// Whether it ever sent a block. Until then, no block is requested from it that is also
+    /// requested from another peer.
     pub(super) has_sent: bool,
 }
 
 impl RemotePeer {
-    /// One of which nothing is known: it holds nothing and chokes (BEP 3).
+    /// A peer of which nothing is known: it has no pieces and chokes (BEP 3).
     pub(super) fn new(ip: IpAddr, is_near: bool, salt: u64, pieces: u32, now: Instant) -> Self {
         Self {
             ip,
@@ -53,7 +54,7 @@ impl RemotePeer {
         }
     }
 
-    /// How many requests to keep open towards it.
+    /// How many requests to keep open at this peer.
     pub(super) fn window_size(&mut self, now: Instant) -> usize {
         if self.is_snubbed {
             return 1;
@@ -62,7 +63,7 @@ impl RemotePeer {
     }
 }
 
-/// Takes a block out of a queue; whether it was there.
+/// Removes a block from a queue; returns whether it was there.
 pub(super) fn remove(blocks: &mut VecDeque<Block>, block: Block) -> bool {
     let found = blocks.iter().position(|other| *other == block);
     found.and_then(|at| blocks.remove(at)).is_some()

@@ -1,32 +1,33 @@
-//! Core: how many requests one peer is worth at a time, by the way it answers.
+//! Core: the request window of one peer: how many requests to keep open, from how it answers.
 
 use std::time::{Duration, Instant};
 
-/// Requests kept open towards one peer: what it gives in this time, within these bounds (measured).
+/// Requests kept open at one peer: what it delivers in this time, within these bounds (measured).
+/// More would only reserve blocks that another peer could send sooner.
 const WINDOW: Duration = Duration::from_millis(100);
 pub(super) const WINDOW_BLOCKS: (usize, usize) = (8, 256);
 
-/// A peer that is silent for this long between two blocks gives in bursts: it answers at a beat of
-/// its own (Transmission every 500 ms) or is far away.
+/// A peer that is silent for this long between two blocks sends in bursts: it answers at a fixed
+/// interval (Transmission every 500 ms) or is far away.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The window of a peer that gives in bursts never grows beyond what it gives in this time.
+/// The window of a peer that sends in bursts never grows beyond what it delivers in this time.
 const LONGEST_WINDOW: Duration = Duration::from_secs(2);
 
-/// How a peer answers.
+/// How many requests a peer gets, from its rate and its bursts.
 ///
-/// A window by the rate alone starves a peer that answers in bursts: it gives a whole window,
-/// waits, gives the next, and its rate never asks for more. So, as in TCP's slow start, the window
-/// doubles with each burst that brought all that was asked for in less time than the pause before
-/// it, and shrinks when bursts bring less or the pauses become short.
+/// A window computed from the rate alone starves a peer that answers in bursts: it sends all of the
+/// window, waits, sends the next, and its rate never justifies more. So, as in TCP's slow start,
+/// the window doubles with each burst that brought everything requested in less time than the pause
+/// before it, and shrinks when bursts bring less or the pauses become short.
 #[derive(Debug)]
 pub(super) struct RequestWindow {
-    /// Requests to keep open at least, if the rate is not too low for it.
+    /// Requests to keep open at least, unless the rate is too low for that.
     grown: usize,
     minimum: usize,
     last_block: Instant,
     burst: Burst,
-    /// Since when, and how many of the blocks asked for then are still to come.
+    /// When the current round of requests began, and how many of its blocks are still missing.
     round_start: Instant,
     round_left: usize,
 }
@@ -38,7 +39,7 @@ struct Burst {
     pause: Duration,
     began: Instant,
     blocks: usize,
-    /// What was asked for when it began.
+    /// The requests that were open when it began.
     due: usize,
 }
 
@@ -54,14 +55,14 @@ impl RequestWindow {
         }
     }
 
-    /// The first of some requests goes out: until now there was nothing to answer.
+    /// A first request is sent: until now there was nothing to answer.
     pub(super) fn starts(&mut self, now: Instant) {
         self.last_block = now;
         self.round_start = now;
         self.round_left = 0;
     }
 
-    /// A block came; so many are still open.
+    /// A block arrived; `open` requests remain.
     pub(super) fn block_received(&mut self, open: usize, now: Instant) {
         let pause = now.saturating_duration_since(self.last_block);
         if pause >= PAUSE {
@@ -82,7 +83,7 @@ impl RequestWindow {
         }
     }
 
-    /// Before a new burst: looks at what the last one brought.
+    /// Before a new burst: adjusts the window to what the last one brought.
     fn shrink(&mut self, pause: Duration) {
         let lasted = self.last_block.saturating_duration_since(self.burst.began);
         let enough = if lasted >= pause { 0 } else { 2 * self.burst.blocks };
@@ -94,14 +95,15 @@ impl RequestWindow {
         now.saturating_duration_since(self.round_start)
     }
 
-    /// The peer lost its requests: from now on it gets one, and more only as it answers them.
+    /// The peer's requests were reassigned: from now on it gets one, and more only as it answers
+    /// them.
     pub(super) fn restart_with_one(&mut self) {
         self.grown = 1;
         self.minimum = 1;
         self.burst.due = 0;
     }
 
-    /// Requests to keep open, for a peer that gives so many blocks a second.
+    /// Requests to keep open, for a peer that delivers so many blocks per second.
     pub(super) fn size(&self, rate: f64) -> usize {
         let steady = (rate * WINDOW.as_secs_f64()) as usize;
         let longest = (rate * LONGEST_WINDOW.as_secs_f64()) as usize;
@@ -119,7 +121,8 @@ mod tests {
         (RequestWindow::new(now), now)
     }
 
-    /// A peer that every `beat` gives what was asked for, but at most `most`: blocks of each beat.
+    /// A peer that every `beat` sends what was requested, but at most `most`: the blocks of each
+    /// beat.
     fn beats(
         window: &mut RequestWindow,
         mut now: Instant,
@@ -133,7 +136,7 @@ mod tests {
             let blocks = open.min(most);
             let rate = blocks as f64 / beat.as_secs_f64();
             for _ in 0..blocks {
-                // For each block that comes another is asked for at once.
+                // For each block that arrives another is requested at once.
                 window.block_received(open - 1, now);
                 open = window.size(rate);
             }

@@ -34,7 +34,7 @@ fn pieces(blocks: &[Block]) -> Vec<u32> {
     pieces
 }
 
-/// Takes every block asked of a peer and stores it; returns the pieces that came to their end.
+/// A peer sends these blocks, and they are stored; returns the pieces that are complete.
 fn deliver(picker: &mut Picker, key: PeerKey, blocks: &[Block], now: Instant) -> Vec<u32> {
     let mut complete = Vec::new();
     for block in blocks {
@@ -67,7 +67,7 @@ fn a_started_piece_is_finished_before_a_new_one_is_begun() {
 }
 
 #[test]
-fn of_a_full_peer_only_what_nobody_else_holds() {
+fn from_a_complete_peer_only_what_nobody_else_has() {
     let (mut picker, now) = picker(4, &[(A, &[0, 1, 2, 3]), (B, &[0, 1, 2])]);
     assert_eq!(picker.fill(A, now)[0].piece, 3);
 }
@@ -82,7 +82,7 @@ fn a_piece_on_parole_goes_to_another_peer_when_one_is_silent_with_it() {
     assert!(picker.fill(B, now).is_empty(), "one peer alone");
     let later = now + REQUEST_TIMEOUT;
     assert_eq!(picker.expire(later).len(), 1);
-    assert!(picker.fill(A, later).is_empty(), "it has let it down");
+    assert!(picker.fill(A, later).is_empty(), "it failed to send the piece");
     assert_eq!(picker.fill(B, later).len(), 2);
     // Nobody is left to try: all may try again.
     let still_later = later + REQUEST_TIMEOUT;
@@ -116,7 +116,7 @@ fn the_last_blocks_are_requested_from_two_and_cancelled_at_the_slower() {
     let (mut picker, now) = picker(1, &[(A, &[0]), (B, &[0])]);
     let of_a = picker.fill(A, now);
     assert_eq!(of_a.len(), 2);
-    // Nothing is asked twice of one who has not given anything yet.
+    // No duplicate is requested from a peer that has not sent anything yet.
     assert!(picker.fill(B, now).is_empty());
     picker.peers.get_mut(&B).expect("it is connected").has_sent = true;
     assert_eq!(picker.fill(B, now).len(), 2);
@@ -136,7 +136,7 @@ fn a_snubbed_peer_loses_its_requests_to_another() {
     picker.choked(B, false);
     picker.holds(B, 0);
     assert_eq!(picker.fill(B, later).len(), 2);
-    // The late answer is still welcome, and spares the other.
+    // The late answer is still used, and the other request cancelled.
     assert_eq!(picker.received(A, requested[0], later), Received::New { cancel: vec![B] });
 }
 
@@ -149,7 +149,7 @@ fn blocks_that_were_not_requested_are_refused() {
 }
 
 #[test]
-fn a_failed_piece_is_fetched_again_from_one_peer_alone() {
+fn a_failed_piece_is_requested_again_from_one_peer_alone() {
     let (mut picker, now) = picker(1, &[(A, &[0]), (B, &[0])]);
     let requested = picker.fill(A, now);
     assert_eq!(deliver(&mut picker, A, &requested, now), [0]);
@@ -159,7 +159,7 @@ fn a_failed_piece_is_fetched_again_from_one_peer_alone() {
     assert!(picker.fill(A, now).is_empty());
     picker.received(B, again[0], now);
     picker.leave(B);
-    // What the one peer gave does not count, now that it cannot give the rest.
+    // The block of the first peer does not count, because it can no longer send the rest.
     assert_eq!(picker.fill(A, now).len(), 2);
 }
 
@@ -174,7 +174,7 @@ fn the_window_follows_the_rate() {
         deliver(&mut picker, A, &open, now);
         open = picker.fill(A, now);
     }
-    // 8 blocks in 10 ms make 80 in 100 ms, and more as soon as more is asked for.
+    // 8 blocks in 10 ms are 80 in 100 ms, and more as soon as more is requested.
     assert!((60..=256).contains(&open.len()), "{}", open.len());
 }
 
@@ -256,7 +256,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #[test]
-    fn no_order_of_events_breaks_the_books(
+    fn no_order_of_events_breaks_the_indices(
         steps in proptest::collection::vec(step(), 0..200),
         knows_network: bool,
     ) {
@@ -308,7 +308,7 @@ proptest! {
     }
 
     #[test]
-    fn every_download_comes_to_its_end(
+    fn every_download_completes(
         holdings in proptest::collection::vec(proptest::collection::vec(0..6_u32, 0..6), 1..4),
         seed: u64,
     ) {
