@@ -138,7 +138,7 @@ fn reserve(file: &File, length: u64) -> io::Result<()> {
         return Ok(());
     }
     let size = i64::try_from(length).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
-    // SAFETY: the descriptor is open for the whole call, and no memory is passed.
+    // SAFETY: the descriptor is open during the call, and no memory is passed.
     if unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, size) } == 0 {
         return Ok(());
     }
@@ -165,7 +165,7 @@ pub fn read_cached(file: &File, offset: u64, buf: &mut [u8]) -> bool {
 
 fn is_in_memory(file: &File) -> bool {
     let mut about = MaybeUninit::<libc::statfs>::uninit();
-    // SAFETY: the descriptor is open for the whole call, and there is room for the answer.
+    // SAFETY: the descriptor is open during the call, and there is room for the answer.
     let outcome = unsafe { libc::fstatfs(file.as_raw_fd(), about.as_mut_ptr()) };
     // SAFETY: zero means that the kernel has filled it in.
     outcome == 0 && unsafe { about.assume_init() }.f_type == libc::TMPFS_MAGIC

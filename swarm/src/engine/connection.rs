@@ -227,7 +227,7 @@ fn set_receive_lowat(reader: &OwnedReadHalf, bytes: usize) -> io::Result<()> {
     let socket: &TcpStream = reader.as_ref();
     let bytes = libc::c_int::try_from(bytes).map_err(io::Error::other)?;
     let length = size_of_val(&bytes) as libc::socklen_t;
-    // SAFETY: the descriptor is open for the whole call, and `bytes` is as long as `length` says.
+    // SAFETY: the descriptor is open during the call, and `bytes` has the length that is passed.
     let outcome = unsafe {
         let value = (&raw const bytes).cast();
         libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, value, length)

@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_known_how_much_of_a_message_is_missing() {
+    fn the_missing_bytes_of_a_message_are_known() {
         let message = framed(4, &3_u32.to_be_bytes());
         assert_eq!([0, 1, 3].map(|length| missing(&message[..length])), [4, 3, 1]);
         assert_eq!([4, 8].map(|length| missing(&message[..length])), [5, 1]);

@@ -1,4 +1,4 @@
-//! Core: who may join a swarm, and which of two connections to one peer stays.
+//! Core: who may join a swarm, and which of two connections to one peer is kept.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -7,46 +7,48 @@ use super::peer::{Peer, PeerKey};
 use super::smart_ban::SmartBan;
 use crate::protocol::peer_id::PeerId;
 
-/// Most peers of one swarm: a full mesh of the largest room and some to spare.
+/// The maximum of peers in one swarm: a full mesh of the largest room and some to spare. A node
+/// that does not see all others gets its pieces later (simulated).
 pub const MAX_PEERS: usize = 256;
 
-/// Most peers of one swarm at the seed, that every node of a campus wants to reach.
+/// The same for the seed, which every node of a campus wants to reach.
 pub const MAX_PEERS_OF_SEED: usize = 1024;
 
-/// Most peers of one swarm from one address, so that no machine takes all the room.
+/// The maximum of peers from one address, so that no machine takes all of them. More than one,
+/// because a room behind NAT shares an address.
 pub const MAX_PEERS_PER_ADDRESS: usize = 32;
 
 /// A peer that asks to join, after both handshakes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
-    /// As it calls itself.
+    /// Its peer id.
     pub id: PeerId,
-    /// Where the connection comes from or leads to.
+    /// The other end of the connection.
     pub address: SocketAddr,
     /// Whether this member dialled.
     pub was_dialled: bool,
-    /// Whether it understands BEP 10.
+    /// Whether it supports BEP 10.
     pub is_extended: bool,
 }
 
 /// Why a peer may not join.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// It is this very member.
+    /// It is this member itself: a tracker may list its own address too.
     #[error("a connection to itself")]
     Myself,
-    /// It gave wrong data.
+    /// It sent wrong data.
     #[error("the peer's address is banned because it sent wrong data")]
     Banned,
-    /// It is connected already.
+    /// It is already connected.
     #[error("the peer is already connected")]
     Duplicate,
-    /// No room.
+    /// The maximum of peers is reached.
     #[error("the maximum number of peers is reached")]
     Full,
 }
 
-/// Of two connections to one peer.
+/// Which of two connections to one peer to keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Keep {
     Old,
@@ -54,7 +56,7 @@ enum Keep {
     Both,
 }
 
-/// Checks a candidate. Returns the older connections that it replaces and that are to be let go of.
+/// Checks a candidate. Returns the older connections that it replaces and that must be closed.
 pub(super) fn admit(
     candidate: &Candidate,
     own: PeerId,
@@ -85,13 +87,15 @@ pub(super) fn admit(
     Ok(replaced)
 }
 
-/// Which of two connections to one peer stays.
+/// Which of two connections to one peer is kept. BEP 3 leaves it open.
 ///
-/// If one of the ends dialled again, it has given up its first connection. If both dialled, the one
-/// dialled by the smaller id stays: so say both ends, if the other is ours. A stock client has a
-/// rule of its own, mostly that the one whose handshake it saw first stays. Where the handshakes
-/// cross, any choice of ours could close the one that it keeps; so it is left the choice. Another
-/// address cannot push a peer out by using its id.
+/// If the same end dialled again, it has given up its first connection. If both dialled, the
+/// connection that the smaller id dialled is kept: two BootTorrent peers decide the same without a
+/// message. A stock client has its own rule, mostly that the first handshake it saw wins. If the
+/// handshakes cross, any choice here could close the connection that the client keeps; so the
+/// client chooses.
+///
+/// Another address cannot replace a peer by using its id.
 fn which_to_keep(own: PeerId, old: &Peer, candidate: &Candidate) -> Keep {
     if old.address.ip() != candidate.address.ip() {
         Keep::Old

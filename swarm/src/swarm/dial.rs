@@ -1,26 +1,29 @@
-//! Core: whom to dial, and when to try again.
+//! Core: which addresses to dial, and when to try again.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// Most addresses that are remembered; a lying tracker cannot make the list longer.
+/// How many addresses are remembered at most; a malicious tracker cannot make the list longer.
 const MAX_KNOWN: usize = 512;
 
-/// Most dials that are under way at once.
+/// How many dials are under way at most; each is a socket and a task.
 const MAX_DIALS: usize = 32;
 
-/// First and longest wait before the next try. Short: in one room a try costs a packet or two, and
-/// a server that comes back should be found at once.
+/// First and longest wait before the next attempt; each failure doubles it. Short, compared with
+/// the minute of clients for the internet (libtorrent's `min_reconnect_time`): in one room an
+/// attempt costs a packet or two, and a server that comes back should be found at once.
 const WAITS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
-/// Wait before the next try where there is another connection to the same peer already.
+/// Wait before the next attempt if the peer is already connected: by then that connection may be
+/// lost.
 const WAIT_CONNECTED: Duration = Duration::from_secs(30);
 
-/// A connection that lasted this long was no failure.
+/// A connection that lasted this long was not a failure. One that the peer closes at once is, or a
+/// peer that refuses every connection would be dialled twice a second.
 const STEADY: Duration = Duration::from_secs(5);
 
-/// The addresses of a swarm and what came of dialling them.
+/// The addresses of a swarm, and the result of dialling each.
 #[derive(Debug, Default)]
 pub struct DialBook {
     known: BTreeMap<SocketAddr, Dial>,
@@ -37,7 +40,7 @@ enum Dial {
 /// How a dial or the connection that it made ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// Nobody there, or the connection is over.
+    /// No answer, or the connection ended.
     Over,
     /// There is another connection to that peer.
     Duplicate,
@@ -46,14 +49,14 @@ pub enum Ending {
 }
 
 impl DialBook {
-    /// Learns an address; a known one changes nothing.
+    /// Adds an address; a known one changes nothing.
     pub fn learn(&mut self, address: SocketAddr) {
         if self.known.len() < MAX_KNOWN {
             self.known.entry(address).or_insert(Dial::Waiting { until: None, failures: 0 });
         }
     }
 
-    /// The addresses to dial now; each counts as being tried until its ending is told.
+    /// The addresses to dial now; each counts as under way until [`DialBook::ended`].
     pub fn due(&mut self, now: Instant) -> Vec<SocketAddr> {
         let trying = self.known.values().filter(|dial| matches!(dial, Dial::Trying { .. })).count();
         let waiting = self.known.iter().filter_map(|(address, dial)| match dial {
@@ -62,8 +65,8 @@ impl DialBook {
             }
             _ => None,
         });
-        // Who failed least, then who waited longest: addresses where nobody is keep nobody from
-        // their turn.
+        // Fewest failures first, then the longest wait: a room of switched-off PCs in the tracker's
+        // list must not keep a living peer from its turn.
         let mut waiting: Vec<_> = waiting.collect();
         waiting.sort_unstable();
         waiting.truncate(MAX_DIALS.saturating_sub(trying));
@@ -75,7 +78,7 @@ impl DialBook {
         due
     }
 
-    /// A dial led to a connection.
+    /// A dial became a connection.
     pub fn connected(&mut self, address: SocketAddr, now: Instant) {
         if let Some(dial) = self.known.get_mut(&address)
             && let Dial::Trying { failures } = *dial
@@ -121,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_where_nobody_is_keep_no_other_from_its_turn() {
+    fn addresses_that_never_answer_keep_no_other_from_its_turn() {
         let (mut book, mut now) = book();
         (1..200).for_each(|port| book.learn(address(port + 1)));
         let mut dialled = std::collections::BTreeSet::new();

@@ -1,36 +1,38 @@
-//! Core: when the HAVEs of new pieces go out.
+//! Core: when the HAVEs of new pieces are sent.
 //!
 //! HAVE messages are batched until other traffic goes to the peer: a packet for each piece and peer
 //! would cost more CPU than the data.
 
 use std::time::{Duration, Instant};
 
-/// HAVEs go out at most this often, even if each counts.
+/// HAVEs are sent at most this often, even if each counts.
 pub(super) const HAVE_EVERY: Duration = Duration::from_millis(10);
 
-/// To peers that fetch: so many pieces go together, but none waits longer.
+/// To leechers: so many pieces in one batch, but none waits longer than this.
 const TO_NODES: (u32, Duration) = (4, Duration::from_millis(100));
 
-/// To peers that fetch nothing: a seed plans by HAVEs, but waits for none.
+/// To seeds: a super-seeder plans by HAVEs, but waits for none. A number of pieces and not only a
+/// time: without it, on a fast network the seed sent 2.8 copies to three nodes instead of 1.6
+/// (measured).
 const TO_SEEDS: (u32, Duration) = (16, Duration::from_millis(250));
 
-/// While so few pieces are here, or are missing, each counts: a room that starts or ends waits for
-/// it.
+/// While a node has so few pieces, or lacks so few, each HAVE counts: at the start and at the end
+/// of a download other nodes wait for it.
 const EACH_COUNTS: u32 = 16;
 
-/// How soon a HAVE must go out.
+/// How soon a HAVE must be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Urgency {
     /// The batch may fill up.
     Usual,
-    /// Others wait for each piece.
+    /// Other nodes wait for each piece.
     EachCounts,
-    /// Nothing more will come.
+    /// There will be no other HAVE.
     Complete,
 }
 
 impl Urgency {
-    /// Where so many of so many pieces are here.
+    /// For a node that has `here` of its pieces.
     pub(super) fn of(here: u32, pieces: u32) -> Self {
         match pieces - here {
             0 => Self::Complete,
@@ -40,12 +42,12 @@ impl Urgency {
     }
 }
 
-/// The HAVEs that wait for each other, to one kind of peers.
+/// The HAVEs that are waiting, for one kind of peers.
 #[derive(Debug)]
 pub(super) struct HaveBatch {
     full: u32,
     at_latest: Duration,
-    /// When the last batch went out, and how many pieces came since.
+    /// When the last batch was sent, and how many pieces arrived since.
     last: Instant,
     pieces: u32,
 }
@@ -59,12 +61,12 @@ impl HaveBatch {
         Self { full: TO_SEEDS.0, at_latest: TO_SEEDS.1, last: now, pieces: 0 }
     }
 
-    /// One more piece is here.
+    /// One more piece arrived.
     pub(super) fn add(&mut self) {
         self.pieces += 1;
     }
 
-    /// Whether the batch goes out now; the next one then begins.
+    /// Whether the batch must be sent now; if so, the next one begins.
     pub(super) fn take_due(&mut self, urgency: Urgency, now: Instant) -> bool {
         let wait = match urgency {
             Urgency::Complete => Duration::ZERO,
@@ -99,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_pieces_wait_for_more_but_not_for_ever() {
+    fn a_few_pieces_wait_for_more_but_not_forever() {
         assert_eq!(goes_out_after(3, Urgency::Usual), [Some(100), Some(250)]);
         assert_eq!(goes_out_after(4, Urgency::Usual), [Some(10), Some(250)]);
         assert_eq!(goes_out_after(16, Urgency::Usual), [Some(10), Some(10)]);

@@ -1,8 +1,9 @@
-//! Core: how fast bytes come, smoothed.
+//! Core: a smoothed transfer rate.
 
 use std::time::{Duration, Instant};
 
-/// Bytes are counted over spans of at least this length before they move the rate.
+/// Bytes are counted over spans of at least this length: over a shorter one, a single burst would
+/// look like a fast peer.
 const SPAN: Duration = Duration::from_millis(200);
 
 /// A rate that follows the last second or so.
@@ -19,7 +20,7 @@ impl Meter {
         Self { since: now, bytes: 0, rate: 0.0 }
     }
 
-    /// Counts bytes that have just come.
+    /// Counts bytes that have just arrived.
     pub fn add(&mut self, bytes: u64, now: Instant) {
         self.bytes += bytes;
         self.settle(now);
@@ -31,7 +32,8 @@ impl Meter {
         self.rate
     }
 
-    /// Ends a span: half of the old rate, half of the new; each silent span counts.
+    /// Ends a span: the new rate is half of the old one and half of what was measured, for each
+    /// span that has passed, also for silent ones.
     fn settle(&mut self, now: Instant) {
         let span = now.saturating_duration_since(self.since);
         if span < SPAN {

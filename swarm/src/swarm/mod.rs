@@ -1,7 +1,7 @@
 //! Core: one swarm as one member sees it: all peers, the picker or the super-seeder, who is banned.
 //!
-//! Connections, storage and hashing are the caller's: it tells what came and what was done, asks
-//! [`Swarm::next`] for what goes out, and wakes the connections of [`Swarm::take_wakes`].
+//! Connections, storage and hashing belong to the caller: it reports what arrived and what was
+//! done, asks [`Swarm::next`] what to send, and wakes the connections of [`Swarm::take_wakes`].
 
 mod admission;
 pub mod dial;
@@ -33,16 +33,16 @@ use crate::protocol::layout::{Block, ByteRange, Layout};
 use crate::protocol::peer_id::PeerId;
 use crate::protocol::wire::{Incoming, Outgoing, Violation};
 
-/// How often [`Swarm::tick`] is to be called: of a node HAVEs wait for it, a seed only looks for
+/// How often [`Swarm::tick`] must be called: in a node HAVEs wait for it, a seed only checks
 /// time-outs.
 pub const TICK_OF_NODE: Duration = HAVE_EVERY;
 /// See [`TICK_OF_NODE`].
 pub const TICK_OF_SEED: Duration = Duration::from_millis(50);
 
-/// Time-outs are looked for this often.
+/// How often time-outs are checked: the shortest is 300 ms.
 const TIMEOUT_CHECK_EVERY: Duration = Duration::from_millis(100);
 
-/// Addresses whose received bytes are remembered after they left.
+/// Addresses whose received bytes are remembered after their peers left.
 const MAX_REMEMBERED: usize = 512;
 
 /// The state of one swarm.
@@ -62,7 +62,7 @@ pub struct Swarm {
     last_timeout_check: Instant,
     uploaded: u64,
     downloaded: Meter,
-    /// What peers that left had given.
+    /// Payload bytes received from peers that left.
     departed: BTreeMap<SocketAddr, u64>,
     wrong_source: Option<u32>,
 }
@@ -85,15 +85,15 @@ pub struct Check {
 pub struct Checked {
     /// Which piece.
     pub piece: u32,
-    /// Whether the hash is the right one.
+    /// Whether the hash is the one of the torrent.
     pub is_correct: bool,
-    /// SHA-1 of each block; may be left empty for a right piece of which [`Swarm::is_suspect`] says
-    /// no.
+    /// SHA-1 of each block; may be empty for a correct piece that [`Swarm::is_suspect`] does not
+    /// name.
     pub blocks: Vec<[u8; 20]>,
 }
 
 impl Swarm {
-    /// The member that holds everything and super-seeds.
+    /// The member that has everything and super-seeds.
     pub fn seed(layout: Layout, id: PeerId, metadata_size: usize, now: Instant) -> Self {
         let have = Bitfield::full(layout.pieces());
         let superseed = SuperSeed::new(layout, id.salt());
@@ -101,7 +101,8 @@ impl Swarm {
         Self::new(layout, id, metadata_size, role, None, now)
     }
 
-    /// A member that starts with nothing. `locality` is where it is, and `rng_state` any number.
+    /// A member that starts with nothing. `locality` is its place in the network, `rng_state` any
+    /// number.
     pub fn node(
         layout: Layout,
         id: PeerId,
@@ -142,22 +143,22 @@ impl Swarm {
         }
     }
 
-    /// As this member calls itself.
+    /// This member's peer id.
     pub fn id(&self) -> PeerId {
         self.id
     }
 
-    /// Whether everything is here and checked.
+    /// Whether every piece is stored and has the right hash.
     pub fn is_complete(&self) -> bool {
         self.have().is_full()
     }
 
-    /// A piece that the trusted server itself gave wrong again and again: its copy must be damaged.
+    /// A piece that the trusted server alone sent wrong several times: its copy must be damaged.
     pub fn wrong_source(&self) -> Option<u32> {
         self.wrong_source
     }
 
-    /// Payload bytes given to others.
+    /// Payload bytes that were uploaded.
     pub fn uploaded(&self) -> u64 {
         self.uploaded
     }
@@ -185,20 +186,20 @@ impl Swarm {
         self.peers.len()
     }
 
-    /// Whether a peer of this address is connected.
+    /// Whether a peer with this address is connected.
     pub fn has_peer_at(&self, ip: IpAddr) -> bool {
         self.peers.values().any(|peer| peer.address.ip() == ip)
     }
 
-    /// Connections that have something to do since the last call.
+    /// Connections for which something was queued since the last call.
     pub fn take_wakes(&mut self) -> BTreeSet<PeerKey> {
         std::mem::take(&mut self.wakes)
     }
 
-    /// A peer has shaken hands.
+    /// A peer has completed its handshake.
     ///
     /// # Errors
-    /// [`Refusal`] if it may not join; the connection is then to be closed.
+    /// [`Refusal`] if it may not join; the caller then closes the connection.
     pub fn join(&mut self, candidate: Candidate, now: Instant) -> Result<PeerKey, Refusal> {
         let Candidate { id, address, was_dialled, is_extended } = candidate;
         let max_peers = if self.is_seed() { MAX_PEERS_OF_SEED } else { MAX_PEERS };
@@ -209,8 +210,8 @@ impl Swarm {
         self.next_key += 1;
         let mut peer = Peer::new(id, address, was_dialled, now);
         let shown = match &mut self.role {
-            // Stock clients are shown everything: some give up on a seed that seems to have
-            // nothing.
+            // BEP 16 shows every client a seed without pieces; some disconnect from such a seed. So
+            // stock clients see all pieces, and only nodes are super-seeded.
             Role::Seed { superseed, .. } if id.is_boottorrent() => {
                 superseed.join(key, now);
                 Bitfield::empty(self.layout.pieces())
@@ -221,14 +222,14 @@ impl Swarm {
                 picker.have().clone()
             }
         };
-        // The first message (BEP 3), even if it is empty: librqbit 9.1 waits for one before it
-        // asks.
+        // BEP 3 allows a peer without pieces to send no bitfield. It is sent all the same: librqbit
+        // 9.1 waits for one before it requests anything.
         peer.queue_message(Outgoing::Bitfield(shown));
         if is_extended {
             peer.queue_message(Outgoing::Handshake { metadata_size: self.metadata_size });
         }
-        // For good: upload slots make a room slower (simulated, 16 nodes: four slots at the server
-        // 1.36 of the wire time, at the nodes 1.66).
+        // And never choked again: upload slots make a room slower (simulated, 16 nodes: with four
+        // slots at the server 1.36 of the wire time, at the nodes 1.66).
         peer.queue_message(Outgoing::Unchoke);
         self.peers.insert(key, peer);
         self.wakes.insert(key);
@@ -236,7 +237,7 @@ impl Swarm {
         Ok(key)
     }
 
-    /// A connection ended. What was asked of it is asked of others.
+    /// A connection ended. Its open requests go to other peers.
     pub fn leave(&mut self, key: PeerKey, now: Instant) {
         let Some(peer) = self.peers.remove(&key) else { return };
         self.wakes.insert(key);
@@ -252,10 +253,11 @@ impl Swarm {
         self.show(key);
     }
 
-    /// A message came. A block that is returned must be stored, then reported to [`Swarm::stored`].
+    /// A message arrived. A block that is returned must be stored, then reported to
+    /// [`Swarm::stored`].
     ///
     /// # Errors
-    /// [`Violation`] if the connection must be closed for it.
+    /// [`Violation`] if the connection must be closed because of it.
     pub fn receive(
         &mut self,
         key: PeerKey,
@@ -291,8 +293,8 @@ impl Swarm {
                 self.peer_holds(key, bits.iter(), now);
             }
             Incoming::Request(range) => {
-                // Without BEP 6 there is no way to refuse: a request for what is not here is
-                // dropped.
+                // Only BEP 6 has a message to reject a request; without it, one for a missing piece
+                // is dropped.
                 if have(&self.role).contains(range.piece) {
                     peer.queue_upload(*range)?;
                     self.wakes.insert(key);
@@ -339,7 +341,7 @@ impl Swarm {
         Ok(is_new.then_some(block))
     }
 
-    /// A block is in the storage. A piece that is returned must be hashed.
+    /// A block is in the storage. The piece that is returned is complete and must be hashed.
     pub fn stored(&mut self, block: Block) -> Option<Check> {
         let Role::Node(picker) = &mut self.role else { return None };
         let contributors = picker.stored(block)?;
@@ -347,8 +349,8 @@ impl Swarm {
         Some(Check { piece: block.piece })
     }
 
-    /// Whether a piece failed before with blocks of several peers, so that the digests of its
-    /// blocks are wanted although it is right.
+    /// Whether a piece failed before with blocks from several peers: the digests of its blocks are
+    /// then needed even if it is correct.
     pub fn is_suspect(&self, piece: u32) -> bool {
         self.smart_ban.is_suspect(piece)
     }
@@ -378,16 +380,16 @@ impl Swarm {
         }
     }
 
-    /// What goes out to a peer next.
+    /// What to send to a peer next.
     pub fn next(&mut self, key: PeerKey, now: Instant) -> Next {
         self.peers.get_mut(&key).map_or(Next::Closed, |peer| peer.next(now))
     }
 
-    /// A range went out to a peer.
+    /// A range was sent to a peer.
     pub fn sent(&mut self, key: PeerKey, range: ByteRange, now: Instant) {
         self.uploaded += u64::from(range.length);
         if let Role::Seed { superseed, .. } = &mut self.role {
-            // Nodes ask for whole blocks; anything else is no step towards the piece.
+            // Nodes request complete blocks; parts of one must not count as several.
             if self.layout.block_at(range.piece, range.begin, range.length as usize).is_some() {
                 superseed.sent(key, range.piece, now);
                 self.show(key);
@@ -395,12 +397,13 @@ impl Swarm {
         }
     }
 
-    /// How often [`Swarm::tick`] is to be called.
+    /// How often [`Swarm::tick`] must be called.
     pub fn tick_every(&self) -> Duration {
         if self.is_seed() { TICK_OF_SEED } else { TICK_OF_NODE }
     }
 
-    /// HAVEs, time-outs, take-backs, keep-alives; to be called every [`Swarm::tick_every`].
+    /// Sends HAVEs and keep-alives and checks time-outs; must be called every
+    /// [`Swarm::tick_every`].
     pub fn tick(&mut self, now: Instant) {
         self.send_haves(now);
         if now.saturating_duration_since(self.last_timeout_check) < TIMEOUT_CHECK_EVERY {
@@ -434,7 +437,7 @@ impl Swarm {
         }
     }
 
-    /// Ends every connection.
+    /// Closes every connection.
     pub fn close(&mut self, now: Instant) {
         self.close_all(|_| true, now);
     }
@@ -480,7 +483,7 @@ impl Swarm {
         }
     }
 
-    /// Asks a peer for as much as its window holds.
+    /// Fills a peer's request window.
     fn fill(&mut self, key: PeerKey, now: Instant) {
         let Role::Node(picker) = &mut self.role else { return };
         if self.peers.get(&key).is_none_or(Peer::is_backlogged) {
@@ -499,7 +502,7 @@ impl Swarm {
         }
     }
 
-    /// Shows a node the next pieces.
+    /// Super-seeding: shows a node the next pieces.
     fn show(&mut self, key: PeerKey) {
         let Role::Seed { superseed, .. } = &mut self.role else { return };
         for (viewer, piece) in superseed.show(key) {
@@ -507,8 +510,8 @@ impl Swarm {
         }
     }
 
-    /// Queues a HAVE for each peer that may need it. A peer that fetches and holds the piece itself
-    /// need not know; one that never wanted anything may be a super-seeder, who counts on HAVEs.
+    /// Queues a HAVE for each peer that may need it. A leecher that has the piece does not; a peer
+    /// that was never interested may be a super-seeder, which needs them (BEP 16).
     fn queue_have(&mut self, piece: u32, now: Instant) {
         let Role::Node(picker) = &self.role else { return };
         let is_complete = picker.have().is_full();

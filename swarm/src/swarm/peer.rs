@@ -1,4 +1,4 @@
-//! Core: one connection's state: who it is, what is queued for it, when it was last heard.
+//! Core: the state of one connection: who the peer is, what is queued for it, when it last sent.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -8,52 +8,55 @@ use crate::protocol::layout::ByteRange;
 use crate::protocol::peer_id::PeerId;
 use crate::protocol::wire::{MAX_QUEUE, Outgoing, Violation};
 
-/// Bytes of data handed to the shell at once: enough to keep a link busy, little enough that a
-/// CANCEL or a HAVE is not held up.
+/// Bytes of data that the shell gets at once: enough to keep a link busy, few enough that a CANCEL
+/// or a HAVE is not held up.
 const BATCH: u32 = 64 * 1024;
 
-/// Control messages handed to the shell at once.
+/// Other messages that the shell gets at once.
 const BATCH_MESSAGES: usize = 512;
 
-/// Messages that may wait before nothing more is asked of a peer: it takes nothing.
+/// If more messages wait for a peer, nothing is requested from it: it does not read.
 const MAX_MESSAGES: usize = 1024;
 
-/// HAVEs beyond one for each piece that end the connection.
+/// HAVEs that are allowed in addition to one for each piece.
 const HAVES_GRACE: u64 = 64;
 
-/// Metadata requests that may wait; more are dropped. A torrent of 2^20 pieces has 1280 parts.
+/// Metadata requests that may wait; more are dropped, because a request of a few bytes queues
+/// 16 KiB. A torrent of 2^20 pieces has 1280 parts.
 const MAX_METADATA_QUEUE: usize = 64;
 
-/// Blocks that nobody asked for: so many, and then one for each block that was asked for. A CANCEL
-/// that crosses the block on the wire is no offence.
+/// Blocks that may arrive without a request, in addition to one for each block that was requested.
+/// A block that crosses its CANCEL on the wire is not a violation.
 const UNREQUESTED_GRACE: u64 = 256;
 
-/// A word at least this often, so that the other side knows we are there (BEP 3: two minutes).
+/// A message is sent at least this often: well within the two minutes of BEP 3, after which other
+/// clients close a silent connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(45);
 
-/// A connection on which nothing came for this long is given up.
+/// A connection on which nothing arrived for this long is closed: BEP 3's two minutes, and some to
+/// spare.
 const SILENCE: Duration = Duration::from_secs(150);
 
 /// A peer that sent data within this time counts as a source.
 const SOURCE_SPAN: Duration = Duration::from_secs(2);
 
-/// One connection of a swarm; never used twice.
+/// One connection of a swarm; a key is never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerKey(pub u64);
 
-/// What is to go out to a peer next.
+/// What to send to a peer next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
     /// Messages first, then the data of these ranges.
     Send {
         /// In this order.
         messages: Vec<Outgoing>,
-        /// Each to be followed up with [`crate::swarm::Swarm::sent`].
+        /// After each of these [`crate::swarm::Swarm::sent`] must be called.
         data: Vec<ByteRange>,
     },
     /// Nothing for now.
     Wait,
-    /// The connection is to be closed.
+    /// The connection must be closed.
     Closed,
 }
 
@@ -64,9 +67,9 @@ pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     pub(crate) was_dialled: bool,
     pub(crate) is_interesting: bool,
-    /// It has wanted something.
+    /// It was interested at least once: a leecher, not a seed.
     pub(crate) was_interested: bool,
-    /// Payload bytes that were wanted and came.
+    /// Payload bytes that were requested and arrived.
     pub(crate) received: u64,
     last_data: Option<Instant>,
     messages: VecDeque<Outgoing>,
@@ -118,7 +121,7 @@ impl Peer {
     }
 
     pub(crate) fn queue_upload(&mut self, range: ByteRange) -> Result<(), Violation> {
-        // The peer was told this bound as `reqq` (BEP 10).
+        // The peer knows half of this bound as `reqq` (BEP 10).
         if self.uploads.len() >= MAX_QUEUE {
             return Err(Violation::Flood);
         }
@@ -126,25 +129,25 @@ impl Peer {
         Ok(())
     }
 
-    /// Whether so much waits for it that nothing more should be asked.
+    /// Whether so much waits for it that nothing more should be requested.
     pub(crate) fn is_backlogged(&self) -> bool {
         self.messages.len() >= MAX_MESSAGES
     }
 
-    /// It chokes: requests that have not gone out need not go. One that voided open requests counts
-    /// like a block that nobody asked for.
+    /// It chokes: requests that were not sent yet are dropped. A choke that voids open requests
+    /// counts like an unrequested block, or a peer could hold up pieces without ever sending one.
     pub(crate) fn received_choke(&mut self, voids: bool) -> Result<(), Violation> {
         self.messages.retain(|message| !matches!(message, Outgoing::Request(_)));
         if voids { self.received_unrequested() } else { Ok(()) }
     }
 
-    /// It names one of so many pieces. Nobody needs to name one twice.
+    /// It announced one of so many pieces. No client needs to announce a piece twice.
     pub(crate) fn received_have(&mut self, pieces: u32) -> Result<(), Violation> {
         self.haves += 1;
         if self.haves > u64::from(pieces) + HAVES_GRACE { Err(Violation::Repeated) } else { Ok(()) }
     }
 
-    /// It names all its pieces: once (BEP 3).
+    /// It announced all of its pieces, which BEP 3 allows once.
     pub(crate) fn received_bitfield(&mut self) -> Result<(), Violation> {
         if std::mem::replace(&mut self.has_bitfield, true) {
             return Err(Violation::Repeated);
@@ -169,7 +172,7 @@ impl Peer {
         }
     }
 
-    /// A wanted block came, whether it was still needed or not.
+    /// A requested block arrived, whether it was still needed or not.
     pub(crate) fn received_block(&mut self, bytes: u64, now: Instant) {
         self.received += bytes;
         self.requested_blocks += 1;
@@ -181,7 +184,7 @@ impl Peer {
         self.last_data.is_some_and(|at| now.saturating_duration_since(at) < SOURCE_SPAN)
     }
 
-    /// A block came that nobody asked for.
+    /// A block arrived that was not requested.
     pub(crate) fn received_unrequested(&mut self) -> Result<(), Violation> {
         self.unrequested_blocks += 1;
         let too_many = self.unrequested_blocks > UNREQUESTED_GRACE + self.requested_blocks;
@@ -202,7 +205,7 @@ impl Peer {
         let mut data = Vec::new();
         let mut bytes = 0;
         while let Some(range) =
-            // One range alone may be longer: old clients ask for 128 KiB.
+            // A single range may be longer: old clients request 128 KiB.
             self.uploads.pop_front_if(|range| bytes + range.length <= BATCH || bytes == 0)
         {
             bytes += range.length;
@@ -211,7 +214,7 @@ impl Peer {
         Next::Send { messages, data }
     }
 
-    /// Says a word if it was quiet for long; `true` if so.
+    /// Queues a keep-alive if nothing was sent for long; `true` if so.
     pub(crate) fn keep_alive(&mut self, now: Instant) -> bool {
         let is_due = now.saturating_duration_since(self.last_sent) >= KEEP_ALIVE && self.is_idle();
         if is_due {
@@ -254,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_range_goes_alone() {
+    fn a_long_range_is_sent_alone() {
         let (mut peer, now) = peer();
         for piece in 0..2 {
             peer.queue_upload(range(piece, 131_072)).expect("there is room");

@@ -1,43 +1,47 @@
-//! Core: who is banned for a piece with a wrong hash (the smart ban of libtorrent).
+//! Core: who is banned for a piece with a wrong hash (libtorrent's smart ban).
 //!
-//! A piece that came from one address alone convicts it. Of a piece with blocks of several, the
-//! digest of each block is kept until the piece is right, and then whoever gave another block is
-//! convicted: nobody is banned on suspicion.
+//! If the piece came from one address alone, that address is banned. If several peers contributed,
+//! the digest of each block is kept until the piece is correct; then each contributor of a
+//! different block is banned. Nobody is banned on suspicion.
+//!
+//! Addresses are banned, not peer ids: an id is free to choose, an address in one's own room is
+//! not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-/// Most addresses that are banned, and most pieces under suspicion, that are remembered.
+/// How many banned addresses and how many suspect pieces are remembered at most.
 const MAX_BANNED: usize = 1024;
 const MAX_SUSPECTS: usize = 64;
 
-/// Most failed attempts at one piece whose digests are kept.
+/// How many failed attempts at one piece are remembered at most.
 const MAX_ATTEMPTS: usize = 4;
 
-/// So many wrong copies of one piece from the trusted server alone are no accident of the network.
+/// So many wrong copies of one piece from the trusted server alone are not an error of the network,
+/// which TCP's checksum rarely lets through.
 const TRUSTED_FAILURES: u32 = 3;
 
-/// The SHA-1 of each block of a failed attempt, with who gave it.
+/// The SHA-1 of each block of a failed attempt, with its contributor.
 type Attempt = Vec<(IpAddr, [u8; 20])>;
 
-/// What is known against whom.
+/// Who is banned, and what is known of suspect pieces.
 #[derive(Debug)]
 pub(super) struct SmartBan {
     trusted: Option<IpAddr>,
     banned: BTreeSet<IpAddr>,
     suspects: BTreeMap<u32, Vec<Attempt>>,
-    /// How often the trusted server alone gave a piece wrong.
+    /// How often the trusted server alone sent a piece wrong.
     trusted_failures: BTreeMap<u32, u32>,
 }
 
 /// What follows from the hash of a piece.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Nothing can be said.
+    /// It is not known who sent wrong data, if anybody.
     Nobody,
-    /// These addresses gave wrong data and are banned from now on.
+    /// These addresses sent wrong data and are banned from now on.
     Banned(BTreeSet<IpAddr>),
-    /// The trusted server gives wrong data.
+    /// The trusted server sends wrong data.
     Trusted,
 }
 
@@ -87,7 +91,8 @@ impl SmartBan {
         Verdict::Nobody
     }
 
-    /// A piece is right: whoever gave another block in an earlier attempt lied.
+    /// A piece is correct: each contributor of a different block in an earlier attempt sent wrong
+    /// data.
     pub(super) fn passed(&mut self, piece: u32, blocks: &[[u8; 20]]) -> Verdict {
         let Some(attempts) = self.suspects.remove(&piece) else { return Verdict::Nobody };
         let mut liars = BTreeSet::new();

@@ -1,11 +1,14 @@
-//! Core: which piece a seed shows to whom, and when it takes one back.
+//! Core: super-seeding (BEP 16): which piece a seed shows to whom, and how long it waits for a
+//! request.
 //!
-//! A seed that names all its pieces at once gives the same ones to everybody. This one names a few
-//! to each node, the least spread first, so that each piece leaves the server about once and the
-//! nodes pass it on (BEP 16 in spirit; there is no wire message for it).
+//! A seed that announces all its pieces at once sends the same ones to everybody. This one shows a
+//! few to each node, the least spread first, so that each piece leaves the server about once and
+//! the nodes upload it to each other. BEP 16 shows the next piece only when another peer announces
+//! the last one; here it follows as soon as that was sent, so that the link never waits for a HAVE.
 //!
-//! What was shown stays shown: the wire knows no "have not". To *take back* means only to stop
-//! waiting: a node that got the piece elsewhere never says so to the one who showed it.
+//! BitTorrent has no message to withdraw a HAVE. When a shown piece *expires*, the seed only stops
+//! waiting for its request: a node that got the piece from another node announces it to leechers,
+//! but many clients do not announce it to the peer that showed it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -14,34 +17,36 @@ use super::peer::PeerKey;
 use crate::protocol::bitfield::Bitfield;
 use crate::protocol::layout::Layout;
 
-/// Bytes shown to all nodes together and not yet sent: enough to keep the link busy while a request
-/// comes back. More only makes each piece later at its first node, for they share the link
+/// Bytes shown to all nodes together and not yet sent: enough to keep the link busy until the
+/// requests arrive. More only delays each piece at its first node, because they share the link
 /// (simulated).
 const SHOWN_BYTES: u64 = 1 << 20;
 
-/// Most pieces shown to one node and not yet sent to it. At least it is one, and for a few nodes
-/// two: one under way and the next.
+/// The maximum of pieces shown to one node and not yet sent to it. The minimum is one, and for a
+/// few nodes two: one on the link, and the next already requested.
 const SHOWN_AT_ONCE: u64 = 8;
 
-/// Nodes without any piece that are shown their first one at the same time. A first piece that is
-/// sent to few at once is there early, and nodes that hold one feed the others.
+/// How many nodes without any piece are shown their first one at the same time. If few share the
+/// link, their first pieces are complete early, and these nodes upload to the others.
 const LANES: usize = 8;
 
-/// A shown piece that nobody asks for holds up the next one for this long (measured).
+/// How long a shown piece that is not requested delays the next one. Without a limit three nodes
+/// that joined late hung: they got what they were shown from other nodes (measured).
 const SHOWN_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// A node whose link takes nothing of what is queued for it loses its lane after this long.
+/// A node that receives nothing of what is queued for it loses its lane after this long.
 const LANE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a super-seeding server knows of one swarm.
+/// What a super-seeding server knows about one swarm.
 #[derive(Debug)]
 pub struct SuperSeed {
     layout: Layout,
-    /// Connected nodes that hold the piece, and those that were shown it and do not hold it yet.
+    /// For each piece, the connected nodes that have it or were shown it.
     spread: Vec<u16>,
-    /// How many pieces are spread so often: the lowest key ends a search.
+    /// How many pieces have each value of `spread`. The lowest one ends a search: without it,
+    /// showing a piece would always walk over all of up to 2^20.
     levels: BTreeMap<u16, u32>,
-    /// Where the search for a fresh piece goes on.
+    /// Where the search for the next piece continues.
     cursor: u32,
     peers: BTreeMap<PeerKey, Viewer>,
     /// Nodes without any piece that are shown their first one.
@@ -53,16 +58,16 @@ pub struct SuperSeed {
 #[derive(Debug)]
 struct Viewer {
     holds: Bitfield,
-    /// What it holds or was shown.
+    /// The pieces that it has or was shown.
     known: Bitfield,
-    /// Pieces shown and the blocks of each that are still to be sent.
+    /// Shown pieces that were not sent yet, with the number of blocks still to send.
     pending: BTreeMap<u32, u32>,
     last_sent: Instant,
 }
 
 impl SuperSeed {
-    /// A seed of which nobody holds anything yet. Seeds of different `salt` begin with different
-    /// pieces.
+    /// A seed from which nobody has anything yet. `salt` chooses the first piece: several seeds of
+    /// one torrent should not begin with the same one.
     pub fn new(layout: Layout, salt: u64) -> Self {
         let cursor = u32::try_from(salt % u64::from(layout.pieces())).unwrap_or(0);
         Self {
@@ -76,7 +81,7 @@ impl SuperSeed {
         }
     }
 
-    /// A node came that is to be shown pieces.
+    /// A node joined that will be shown pieces.
     pub fn join(&mut self, key: PeerKey, now: Instant) {
         let none = Bitfield::empty(self.layout.pieces());
         let viewer =
@@ -84,22 +89,22 @@ impl SuperSeed {
         self.peers.insert(key, viewer);
     }
 
-    /// A node went, and what it held with it.
+    /// A node left, and its pieces with it.
     pub fn leave(&mut self, key: PeerKey) {
         let Some(viewer) = self.peers.remove(&key) else { return };
         self.lanes.remove(&key);
         self.waiting.retain(|other| *other != key);
-        // Its copies are gone, and may have been the only ones.
+        // Its copies may have been the only ones.
         for piece in viewer.known.iter() {
             self.set_spread(piece, self.spread[piece as usize] - 1);
         }
     }
 
-    /// A node holds one more piece; whether that was unknown.
+    /// A node has one more piece. Returns whether that is new, or was waited for.
     pub fn holds(&mut self, key: PeerKey, piece: u32) -> bool {
         let Some(viewer) = self.peers.get_mut(&key) else { return false };
         let was_awaited = viewer.pending.remove(&piece).is_some();
-        // It can feed others from now on: the lane is for the next.
+        // It can upload to others from now on: its lane is for the next node.
         self.lanes.remove(&key);
         let is_new = viewer.holds.insert(piece);
         if viewer.known.insert(piece) {
@@ -108,7 +113,8 @@ impl SuperSeed {
         is_new || was_awaited
     }
 
-    /// So many nodes hold the piece now or were shown it.
+    /// Sets how many nodes have the piece or were shown it; the only place that writes both
+    /// indices.
     fn set_spread(&mut self, piece: u32, count: u16) {
         let old = std::mem::replace(&mut self.spread[piece as usize], count);
         if let Some(pieces) = self.levels.get_mut(&old) {
@@ -120,10 +126,10 @@ impl SuperSeed {
         *self.levels.entry(count).or_default() += 1;
     }
 
-    /// A block of a piece went out to a node.
+    /// A block of a piece was sent to a node.
     ///
-    /// After the last block the node counts as holding the piece: most clients do not tell the one
-    /// they have it from.
+    /// After the last block the node counts as having the piece: most clients send no HAVE to the
+    /// peer from which they got it.
     pub fn sent(&mut self, key: PeerKey, piece: u32, now: Instant) {
         let Some(viewer) = self.peers.get_mut(&key) else { return };
         viewer.last_sent = now;
@@ -134,7 +140,7 @@ impl SuperSeed {
         }
     }
 
-    /// What to show now, after something happened to this node: to it, and to those who wait for a
+    /// What to show now, after something happened to this node: to it, and to nodes that wait for a
     /// lane.
     pub fn show(&mut self, key: PeerKey) -> Vec<(PeerKey, u32)> {
         let mut shown = Vec::new();
@@ -154,7 +160,7 @@ impl SuperSeed {
         shown
     }
 
-    /// Whether a connected node holds nothing yet.
+    /// Whether a connected node has no piece yet.
     fn holds_nothing(&self, key: PeerKey) -> bool {
         self.peers.get(&key).is_some_and(|viewer| viewer.holds.count() == 0)
     }
@@ -163,7 +169,7 @@ impl SuperSeed {
         let viewers = self.peers.len();
         let Some(viewer) = self.peers.get(&key) else { return };
         let max_pending = match viewer.holds.count() {
-            // The first piece alone: the sooner it is whole, the sooner the node can give.
+            // The first piece alone: the sooner it is complete, the sooner the node can upload.
             0 => 1,
             _ => at_once(self.layout, viewers),
         };
@@ -171,7 +177,8 @@ impl SuperSeed {
             let Some(piece) = self.least_spread(key) else { break };
             let count = self.spread[piece as usize];
             if count == 0 {
-                // Fresh pieces go out in a row; later rounds begin where this one ended.
+                // Pieces that nobody has are shown in order; later rounds begin where this one
+                // ended.
                 self.cursor = piece + 1;
             }
             self.set_spread(piece, count + 1);
@@ -183,7 +190,7 @@ impl SuperSeed {
         }
     }
 
-    /// The least spread piece that a node neither holds nor was shown, from the cursor on.
+    /// The least spread piece that a node neither has nor was shown, from the cursor on.
     fn least_spread(&self, key: PeerKey) -> Option<u32> {
         let viewer = self.peers.get(&key).filter(|viewer| !viewer.known.is_full())?;
         let (&least, _) = self.levels.first_key_value()?;
@@ -193,7 +200,7 @@ impl SuperSeed {
             let count = self.spread[piece as usize];
             if best.is_none_or(|(so_far, _)| count < so_far) && !viewer.known.contains(piece) {
                 best = Some((count, piece));
-                // None is spread less.
+                // No piece has a lower count.
                 if count == least {
                     break;
                 }
@@ -202,18 +209,19 @@ impl SuperSeed {
         best.map(|(_, piece)| piece)
     }
 
-    /// Stops waiting for nodes that ask for nothing of what they were shown; returns these nodes.
-    /// `is_idle` says whether nothing is queued for a node.
+    /// Stops waiting for nodes that request nothing of what they were shown; returns these nodes.
+    /// `is_idle` returns whether nothing is queued for a node.
     pub fn expire(&mut self, now: Instant, is_idle: impl Fn(PeerKey) -> bool) -> Vec<PeerKey> {
         let mut expired = Vec::new();
         for (key, viewer) in &mut self.peers {
             let silent = now.saturating_duration_since(viewer.last_sent) >= SHOWN_TIMEOUT;
             let is_lost = now.saturating_duration_since(viewer.last_sent) >= LANE_TIMEOUT;
-            // Blocks queued for it: it asked, and its link is slow. A lane is too scarce for that.
+            // If blocks are queued for it, it has requested them and its link is slow: it may take
+            // its time, but not keep a lane.
             let is_over = is_idle(*key) || (is_lost && self.lanes.contains(key));
             if silent && !viewer.pending.is_empty() && is_over {
                 viewer.pending.clear();
-                // What it is shown next gets its full time.
+                // The time-out of the next piece starts now.
                 viewer.last_sent = now;
                 self.lanes.remove(key);
                 expired.push(*key);
@@ -223,7 +231,7 @@ impl SuperSeed {
     }
 }
 
-/// How many pieces a node that holds some is shown at the same time, where there are so many nodes.
+/// How many pieces a node that has some is shown at the same time, if there are so many nodes.
 fn at_once(layout: Layout, viewers: usize) -> usize {
     let share = SHOWN_BYTES / u64::from(layout.piece_length()) / viewers.max(1) as u64;
     let least = if viewers <= LANES { 2 } else { 1 };
@@ -251,7 +259,7 @@ mod tests {
         shown.into_iter().map(|(_, piece)| piece).collect()
     }
 
-    /// Sends a whole piece.
+    /// Sends a complete piece.
     fn send(seed: &mut SuperSeed, key: u64, piece: u32, now: Instant) {
         (0..32).for_each(|_| seed.sent(PeerKey(key), piece, now));
     }

@@ -38,8 +38,8 @@ fn queued(swarm: &mut Swarm, key: PeerKey, now: Instant) -> Vec<Outgoing> {
 fn a_seed_shows_a_node_one_piece_at_first_and_a_stock_client_all() {
     let now = start();
     let mut seed = Swarm::seed(layout(), id(0), 100, now);
-    let ours = seed.join(candidate(1, false), now).expect("there is room");
-    let messages = queued(&mut seed, ours, now);
+    let node = seed.join(candidate(1, false), now).expect("there is room");
+    let messages = queued(&mut seed, node, now);
     assert_eq!(messages[0], Outgoing::Bitfield(Bitfield::empty(8)));
     assert!(matches!(messages[3..], [Outgoing::Have(_)]), "{messages:?}");
     let stock = Candidate { id: PeerId(*b"-TR3000-abcdefghijkl"), ..candidate(2, false) };
@@ -72,7 +72,7 @@ fn of_two_connections_the_one_dialled_by_the_smaller_id_stays() {
 }
 
 #[test]
-fn a_stock_client_that_both_ends_dialled_chooses_itself() {
+fn a_stock_client_that_both_ends_dialled_chooses_the_connection() {
     let now = start();
     let stock = |was_dialled| Candidate {
         id: PeerId(*b"A2-1-36-0-abcdefghij"),
@@ -93,7 +93,7 @@ fn a_stock_client_that_both_ends_dialled_chooses_itself() {
 }
 
 #[test]
-fn nobody_is_pushed_out_by_his_id_from_another_address() {
+fn no_peer_is_replaced_by_its_id_from_another_address() {
     let now = start();
     let mut swarm = node(now);
     swarm.join(candidate(9, false), now).expect("the first may join");
@@ -108,7 +108,7 @@ fn oneself_is_refused() {
 }
 
 #[test]
-fn one_address_cannot_take_all_places() {
+fn one_address_cannot_fill_the_swarm() {
     let now = start();
     let mut swarm = node(now);
     let mut join = |number: u8, host: u8| {
@@ -129,7 +129,7 @@ fn one_address_cannot_take_all_places() {
     assert_eq!(in_all.sum::<usize>() + from_one, MAX_PEERS);
 }
 
-/// Lets a peer hold everything, unchoke, and answer all that it is asked for; returns the checks.
+/// A peer announces everything, unchokes, and answers all requests; returns the checks.
 fn serve(swarm: &mut Swarm, key: PeerKey, now: Instant) -> Vec<Check> {
     let messages = [Incoming::Bitfield(Bitfield::full(8)), Incoming::Unchoke];
     for message in messages {
@@ -213,7 +213,7 @@ fn of_a_piece_of_two_only_the_sender_of_the_wrong_block_is_banned() {
     let wrong = Checked { piece: 3, is_correct: false, blocks: vec![[6; 20], [2; 20]] };
     swarm.checked(&wrong, now);
     assert!(swarm.is_suspect(3) && swarm.peer_count() == 2, "nobody is banned on suspicion");
-    // Now the piece comes from the honest one alone.
+    // On parole, the piece comes from the honest one alone.
     assert_eq!(deliver(&mut swarm, honest, first), None);
     assert_eq!(deliver(&mut swarm, honest, second), Some(Check { piece: 3 }));
     let right = Checked { piece: 3, is_correct: true, blocks: vec![[1; 20], [2; 20]] };
@@ -225,7 +225,7 @@ fn of_a_piece_of_two_only_the_sender_of_the_wrong_block_is_banned() {
 }
 
 #[test]
-fn what_is_no_longer_expected_of_a_stalling_peer_is_cancelled() {
+fn requests_of_a_silent_peer_are_cancelled() {
     let mut now = start();
     let mut swarm = node(now);
     let key = swarm.join(candidate(1, true), now).expect("there is room");
@@ -285,7 +285,7 @@ fn chokes_that_void_requests_again_and_again_end_the_connection() {
 }
 
 #[test]
-fn the_same_news_again_and_again_end_the_connection() {
+fn too_many_duplicate_haves_end_the_connection() {
     let now = start();
     let mut seed = Swarm::seed(layout(), id(0), 100, now);
     let key = seed.join(candidate(1, false), now).expect("there is room");
