@@ -1,8 +1,8 @@
-//! Gives files to any BitTorrent client: a seed and a tracker of a few lines, to try the engine by
-//! hand.
+//! Shares files with any BitTorrent client: a seed and a tracker of a few lines, to try the engine
+//! manually.
 //!
 //! `cargo run -p bt-swarm --example seed -- 127.0.0.1 FILE...` prints a magnet link;
-//! `aria2c --seed-time=0 'LINK'` fetches it.
+//! `aria2c --seed-time=0 'LINK'` downloads it.
 
 use std::env;
 use std::error::Error;
@@ -15,7 +15,7 @@ use bt_swarm::{FileSpec, Infohash, Metainfo, ReadOnlyFiles, Seed, SeedOptions, c
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// The seed, its torrent, and who has announced.
+/// The seed, its torrent, and the peers that have announced.
 struct Lab {
     seed: Seed,
     infohash: Infohash,
@@ -52,7 +52,7 @@ fn spec(path: PathBuf) -> Result<FileSpec, &'static str> {
     Ok(FileSpec { name: name.to_owned(), path })
 }
 
-/// Names to everybody all who announced before, and the seed.
+/// Answers each announce with the seed and all peers that announced before.
 async fn track(listener: TcpListener, lab: Arc<Lab>) {
     while let Ok((stream, address)) = listener.accept().await {
         let lab = Arc::clone(&lab);

@@ -1,4 +1,4 @@
-//! Core: what happens next, in the order of time.
+//! Core: the events to come, in the order of time.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -9,35 +9,36 @@ use std::time::Duration;
 pub(crate) enum Event {
     /// A host is switched on.
     Start(u32),
-    /// A host looks at its time-outs.
+    /// A host checks its time-outs.
     Tick(u32),
     /// A node asks the tracker.
     Announce(u32),
-    /// A dial comes to its end.
+    /// A dial succeeds or fails.
     Dialled { from: u32, to: u32 },
     /// A packet has left a host.
     Sent { host: u32, packet: u32 },
-    /// A packet comes to its next link.
+    /// A packet arrives at its next link.
     Arrived(u32),
     /// A link has carried its first packet.
     Carried(u32),
     /// A piece was hashed.
     Hashed { host: u32, piece: u32 },
-    /// The other end of a connection is known to be closed at the end that owns this stream.
+    /// The end that owns this stream learns that the other end is closed.
     Closed(u32),
-    /// A host leaves politely.
+    /// A host closes its connections and leaves.
     Leave(u32),
-    /// A host is gone without a word.
+    /// A host disappears without closing anything.
     Vanish(u32),
     /// An outage of a host begins.
     Fail { host: u32, outage: u32 },
     /// It ends.
     Recover { host: u32, outage: u32 },
-    /// What was on its way when a cable went out is sent again.
+    /// Packets that were lost in an outage of a cable are sent again.
     Resume(u32),
 }
 
-/// Events to come. Of two at the same time the one that was planned first comes first.
+/// Events to come. Of two at the same time the one that was planned first happens first: the order
+/// must be the same in every run.
 #[derive(Debug, Default)]
 pub(crate) struct Events {
     heap: BinaryHeap<Reverse<(u64, u64, Event)>>,

@@ -12,9 +12,9 @@ pub(crate) struct Link {
     queue: VecDeque<u32>,
     queued: u64,
     is_busy: bool,
-    /// The cable is out: nothing moves.
+    /// The cable is unplugged: nothing moves.
     pub(crate) is_out: bool,
-    /// Bytes that it carried.
+    /// Bytes that it has carried.
     pub(crate) carried: u64,
 }
 
@@ -56,7 +56,7 @@ impl Link {
         packet
     }
 
-    /// The packet that was under way is through.
+    /// The packet that was under way has passed the link.
     pub(crate) fn end(&mut self, bytes: u32) -> Option<u32> {
         self.is_busy = false;
         self.queued -= u64::from(bytes);
@@ -69,7 +69,7 @@ impl Link {
     }
 }
 
-/// Down links of the hosts, then of each network: to the router, from the router.
+/// The links towards each host, then two for each network: to the router and from it.
 pub(crate) fn of(scenario: &Scenario) -> Vec<Link> {
     let buffer = scenario.buffer.as_secs_f64();
     let mut links: Vec<Link> =
@@ -81,7 +81,7 @@ pub(crate) fn of(scenario: &Scenario) -> Vec<Link> {
     links
 }
 
-/// The links from a host of a network to another host after the sender's own, and their number.
+/// The links from a host to another one, after the sender's own link, and how many.
 pub(crate) fn path(
     hosts: usize,
     from_network: usize,

@@ -16,11 +16,11 @@ const PORT: u16 = 6881;
 /// Each simulated network is 10.N.0.0/16.
 pub(crate) const NETWORK_PREFIX: u8 = 16;
 
-/// A host with all that changes while it runs.
+/// A host with everything that changes while it runs.
 pub(crate) struct Machine {
     pub(crate) plan: Host,
     pub(crate) address: SocketAddr,
-    /// `None` before it is switched on, while its process is away, and after it left.
+    /// `None` before it is switched on, while its process is stopped, and after it left.
     pub(crate) swarm: Option<Swarm>,
     /// The stream of each connection, by key.
     pub(crate) streams: Vec<u32>,
@@ -28,7 +28,7 @@ pub(crate) struct Machine {
     /// Streams that have something to send, in turn.
     pub(crate) ready: VecDeque<u32>,
     pub(crate) up: Link,
-    /// Wrong blocks in its storage, with who gave them.
+    /// Wrong blocks in its storage, with their contributors.
     pub(crate) wrong: BTreeMap<Block, u8>,
     pub(crate) finished: Option<u64>,
     pub(crate) received: u64,
@@ -58,7 +58,7 @@ impl Machine {
         }
     }
 
-    /// What came of a node.
+    /// The result of a node.
     pub(crate) fn finish(&self, host: usize) -> Finish {
         Finish {
             host,

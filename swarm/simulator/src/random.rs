@@ -1,6 +1,6 @@
-//! Core: chance that comes from a seed.
+//! Core: pseudo-random numbers from a seed.
 
-/// A number that looks random: SplitMix64.
+/// The next pseudo-random number: SplitMix64.
 pub(crate) fn random(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut x = *state;

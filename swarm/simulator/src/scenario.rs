@@ -1,13 +1,13 @@
-//! Core: what is to be simulated, and what came of it.
+//! Core: what to simulate, and the result.
 
 use std::time::Duration;
 
 use bt_swarm::protocol::layout::Layout;
 
-/// How finely [`Outcome::curve`] is drawn.
+/// The resolution of [`Outcome::curve`].
 pub const CURVE_STEP: Duration = Duration::from_millis(20);
 
-/// Steps of the curve that are kept: an hour is enough.
+/// The maximum of steps of the curve: one hour.
 const MAX_STEPS: usize = 180_000;
 
 /// A room, or several, and what happens in it.
@@ -15,32 +15,32 @@ const MAX_STEPS: usize = 180_000;
 pub struct Scenario {
     /// How the payload is cut.
     pub layout: Layout,
-    /// All chance comes from this number: the same scenario always ends the same way.
+    /// The seed of all random numbers: the same scenario always has the same outcome.
     pub chance: u64,
-    /// One way over one link.
+    /// The delay of one link in one direction.
     pub latency: Duration,
-    /// What a switch's port or a router holds before senders slow down, as time at its rate.
+    /// How much a switch's port or a router buffers before senders slow down, as time at its rate.
     pub buffer: Duration,
     /// How unevenly TCP shares a link: each connection's weight is `1 ± unevenness`.
     pub unevenness: f64,
-    /// Most peers that the tracker names in one answer.
+    /// The maximum of peers in one answer of the tracker.
     pub named: usize,
-    /// How often a node asks the tracker.
+    /// How often a node announces.
     pub announce_every: Duration,
-    /// Whether nodes know their network and prefer peers of it.
+    /// Whether nodes know their network and prefer peers in it.
     pub prefers_own_network: bool,
     /// The networks behind the router; a host belongs to one of them.
     pub networks: Vec<Network>,
-    /// Everybody who takes part.
+    /// All hosts of all networks.
     pub hosts: Vec<Host>,
     /// The simulation ends here at the latest.
     pub limit: Duration,
 }
 
-/// One network: a switch, and its line to the router that joins all networks.
+/// One network: a switch, and its uplink to the router that connects all networks.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Network {
-    /// Bytes per second to the router and from it; `None` means without limit.
+    /// Bytes per second in each direction; `None` means no limit.
     pub uplink: Option<f64>,
 }
 
@@ -59,7 +59,7 @@ pub struct Host {
     pub starts: Duration,
     /// What it does when it has everything.
     pub when_done: WhenDone,
-    /// When it vanishes without a word.
+    /// When it disappears without closing its connections.
     pub vanishes: Option<Duration>,
     /// Times without network, or of a seed without its process.
     pub outages: Vec<Outage>,
@@ -68,18 +68,18 @@ pub struct Host {
 /// What a host is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Holds everything and super-seeds.
+    /// Has everything and super-seeds.
     Seed,
     /// Downloads.
     Node,
-    /// Claims to hold everything and wants to do harm.
+    /// Claims to have everything and wants to do harm.
     Evil(Harm),
 }
 
-/// What an evil peer does. It dials again as soon as it is let go of.
+/// What an evil peer does. It dials again as soon as it is disconnected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Harm {
-    /// Of so many blocks one is wrong: 1 for all.
+    /// One of so many blocks is wrong; 1 means all.
     Corrupt(u32),
     /// Answers no request.
     Stall,
@@ -88,11 +88,11 @@ pub enum Harm {
 /// What a node does when it has everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenDone {
-    /// Stays and gives.
+    /// Stays and uploads.
     Stay,
-    /// Ends its connections after this time.
+    /// Closes its connections after this time.
     Leave(Duration),
-    /// Is gone after this time, without a word.
+    /// Disappears after this time, without closing its connections.
     Vanish(Duration),
 }
 
@@ -103,28 +103,29 @@ pub struct Outage {
     pub from: Duration,
     /// How long.
     pub lasts: Duration,
-    /// Whether its process ends: it comes back without memory. Otherwise only its cable is out.
+    /// Whether its process ends: it starts again without memory. Otherwise only its cable is
+    /// unplugged.
     pub is_restart: bool,
 }
 
-/// What came of one node.
+/// The result of one node.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Finish {
     /// Index of the host.
     pub host: usize,
     /// When it was switched on.
     pub started: Duration,
-    /// When the last piece was checked; `None` if that did not happen.
+    /// When its last piece was verified; `None` if it did not finish.
     pub finished: Option<Duration>,
     /// Payload bytes that arrived.
     pub received: u64,
-    /// Payload bytes that it gave.
+    /// Payload bytes that it uploaded.
     pub uploaded: u64,
-    /// Peers at its end.
+    /// Its peers at the end.
     pub peers: usize,
 }
 
-/// What came of it all.
+/// The result of a simulation.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Outcome {
     /// One for each node, in the order of the hosts.
@@ -133,13 +134,13 @@ pub struct Outcome {
     pub sent_by_seeds: Vec<u64>,
     /// Messages other than data that arrived.
     pub messages: u64,
-    /// Bytes of these messages, without what TCP and below add.
+    /// Bytes of these messages, without the headers of TCP and below.
     pub message_bytes: u64,
-    /// Bytes that came into each network over its uplink.
+    /// Bytes that entered each network over its uplink.
     pub into_network: Vec<u64>,
     /// Pieces that arrived with a wrong hash.
     pub wrong_pieces: u64,
-    /// Good nodes that some good node has banned.
+    /// How often an honest node refused another one as banned.
     pub wrongly_banned: u64,
     /// Payload bytes that reached the nodes in each [`CURVE_STEP`] since the start.
     pub curve: Vec<u64>,
@@ -148,7 +149,7 @@ pub struct Outcome {
 }
 
 impl Host {
-    /// A host on a link that carries so many bytes per second each way.
+    /// A host on a link with so many bytes per second in each direction.
     pub fn new(role: Role, network: usize, rate: f64) -> Self {
         Self {
             role,
@@ -164,7 +165,7 @@ impl Host {
 }
 
 impl Outcome {
-    /// Bytes reached a node.
+    /// Bytes arrived at a node.
     pub(crate) fn draw(&mut self, at: Duration, bytes: u32) {
         let step = usize::try_from(at.as_nanos() / CURVE_STEP.as_nanos()).unwrap_or(usize::MAX);
         if step < MAX_STEPS {
@@ -175,8 +176,7 @@ impl Outcome {
 }
 
 impl Scenario {
-    /// A room with one switch: a seed and so many nodes, all links of the same rate in bytes per
-    /// second.
+    /// A room with one switch: a seed and `nodes` nodes, all links with `rate` bytes per second.
     pub fn room(layout: Layout, nodes: usize, rate: f64, chance: u64) -> Self {
         let seed = std::iter::once(Host::new(Role::Seed, 0, rate));
         let nodes = std::iter::repeat_n(Host::new(Role::Node, 0, rate), nodes);

@@ -1,4 +1,4 @@
-//! Core: one direction of a simulated connection, and what it has on its way.
+//! Core: one direction of a simulated connection, and its packets in flight.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use bt_swarm::protocol::layout::ByteRange;
 use bt_swarm::protocol::wire::{Incoming, Outgoing};
 use bt_swarm::swarm::peer::PeerKey;
 
-/// The first wait of TCP before it sends again; each further one is twice as long.
+/// TCP's first retransmission time-out; it doubles with each further one (RFC 6298).
 const RETRANSMIT: Duration = Duration::from_millis(200);
 
-/// One direction of one connection; the other one has the number with the last bit changed.
+/// One direction of one connection; the number of the other one differs in the last bit.
 pub(crate) struct Stream {
     pub(crate) from: u32,
     pub(crate) key: PeerKey,
@@ -24,13 +24,13 @@ pub(crate) struct Stream {
     pub(crate) turn: f64,
 }
 
-/// What waits to be sent.
+/// Something that waits to be sent.
 pub(crate) enum Item {
     Messages(Vec<Outgoing>),
     Data { range: ByteRange, wrong: bool },
 }
 
-/// What goes over the links as one.
+/// The unit that links carry.
 pub(crate) struct Packet {
     pub(crate) stream: u32,
     pub(crate) messages: Vec<Outgoing>,
@@ -55,7 +55,7 @@ impl Stream {
         }
     }
 
-    /// All messages up to the first block, and that block; `number` is this stream's own.
+    /// All messages up to the first block, and that block; `number` is the number of this stream.
     pub(crate) fn next_packet(&mut self, number: u32) -> Packet {
         let mut packet =
             Packet { stream: number, messages: Vec::new(), data: None, bytes: 0, hop: 0 };
@@ -110,7 +110,7 @@ pub(crate) fn length(message: &Outgoing) -> u32 {
     }
 }
 
-/// How long after an outage TCP sends again.
+/// How long after the end of an outage TCP sends again.
 pub(crate) fn retransmits_after(outage: Duration) -> Duration {
     let mut resumes = Duration::ZERO;
     let mut wait = RETRANSMIT;

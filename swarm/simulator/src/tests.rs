@@ -2,7 +2,7 @@ use super::*;
 use bt_swarm::protocol::layout::Layout;
 use std::time::{Duration, Instant};
 
-/// 100 Mbit/s: with 64 KiB pieces as many seconds a piece as 640 KiB have at 1 Gbit/s.
+/// 100 Mbit/s: a piece of 64 KiB takes as long as one of 640 KiB at 1 Gbit/s.
 const RATE: f64 = 12.5e6;
 const PIECE: u32 = 64 * 1024;
 
@@ -66,7 +66,7 @@ fn a_room_needs_little_more_time_than_one_node_and_one_copy() {
 }
 
 #[test]
-fn late_nodes_and_nodes_that_leave_when_done_hold_nobody_up() {
+fn late_nodes_and_nodes_that_leave_when_done_delay_nobody() {
     for chance in 1..=3 {
         let mut scenario = room(12, 384, chance);
         let wire = wire(&scenario);
@@ -83,7 +83,7 @@ fn late_nodes_and_nodes_that_leave_when_done_hold_nobody_up() {
 }
 
 #[test]
-fn nodes_that_vanish_hold_nobody_up_for_long() {
+fn nodes_that_disappear_delay_nobody_for_long() {
     for chance in 1..=3 {
         let mut scenario = room(8, 256, chance);
         scenario.hosts[3].vanishes = Some(wire(&scenario).mul_f64(0.5));
@@ -135,7 +135,7 @@ fn a_cable_that_is_out_costs_its_own_node_the_time_and_a_little() {
         let limit = wire(&scenario) + Duration::from_secs(8);
         others.for_each(|node| assert!(node.finished.is_some_and(|at| at < limit), "{secs} s"));
         let image = scenario.layout.total();
-        assert!(outcome.nodes[3].received < image + image / 4, "pieces were fetched again");
+        assert!(outcome.nodes[3].received < image + image / 4, "pieces were downloaded again");
     }
 }
 
@@ -184,7 +184,7 @@ fn campus(prefers_own_network: bool) -> (Scenario, Outcome) {
 }
 
 #[test]
-fn over_a_slow_line_each_piece_comes_about_once() {
+fn each_piece_crosses_a_slow_link_about_once() {
     let (scenario, outcome) = campus(true);
     let image = scenario.layout.total() as f64;
     let most = outcome.into_network.iter().max().map_or(0.0, |most| *most as f64 / image);
@@ -204,7 +204,7 @@ fn evil(nodes: usize, evil: usize, harm: Harm, chance: u64) -> Scenario {
 }
 
 #[test]
-fn evil_peers_are_banned_and_nobody_else_a_hundred_times_of_a_hundred() {
+fn evil_peers_are_banned_and_nobody_else_in_a_hundred_of_a_hundred_runs() {
     for chance in 1..=100 {
         let harm = Harm::Corrupt([1, 2, 20][chance as usize % 3]);
         let outcome = simulate(&evil(4, 8, harm, chance));
@@ -226,8 +226,8 @@ fn one_evil_peer_costs_less_than_a_quarter_of_the_time() {
 }
 
 #[test]
-fn eight_evil_peers_of_twelve_cost_less_than_the_time_again() {
-    // A download of four seconds: to be patient with a silent peer takes two.
+fn eight_evil_peers_of_twelve_cost_less_than_twice_the_time() {
+    // A download of four seconds, because waiting for a silent peer takes two.
     let slowed = |evil_peers: usize, harm, chance| {
         let mut scenario = evil(4, evil_peers, harm, chance);
         for host in &mut scenario.hosts {

@@ -1,4 +1,4 @@
-//! Core: a tracker that names some of who announced before.
+//! Core: a tracker that answers with some of the peers that announced before.
 
 use crate::random::random;
 
@@ -9,8 +9,8 @@ pub(crate) struct Tracker {
 }
 
 impl Tracker {
-    /// A host announces itself. How many did before it: these may be named to it, so that each
-    /// pair is dialled from one side.
+    /// A host announces. Returns how many did before it: the answer lists only these, so that of
+    /// each pair one end dials.
     pub(crate) fn announced(&mut self, host: u32) -> usize {
         let known = self.hosts.iter().position(|other| *other == host);
         if known.is_none() {
@@ -19,7 +19,7 @@ impl Tracker {
         known.unwrap_or(self.hosts.len() - 1)
     }
 
-    /// Of the first `before` hosts so many at random.
+    /// At most `most` of the first `before` hosts, at random.
     pub(crate) fn some_of(&self, before: usize, most: usize, rng_state: &mut u64) -> Vec<u32> {
         let mut named: Vec<u32> = self.hosts[..before].to_vec();
         for at in (most..named.len()).rev() {

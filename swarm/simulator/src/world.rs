@@ -1,4 +1,4 @@
-//! Core: the simulated world: hosts with their swarms, connections, packets on their way.
+//! Core: the simulated world: hosts with their swarms, connections, packets in flight.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -19,16 +19,16 @@ use crate::scenario::{Harm, Host, Outcome, Role, Scenario, WhenDone};
 use crate::stream::{Item, Packet, Stream, as_received, length, retransmits_after};
 use crate::tracker::Tracker;
 
-/// As in the engine: unsent bytes below which a socket takes the next batch.
+/// As in the engine: with fewer unsent bytes a socket accepts the next batch.
 const NOTSENT_LOWAT: u64 = 64 * 1024;
 
-/// Bytes of one connection that are on their way: free, and where a port's queue is long.
+/// The maximum of bytes in flight on one connection, unless a port's queue is long.
 const WINDOW: u64 = 128 * 1024;
 
-/// As in the engine: nobody acknowledges for so long.
+/// As in the engine: a peer that acknowledges nothing for this long is disconnected.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A dial that nobody answers.
+/// As in the engine: how long a dial waits for an answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 const HASH_NANOS_PER_BYTE: f64 = 1.0;
@@ -44,7 +44,7 @@ struct World<'a> {
     streams: Vec<Stream>,
     packets: Vec<Packet>,
     free: Vec<u32>,
-    /// Down links of the hosts, then of each network: to the router, from the router.
+    /// The links towards each host, then two for each network: to the router and from it.
     links: Vec<Link>,
     tracker: Tracker,
     rng_state: u64,
@@ -52,7 +52,8 @@ struct World<'a> {
     outcome: Outcome,
 }
 
-/// Runs a scenario to its end. `start` is any instant: no real time passes in a simulation.
+/// Runs a scenario until all nodes have finished. `start` is any instant: a simulation does not
+/// wait.
 pub fn run(scenario: &Scenario, start: Instant) -> Outcome {
     let mut world = World::new(scenario, start);
     let limit = nanos(scenario.limit);
@@ -366,7 +367,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Closes the end of a connection that owns this stream, and tells the other if it can be told.
+    /// Closes the end of a connection that owns this stream, and notifies the other end if it can.
     fn close(&mut self, stream: u32, notifies_other: bool) {
         let now = self.time();
         let state = &mut self.streams[index(stream)];
@@ -394,7 +395,7 @@ impl<'a> World<'a> {
 
     // --- sending -----------------------------------------------------------------------------
 
-    /// Does for each connection of a host what its swarm wants done.
+    /// Does what the swarm of a host wants for each of its connections.
     fn wake(&mut self, host: u32) {
         loop {
             let Some(swarm) = &mut self.host(host).swarm else { return };
@@ -413,7 +414,7 @@ impl<'a> World<'a> {
         self.send(host);
     }
 
-    /// Hands a connection's next batches to its socket, as far as that takes them.
+    /// Passes a connection's next batches to its socket, as long as it accepts them.
     fn pump(&mut self, stream: u32) {
         let now = self.time();
         let (host, key) = (self.streams[index(stream)].from, self.streams[index(stream)].key);
@@ -514,7 +515,7 @@ impl<'a> World<'a> {
         self.send(host);
     }
 
-    // --- on the way --------------------------------------------------------------------------
+    // --- in flight ---------------------------------------------------------------------------
 
     /// The links between two hosts after the sender's own.
     fn path(&self, stream: u32) -> ([u32; 3], usize) {

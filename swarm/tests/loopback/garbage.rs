@@ -1,11 +1,11 @@
-//! A seed and a node under garbage stay up and go on.
+//! A seed and a node that receive garbage keep running.
 
 use crate::common::{Payload, local};
 use bt_swarm::PeerId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Shakes hands like a peer and then sends `bytes`; returns when the other side has closed.
+/// Sends the handshake of a peer and then `bytes`; returns when the other side has closed.
 async fn send(port: u16, infohash: [u8; 20], bytes: &[u8]) {
     let mut stream = TcpStream::connect(local(port)).await.expect("somebody listens");
     let mut hello = b"\x13BitTorrent protocol\0\0\0\0\0\x10\0\0".to_vec();
@@ -13,7 +13,7 @@ async fn send(port: u16, infohash: [u8; 20], bytes: &[u8]) {
     hello.extend_from_slice(&PeerId::boottorrent(*b"hostile peer").0);
     hello.extend_from_slice(bytes);
     let written = stream.write_all(&hello).await;
-    // The other side may have closed before it has read everything: that is its right.
+    // The other side may have closed before it has read everything.
     if written.is_ok() {
         let _closed = stream.shutdown().await;
         let _closed_or_reset = stream.read_to_end(&mut Vec::new()).await;

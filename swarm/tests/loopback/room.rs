@@ -1,4 +1,4 @@
-//! Rooms on the loopback interface: who gets what, with peers that come, go and lie.
+//! Rooms on the loopback interface: who gets what, with peers that join, leave and send wrong data.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -11,7 +11,7 @@ use bt_swarm::{Node, NodeOptions, Seed, SeedOptions, Storage, SwarmError};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket};
 
-/// A peer id of a client that is not ours.
+/// A peer id of another client.
 const STOCK_ID: &[u8] = b"-qB4520-abcdefghijkl";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -46,7 +46,7 @@ async fn three_nodes_that_start_together_share() {
     let stats = seed.stats(payload.meta.infohash()).expect("the seed has it");
     let copies = stats.uploaded as f64 / payload.meta.total() as f64;
     println!("the seed sent {copies:.2} copies to 3 nodes");
-    assert!(copies < 2.9, "no node gave anything: {copies}");
+    assert!(copies < 2.9, "no node uploaded anything: {copies}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -85,7 +85,7 @@ async fn the_nodes_finish_among_themselves_once_one_copy_is_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_goes_on_when_the_seed_is_back() {
+async fn a_node_continues_when_the_seed_is_back() {
     let payload = Payload::new(24);
     let seed = payload.seed().await;
     let port = seed.port();
@@ -148,7 +148,7 @@ async fn a_client_that_dials_a_second_after_its_announce_is_not_dialled() {
     assert!(dialled.is_err(), "the seed dialled a client that was connected");
 }
 
-/// Gives wrong bytes and counts how often it was asked.
+/// Reads wrong bytes and counts how often it was read.
 struct Wrong(AtomicU64);
 
 impl Storage for Wrong {
@@ -181,7 +181,7 @@ async fn an_evil_peer_is_banned_and_the_download_completes() {
     node.node.add_peers(&[local(seed.port())]);
     payload.assert_finishes(&node).await;
     let requested = wrong.0.load(Ordering::Relaxed) * 16384;
-    assert!(requested < 4 << 20, "the liar was asked for {requested} bytes");
+    assert!(requested < 4 << 20, "{requested} bytes were requested from the liar");
     assert_eq!(liar.stats(payload.meta.infohash()).map(|stats| stats.peers), Some(0));
 }
 
@@ -208,7 +208,7 @@ async fn a_liar_among_good_peers_harms_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wrong_data_from_the_server_is_told() {
+async fn wrong_data_from_the_server_is_reported() {
     let payload = Payload::new(1);
     let seed = Seed::start(SeedOptions { listen: local(0) }).await.expect("a free port");
     seed.add(payload.meta.clone(), Arc::new(Wrong(AtomicU64::new(0))));
