@@ -43,8 +43,8 @@ pub struct SuperSeed {
     layout: Layout,
     /// For each piece, the connected nodes that have it or were shown it.
     spread: Vec<u16>,
-    /// How many pieces have each value of `spread`. The lowest one ends a search: without it,
-    /// showing a piece would always walk over all of up to 2^20.
+    /// How many pieces have each value of `spread`. The lowest one ends a search; without it each
+    /// piece to show would cost a walk over all pieces, up to 2^20.
     levels: BTreeMap<u16, u32>,
     /// Where the search for the next piece continues.
     cursor: u32,
@@ -240,7 +240,49 @@ fn at_once(layout: Layout, viewers: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    impl SuperSeed {
+        /// Counts both indices again from the pieces that each node has or was shown, and compares.
+        ///
+        /// # Panics
+        /// If one of them, or the state of a node, is wrong.
+        fn check_invariants(&self) {
+            let pieces = self.layout.pieces();
+            let knowing = |piece| self.peers.values().filter(|it| it.known.contains(piece)).count();
+            let spread: Vec<u16> =
+                (0..pieces).map(|piece| knowing(piece).try_into().expect("few nodes")).collect();
+            let mut levels = BTreeMap::new();
+            spread.iter().for_each(|count| *levels.entry(*count).or_default() += 1);
+            assert_eq!((&self.spread, &self.levels), (&spread, &levels), "kept and counted");
+            for (key, viewer) in &self.peers {
+                assert_eq!(viewer.holds.without(&viewer.known).next(), None, "{key:?}");
+                assert!(viewer.pending.len() as u64 <= SHOWN_AT_ONCE, "{viewer:?}");
+                for (piece, left) in &viewer.pending {
+                    let is_shown = viewer.known.contains(*piece) && !viewer.holds.contains(*piece);
+                    assert!(is_shown, "{key:?} is to get {piece}, which it has or was not shown");
+                    assert!((1..=self.layout.blocks_of(*piece)).contains(left), "{viewer:?}");
+                }
+            }
+            assert!(self.lanes.len() <= LANES && self.cursor <= pieces);
+            assert!(self.lanes.iter().all(|key| self.holds_nothing(*key)), "a lane is not needed");
+            let waiting: BTreeSet<PeerKey> = self.waiting.iter().copied().collect();
+            assert_eq!(waiting.len(), self.waiting.len(), "a node waits twice");
+            assert!(waiting.iter().all(|key| self.peers.contains_key(key)), "one that left waits");
+            assert!(waiting.is_disjoint(&self.lanes), "a node with a lane waits for one");
+        }
+
+        /// The lowest `spread` among the pieces that a node neither has nor was shown, by a walk over
+        /// all pieces.
+        fn lowest_spread(&self, key: PeerKey) -> Option<u16> {
+            let viewer = self.peers.get(&key)?;
+            let unknown =
+                (0..).zip(&self.spread).filter(|(piece, _)| !viewer.known.contains(*piece));
+            unknown.map(|(_, count)| *count).min()
+        }
+    }
 
     /// Pieces of 512 KiB, so that two nodes are shown two each.
     const PIECE: u32 = 512 << 10;
@@ -357,5 +399,94 @@ mod tests {
         seed.holds(PeerKey(1), 2);
         assert_eq!(pieces(seed.show(PeerKey(1))), [0]);
         assert_eq!(seed.spread, [1, 1, 1, 1]);
+    }
+
+    /// Something that happens to a seed.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Join(u64),
+        Leave(u64),
+        Holds(u64, u32),
+        Show(u64),
+        /// A block of the nth piece that the node waits for was sent.
+        Sent(u64, usize),
+        /// A block of any piece was sent: a client may request what it was not shown.
+        SentUnshown(u64, u32),
+        /// Time passes; whether nothing is queued for any node.
+        Expire(u64, bool),
+    }
+
+    /// More nodes than lanes, and so few pieces that each is shown several times.
+    const NODES: u64 = 12;
+    const PIECES: u32 = 10;
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            2 => (0..NODES).prop_map(Step::Join),
+            1 => (0..NODES).prop_map(Step::Leave),
+            1 => (0..NODES, 0..PIECES + 1).prop_map(|(node, piece)| Step::Holds(node, piece)),
+            3 => (0..NODES).prop_map(Step::Show),
+            3 => (0..NODES, 0..3_usize).prop_map(|(node, nth)| Step::Sent(node, nth)),
+            1 => (0..NODES, 0..PIECES).prop_map(|(node, piece)| Step::SentUnshown(node, piece)),
+            1 => (0..3000_u64, any::<bool>()).prop_map(|(ms, is_idle)| Step::Expire(ms, is_idle)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_order_of_events_breaks_the_indices(
+            first in 0..=NODES,
+            steps in proptest::collection::vec(step(), 0..200),
+            salt: u64,
+        ) {
+            let (_, mut now) = seed(1, 0);
+            // The last piece is shorter: one block instead of two.
+            let total = u64::from(PIECES) * 32768 - 20000;
+            let layout = Layout::new(total, 32768).expect("within the limits");
+            let mut seed = SuperSeed::new(layout, salt);
+            // A room that starts together: some nodes have a lane, others wait.
+            for node in 0..first {
+                seed.join(PeerKey(node), now);
+                seed.show(PeerKey(node));
+            }
+            for step in steps {
+                match step {
+                    Step::Join(node) if !seed.peers.contains_key(&PeerKey(node)) => {
+                        seed.join(PeerKey(node), now);
+                    }
+                    // A key is never used twice at the same time.
+                    Step::Join(_) => {}
+                    Step::Leave(node) => seed.leave(PeerKey(node)),
+                    Step::Holds(node, piece) => {
+                        seed.holds(PeerKey(node), piece);
+                    }
+                    Step::Show(node) => {
+                        let known: BTreeMap<PeerKey, Bitfield> =
+                            seed.peers.iter().map(|(key, it)| (*key, it.known.clone())).collect();
+                        for (viewer, piece) in seed.show(PeerKey(node)) {
+                            prop_assert!(!known[&viewer].contains(piece), "shown twice");
+                        }
+                    }
+                    Step::Sent(node, nth) => {
+                        let viewer = seed.peers.get(&PeerKey(node));
+                        let piece = viewer.and_then(|it| it.pending.keys().nth(nth)).copied();
+                        piece.into_iter().for_each(|piece| seed.sent(PeerKey(node), piece, now));
+                    }
+                    Step::SentUnshown(node, piece) => seed.sent(PeerKey(node), piece, now),
+                    Step::Expire(ms, is_idle) => {
+                        now += Duration::from_millis(ms);
+                        for key in seed.expire(now, |_| is_idle) {
+                            prop_assert!(seed.peers[&key].pending.is_empty());
+                        }
+                    }
+                }
+                seed.check_invariants();
+                for key in seed.peers.keys() {
+                    let found = seed.least_spread(*key);
+                    let count = found.map(|piece| seed.spread[piece as usize]);
+                    prop_assert_eq!(count, seed.lowest_spread(*key), "the search ended too early");
+                }
+            }
+        }
     }
 }
