@@ -89,6 +89,7 @@ async fn handshake_as_dialler(
     tune(&stream)?;
     stream.write_all(&handshake(member.meta.infohash(), own_id)).await?;
     let theirs = read_handshake(&mut stream).await?;
+    // BEP 3 also compares the peer id with the tracker's, but compact answers (BEP 23) have none.
     if theirs.info_hash.0 != member.meta.infohash().0 {
         return Err(Ended::BadHandshake);
     }
@@ -129,6 +130,7 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
 
 fn handshake(infohash: Infohash, own_id: PeerId) -> [u8; HANDSHAKE] {
     let mut bytes = [0; HANDSHAKE];
+    // Of the reserved bits only that of BEP 10 is set: no DHT (BEP 5), no fast extension (BEP 6).
     let handshake = Handshake::new(Id20::new(infohash.0), Id20::new(own_id.0));
     let written = handshake.serialize_unchecked_len(&mut bytes);
     assert_eq!(written, HANDSHAKE, "a handshake has a fixed length");
@@ -208,6 +210,8 @@ async fn read(
             member.receive(key, &message)?;
             used += length;
         }
+        // Blocks are stored from where they were received; only the start of the next message
+        // moves.
         buffer.copy_within(used..filled, 0);
         filled -= used;
         // One system call for a block, not for each of its packets: the option changes only between
@@ -245,6 +249,7 @@ async fn write(
     loop {
         match member.next(key) {
             Next::Closed => return Ok(Ended::Locally),
+            // A wake-up between `next` and here is not lost: `Notify` keeps one.
             Next::Wait => waker.notified().await,
             Next::Send { messages, data } => {
                 buffer.clear();
@@ -254,7 +259,9 @@ async fn write(
                 if !data.is_empty() {
                     buffer = append_data(member, buffer, &data).await?;
                 }
+                // One write for messages and data: HAVEs and requests need no packet of their own.
                 writer.write_all(&buffer).await?;
+                // Only now: what a super-seeder has sent decides what it shows next.
                 member.sent(key, &data);
             }
         }

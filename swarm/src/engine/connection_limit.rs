@@ -33,6 +33,7 @@ impl ConnectionLimit {
             return None;
         }
         taken.insert(ip, of_address + 1);
+        // Weak: a connection may outlive its listener.
         Some(Permit { limit: Arc::downgrade(self), ip })
     }
 }
@@ -50,6 +51,7 @@ impl Drop for Permit {
         let mut taken = limit.taken.lock();
         if let Some(count) = taken.get_mut(&self.ip) {
             *count -= 1;
+            // Or the map would grow with each address that ever connected.
             if *count == 0 {
                 taken.remove(&self.ip);
             }

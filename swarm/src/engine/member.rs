@@ -76,6 +76,7 @@ impl Member {
         let state = &mut *self.state.lock();
         let result = act(&mut state.swarm, now());
         for key in state.swarm.take_wakes() {
+            // A connection that is not waiting finds the wake-up when it does: `Notify` keeps one.
             if let Some(waker) = state.wakers.get(&key) {
                 waker.notify_one();
             }
@@ -161,6 +162,8 @@ impl Member {
     }
 
     fn store(self: &Arc<Self>, block: Block, data: &[u8]) {
+        // On this thread: a node stores in memory, and to pass the block to another thread would
+        // cost another copy of it.
         let offset = self.offset_of(self.meta.layout().range(block));
         if let Err(error) = self.storage.write_at(offset, data) {
             let (infohash, piece) = (self.meta.infohash(), block.piece);
@@ -176,6 +179,7 @@ impl Member {
 
     /// Hashes a complete piece on another thread, so that no connection waits for it.
     async fn check(self: Arc<Self>, check: Check) {
+        // Pieces that wait here are in the storage already, so they cost no memory.
         let _permit = self.hashers.acquire().await.expect("the semaphore is never closed");
         let wants_blocks = self.with(|swarm, _| swarm.is_suspect(check.piece));
         let member = Arc::clone(&self);
@@ -222,6 +226,7 @@ impl Member {
         })?;
         let is_proven = sha256.map(|sha256| sha256.finalize().into()) == wanted;
         let is_correct = sha1.finish() == self.meta.hash_of(piece) && is_proven;
+        // Digests of blocks in a second pass: smart_ban.rs needs them for few pieces, if for any.
         let mut blocks = Vec::new();
         if wants_blocks || !is_correct {
             self.read_piece(piece, |bytes| {

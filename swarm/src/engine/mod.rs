@@ -321,6 +321,7 @@ fn listen(
                     continue;
                 }
             };
+            // Accepted and closed: left in the backlog, it would block the connections behind it.
             let Some(permit) = limit.take(address.ip()) else { continue };
             let lookup = lookup.clone();
             connections.spawn(connection_stop.clone().run_until_cancelled_owned(async move {
@@ -396,6 +397,7 @@ fn ending(ended: &Ended) -> Ending {
     match ended {
         Ended::Refused(Refusal::Myself | Refusal::Banned) => Ending::Hopeless,
         Ended::Refused(Refusal::Duplicate) => Ending::Duplicate,
+        // Everything else may change, also that this member is full.
         _ => Ending::Over,
     }
 }

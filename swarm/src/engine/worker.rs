@@ -28,8 +28,11 @@ impl Worker {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let worker = Self { runtime: runtime.handle().clone(), tasks: TaskTracker::new() };
         let (stop, tasks) = (stop.clone(), worker.tasks.clone());
+        // The thread is not joined: `ended` waits for the tasks without blocking the caller's
+        // runtime.
         let life = move || {
             runtime.block_on(async {
+                // An engine without connections has no tasks, and must not end for that.
                 stop.cancelled().await;
                 tasks.close();
                 tasks.wait().await;

@@ -172,6 +172,7 @@ fn interpret<'a>(message: &'a [u8], layout: &Layout) -> Result<Incoming<'a>, Vio
     let range = |request: Request| {
         let Request { index, begin, length } = request;
         let range = ByteRange { piece: index, begin, length };
+        // Not only complete blocks: a client may request any range of a piece (BEP 3).
         let fits = layout.contains(range) && length <= MAX_REQUEST;
         if fits { Ok(range) } else { Err(Violation::OutOfBounds(kind)) }
     };
@@ -195,6 +196,7 @@ fn interpret<'a>(message: &'a [u8], layout: &Layout) -> Result<Incoming<'a>, Vio
 fn data<'a>(piece: &Piece<ByteBuf<'a>>, layout: &Layout) -> Option<Incoming<'a>> {
     // The message is in one buffer, so its data are too: the second half is empty.
     let (data, _) = piece.data();
+    // Only complete blocks are requested here, so no other range is an answer.
     let block = layout.block_at(piece.index, piece.begin, data.len())?;
     Some(Incoming::Data(block, data))
 }
@@ -267,6 +269,8 @@ fn write_extended(out: &mut Vec<u8>, id: u8, body: &[u8]) {
 }
 
 fn extended_handshake(metadata_size: usize) -> Vec<u8> {
+    // Keys in sorted order (BEP 3): m, metadata_size, reqq, v. Other clients show `v` in their list
+    // of peers.
     let mut body = b"d1:md".to_vec();
     bencode::put_pair(&mut body, "ut_metadata", u64::from(MY_EXTENDED_UT_METADATA));
     body.push(b'e');
@@ -286,6 +290,7 @@ fn metadata_part(part: u32, info: &[u8]) -> Vec<u8> {
             bencode::put_pair(&mut body, "msg_type", 1);
             bencode::put_pair(&mut body, "piece", u64::from(part));
             bencode::put_pair(&mut body, "total_size", info.len() as u64);
+            // BEP 9: the data follow the dictionary and are not part of it.
             body.push(b'e');
             body.extend_from_slice(bytes);
         }

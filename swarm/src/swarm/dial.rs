@@ -91,6 +91,7 @@ impl DialBook {
     pub fn ended(&mut self, address: SocketAddr, ending: Ending, now: Instant) {
         let Some(dial) = self.known.get_mut(&address) else { return };
         let failures = match *dial {
+            // A server that was restarted is dialled soon, however often it failed before.
             Dial::Connected { since, .. } if now.saturating_duration_since(since) >= STEADY => 0,
             Dial::Connected { failures, .. }
             | Dial::Trying { failures }
@@ -98,9 +99,11 @@ impl DialBook {
             Dial::Never => return,
         };
         *dial = match ending {
+            // Remembered, not forgotten: the tracker's next answer lists the address again.
             Ending::Hopeless => Dial::Never,
             Ending::Duplicate => Dial::Waiting { until: Some(now + WAIT_CONNECTED), failures: 0 },
             Ending::Over => {
+                // The longest wait is reached long before the shift could overflow.
                 let wait = WAITS.0.saturating_mul(1 << failures.min(8)).min(WAITS.1);
                 Dial::Waiting { until: Some(now + wait), failures: failures.saturating_add(1) }
             }

@@ -274,8 +274,8 @@ mod tests {
             assert!(waiting.is_disjoint(&self.lanes), "a node with a lane waits for one");
         }
 
-        /// The lowest `spread` among the pieces that a node neither has nor was shown, by a walk over
-        /// all pieces.
+        /// The lowest `spread` among the pieces that a node neither has nor was shown, by a walk
+        /// over all pieces.
         fn lowest_spread(&self, key: PeerKey) -> Option<u16> {
             let viewer = self.peers.get(&key)?;
             let unknown =

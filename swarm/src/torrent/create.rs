@@ -130,6 +130,7 @@ pub fn create(
 }
 
 fn piece_length_for(total: u64) -> u32 {
+    // A power of two, as all clients use: `Layout` relies on it, and blocks of 16 KiB always fit.
     let target = total.div_ceil(TARGET_PIECES).clamp(PIECE_LENGTHS.0, PIECE_LENGTHS.1);
     u32::try_from(target.next_power_of_two()).expect("clamped to 4 MiB")
 }
@@ -145,6 +146,7 @@ fn open_sorted(name: &str, files: &[FileSpec]) -> Result<Vec<SourceFile>, Create
     if !is_plain_component(name) {
         return Err(CreateError::BadName(name.to_owned()));
     }
+    // The caller's order must not change the infohash.
     let mut sorted: Vec<&FileSpec> = files.iter().collect();
     sorted.sort_by(|one, other| one.name.cmp(&other.name));
     if let Some(pair) = sorted.windows(2).find(|pair| pair[0].name == pair[1].name) {
@@ -191,6 +193,8 @@ fn hash_all(
     let hashes = PieceHashes { sha1: vec![[0; 20]; pieces], sha256: vec![[0; 32]; pieces] };
     let hashes = Mutex::new(hashes);
     thread::scope(|scope| {
+        // Two bounded channels: the reader waits for the slower hash. SHA-256 of a file cannot be
+        // split among threads, those of the pieces can.
         let (to_pieces, pieces) = sync_channel::<Arc<PieceData>>(READ_AHEAD);
         let (to_files, in_order) = sync_channel::<Arc<PieceData>>(READ_AHEAD);
         let pieces = Arc::new(Mutex::new(pieces));
@@ -285,6 +289,7 @@ fn read_pieces(
                 finish_piece(std::mem::replace(&mut bytes, next));
             }
         }
+        // A file that is still being copied has grown meanwhile: its hash would be that of a part.
         check_unchanged(source)?;
     }
     if !bytes.is_empty() {
@@ -309,6 +314,8 @@ fn info_dictionary(
 ) -> Vec<u8> {
     let mut out = Vec::with_capacity(pieces.sha1.len() * 20 + 1024);
     out.push(b'd');
+    // Keys in sorted order (BEP 3). `files` even for a single one: `name` is then the folder, named
+    // after the system.
     bencode::put_bytes(&mut out, b"files");
     out.push(b'l');
     for source in sources {
