@@ -46,7 +46,7 @@ impl Server {
         let books = all.iter().map(|(network, pool)| {
             let range = Range::new(pool.range.0, pool.range.1).expect("not empty");
             let mut book = LeaseBook::new(range, vec![network.server], pool.lease);
-            network.fixed().for_each(|(mac, ip)| book.reserve(mac, ip));
+            network.reservations().for_each(|(mac, ip)| book.add_reservation(mac, ip));
             book
         });
         let (log, found) = LeaseLog::open(&folder.join("leases")).expect("opens");

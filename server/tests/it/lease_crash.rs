@@ -106,17 +106,17 @@ impl Told {
         for later in [1, 110, 1800].map(Duration::from_secs) {
             let then = now + later;
             for lease in self.0.values().filter(|it| it.until > then) {
-                let claim = server.book().claim(STRANGER, lease.ip, ClaimKind::Renewing, then);
+                let claim = server.book().request(STRANGER, lease.ip, ClaimKind::Renewing, then);
                 assert_eq!(claim, Claim::Refused, "{context}: {lease:?} has a second owner");
             }
         }
         let live: Vec<&Lease> = self.0.values().filter(|it| it.until > now).collect();
         for lease in &live {
-            let claim = server.book().claim(lease.mac, lease.ip, ClaimKind::Rebooting, now);
+            let claim = server.book().request(lease.mac, lease.ip, ClaimKind::Rebooting, now);
             assert!(matches!(claim, Claim::Granted { .. }), "{context}: {lease:?} is lost");
         }
         for node in 100..100 + POOL {
-            let offered = server.book().propose(mac(node), None, now);
+            let offered = server.book().offer(mac(node), None, now);
             let is_live = |ip| live.iter().any(|lease| lease.ip == ip);
             assert!(!offered.is_some_and(is_live), "{context}: {offered:?} is offered again");
         }
@@ -201,9 +201,9 @@ impl Lab {
             (1, Some(lease)) => return book.decline(mac, lease.ip, now).map(Change::Noted),
             (2..6, Some(lease)) => (lease.ip, ClaimKind::Renewing),
             (6, _) => (ip(self.random.random_range(0..POOL)), ClaimKind::Selecting),
-            _ => (book.propose(mac, None, now)?, ClaimKind::Selecting),
+            _ => (book.offer(mac, None, now)?, ClaimKind::Selecting),
         };
-        match book.claim(mac, asked.0, asked.1, now) {
+        match book.request(mac, asked.0, asked.1, now) {
             Claim::Granted { lease, before } => Some(Change::Granted { lease, before }),
             Claim::Refused | Claim::Unknown => None,
         }
@@ -286,8 +286,9 @@ fn give(server: &mut Server, node: u8, now: SystemTime) -> Option<(Ipv4Addr, Kep
     if !server.ledger.may_offer(0, mac, now) {
         return None;
     }
-    let ip = server.book().propose(mac, None, now)?;
-    let Claim::Granted { lease, before } = server.book().claim(mac, ip, ClaimKind::Selecting, now)
+    let ip = server.book().offer(mac, None, now)?;
+    let Claim::Granted { lease, before } =
+        server.book().request(mac, ip, ClaimKind::Selecting, now)
     else {
         return None;
     };

@@ -27,8 +27,8 @@ fn give(server: &mut Server, node: u16, now: SystemTime) -> Kept {
     let Server { ledger, log } = server;
     let [high, low] = node.to_be_bytes();
     let mac = Mac([2, 0, 0, 0, high, low]);
-    let ip = ledger.book(0).propose(mac, None, now).expect("there are enough");
-    match ledger.book(0).claim(mac, ip, ClaimKind::Selecting, now) {
+    let ip = ledger.book(0).offer(mac, None, now).expect("there are enough");
+    match ledger.book(0).request(mac, ip, ClaimKind::Selecting, now) {
         Claim::Granted { lease, before } => {
             ledger.change(Change::Granted { lease, before });
             let work = ledger.begin().expect("there is a change");

@@ -134,7 +134,7 @@ impl Network {
     }
 
     /// The addresses that only one PC may have, and whose they are.
-    pub fn fixed(&self) -> impl Iterator<Item = (Mac, Ipv4Addr)> {
+    pub fn reservations(&self) -> impl Iterator<Item = (Mac, Ipv4Addr)> {
         let hosts = self.nodes.hosts.iter().filter_map(|host| host.mac.zip(host.address));
         hosts.filter(|(_, ip)| self.contains(*ip))
     }
@@ -311,7 +311,8 @@ mod tests {
     #[test]
     fn a_fixed_address_belongs_to_its_network_only() {
         let networks = networks("\"eth0\"", &[OWN]);
-        let fixed: Vec<usize> = networks.iter().map(|network| network.fixed().count()).collect();
+        let fixed: Vec<usize> =
+            networks.iter().map(|network| network.reservations().count()).collect();
         assert_eq!(fixed, [0, 1]);
     }
 }

@@ -152,7 +152,7 @@ pub fn respond(
         return Answer::Silent(Silence::OtherNetwork);
     }
     match request.kind {
-        Kind::Discover { wanted } => match book.propose(request.mac, wanted, now) {
+        Kind::Discover { wanted } => match book.offer(request.mac, wanted, now) {
             // The hold stays: the same PC asks by PXE next.
             Some(ip) if is_left_to_pxe(request, ip, network) => Answer::Silent(Silence::HttpBoot),
             Some(ip) => Answer::Send(offer(request, ip, book.lease_time(request.mac), network)),
@@ -211,7 +211,7 @@ fn claim(
     if kind != ClaimKind::Selecting && network.contains(ip) && !book.covers(ip) {
         return Answer::Silent(Silence::OutsideRange);
     }
-    match book.claim(request.mac, ip, kind, now) {
+    match book.request(request.mac, ip, kind, now) {
         Claim::Granted { lease, before } => {
             let grant = Grant { lease, before };
             let lease_time = lease.until.duration_since(now).unwrap_or_default();

@@ -1,10 +1,10 @@
-//! Core: who holds which address, and until when.
+//! Core: which node holds which address, and until when.
 //!
-//! Leases are keyed by hardware address alone: one PC shows up as three DHCP clients in one boot
-//! (firmware, iPXE, the small Linux), some with a client identifier and some without, and must keep
-//! its address all the way. A node gets its old address back as long as nobody else needed it.
-//! A fixed address is its host's alone; `newcomers.rs` says what keeps invented nodes from taking
-//! all the others. Nothing here is on disk; `lease_log/` keeps the [`Record`]s that this module
+//! Leases are keyed by MAC address alone, although RFC 2131 §4.2 prefers the client identifier: one
+//! PC is three DHCP clients in one boot (firmware, iPXE, netboot image), some with an identifier
+//! and some without, and must keep its address through all of them. A node gets its old address
+//! back as long as no other node needed it. A reserved address is only ever its host's;
+//! `newcomers.rs` limits how many addresses invented MAC addresses get. Nothing here is on disk; `lease_log/` keeps the [`Record`]s that this module
 //! hands out.
 
 mod newcomers;
@@ -20,7 +20,7 @@ use bt_catalog::Mac;
 
 /// How long an offered address waits for its REQUEST. Firmware takes up to 5 s to choose.
 pub const OFFER_HOLD: Duration = Duration::from_secs(10);
-/// How long an address that a node found in use is left alone.
+/// How long a declined address is not assigned.
 pub const DECLINE_HOLD: Duration = Duration::from_mins(10);
 
 /// Addresses from `first` to `last`, both included; never empty.
@@ -47,10 +47,10 @@ impl Range {
     }
 }
 
-/// One address, given to one node.
+/// One address, leased to one node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease {
-    /// Whose it is.
+    /// The node that holds it.
     pub mac: Mac,
     /// The address.
     pub ip: Ipv4Addr,
@@ -61,13 +61,13 @@ pub struct Lease {
 /// A change that must be on disk before the reply that announces it leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Record {
-    /// Given, renewed, or (with an end in the past) released.
+    /// Assigned, renewed, or (with an end in the past) released.
     Leased(Lease),
-    /// Found in use by somebody else; nobody gets it before `until`.
+    /// Found in use by another machine; not assigned before `until`.
     Declined {
         /// The address.
         ip: Ipv4Addr,
-        /// When it may be given again.
+        /// When it may be assigned again.
         until: SystemTime,
     },
 }
@@ -82,7 +82,7 @@ pub enum Claim {
         /// What the node held before, for [`LeaseBook::undo`].
         before: Option<Lease>,
     },
-    /// It is somebody else's, or not ours to give.
+    /// It is another node's, or not in this book.
     Refused,
     /// Nothing is known of this node, and it did not ask for a new lease: stay silent.
     Unknown,
@@ -91,7 +91,7 @@ pub enum Claim {
 /// In which state of RFC 2131 §4.3.2 a node asks for an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClaimKind {
-    /// It answers our offer (SELECTING).
+    /// It accepts an offer (SELECTING).
     Selecting,
     /// It restarted and remembers an address (INIT-REBOOT).
     Rebooting,
@@ -119,11 +119,11 @@ impl Holder {
 struct Held {
     holder: Holder,
     until: SystemTime,
-    /// Whether the node came back for it: invented ones seldom do.
+    /// Whether the node came back for it: invented MAC addresses seldom do.
     is_regular: bool,
 }
 
-/// Which ended addresses go to other nodes first.
+/// Which ended addresses are reused first: those whose owner is least likely to come back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     Offer,
@@ -131,12 +131,12 @@ enum Rank {
     Regular,
 }
 
-/// A fixed address that its host cannot have yet.
+/// A reserved address that its host cannot get yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Blocked {
     /// The address.
     pub ip: Ipv4Addr,
-    /// Who has it; `None`: its host itself found it in use by somebody unknown.
+    /// Who has it; `None`: its host itself declined it, in use by an unknown machine.
     pub by: Option<Mac>,
     /// Until when, at the latest.
     pub until: SystemTime,
@@ -146,39 +146,39 @@ pub struct Blocked {
 #[derive(Debug)]
 pub struct LeaseBook {
     range: Range,
-    /// Never given: the server's own address and the router's, if they are inside the range.
-    reserved: Vec<Ipv4Addr>,
-    /// Addresses for one node only, inside the range or not; both ways round.
-    fixed: HashMap<Mac, Ipv4Addr>,
-    fixed_for: HashMap<Ipv4Addr, Mac>,
-    /// Nodes that the supervisor wrote down: no newcomers, whether they were seen or not.
-    listed: HashSet<Mac>,
+    /// Never assigned: the server's own address and the router's, if they are inside the range.
+    excluded: Vec<Ipv4Addr>,
+    /// Addresses that only one node may get, inside the range or not; kept in both directions.
+    reservations: HashMap<Mac, Ipv4Addr>,
+    reserved_for: HashMap<Ipv4Addr, Mac>,
+    /// Nodes that `server.toml` names: never rate-limited, whether they were seen or not.
+    known: HashSet<Mac>,
     lease_time: Duration,
     held: HashMap<Ipv4Addr, Held>,
     by_mac: HashMap<Mac, Ipv4Addr>,
-    /// What is held and has not ended at the last look, soonest end first. A fixed address in the
-    /// hands of its host is neither here nor in `ended`: no other node can wait for it.
+    /// What is held and had not ended at the last [`Self::expire`], soonest end first. A reserved
+    /// address that its host holds is neither here nor in `ended`: no other node can get it.
     live: BTreeSet<(SystemTime, Ipv4Addr)>,
-    /// What has ended and is remembered until it is needed, in the order in which it is given away.
+    /// What has ended and is remembered until it is needed, in the order of reuse.
     ended: BTreeSet<(Rank, SystemTime, Ipv4Addr)>,
     /// How many of `ended` are [`Rank::Regular`].
     ended_regulars: usize,
     newcomers: Newcomers,
-    /// Addresses below this were held at some time; those from here on never were.
-    next_fresh: u64,
-    /// See [`Self::spare_until`].
-    spared_until: SystemTime,
+    /// Addresses below this have been held; those from here on never were.
+    unused_from: u64,
+    /// See [`Self::restart_grace_until`].
+    grace_until: SystemTime,
 }
 
 impl LeaseBook {
     /// An empty book.
-    pub fn new(range: Range, reserved: Vec<Ipv4Addr>, lease_time: Duration) -> Self {
+    pub fn new(range: Range, excluded: Vec<Ipv4Addr>, lease_time: Duration) -> Self {
         Self {
             range,
-            reserved,
-            fixed: HashMap::new(),
-            fixed_for: HashMap::new(),
-            listed: HashSet::new(),
+            excluded,
+            reservations: HashMap::new(),
+            reserved_for: HashMap::new(),
+            known: HashSet::new(),
             lease_time,
             held: HashMap::new(),
             by_mac: HashMap::new(),
@@ -186,24 +186,24 @@ impl LeaseBook {
             ended: BTreeSet::new(),
             ended_regulars: 0,
             newcomers: Newcomers::new(range.size()),
-            next_fresh: u64::from(range.first),
-            spared_until: SystemTime::UNIX_EPOCH,
+            unused_from: u64::from(range.first),
+            grace_until: SystemTime::UNIX_EPOCH,
         }
     }
 
-    /// Keeps `ip` for `mac`, which gets no other. To be told before [`Self::restore`].
-    pub fn reserve(&mut self, mac: Mac, ip: Ipv4Addr) {
-        self.fixed.insert(mac, ip);
-        self.fixed_for.insert(ip, mac);
-        self.list(mac);
+    /// Reserves `ip` for `mac`, which gets no other. To be called before [`Self::restore`].
+    pub fn add_reservation(&mut self, mac: Mac, ip: Ipv4Addr) {
+        self.reservations.insert(mac, ip);
+        self.reserved_for.insert(ip, mac);
+        self.add_known(mac);
     }
 
-    /// Makes `mac` one of the nodes that are known without having been seen.
-    pub fn list(&mut self, mac: Mac) {
-        self.listed.insert(mac);
+    /// Makes `mac` known without having been seen, so that it is never rate-limited.
+    pub fn add_known(&mut self, mac: Mac) {
+        self.known.insert(mac);
     }
 
-    /// How long the lease lasts that `mac` would be given now.
+    /// How long a lease of `mac` would last now.
     pub fn lease_time(&self, mac: Mac) -> Duration {
         if self.is_scarce() && self.is_newcomer(mac) {
             self.lease_time.min(FIRST_LEASE)
@@ -222,37 +222,38 @@ impl LeaseBook {
         self.held.is_empty()
     }
 
-    /// Whether `ip` is this book's to give, given or not.
+    /// Whether this book may assign `ip`, whether it has or not.
     pub fn covers(&self, ip: Ipv4Addr) -> bool {
-        self.range.contains(ip) || self.fixed_for.contains_key(&ip)
+        self.range.contains(ip) || self.reserved_for.contains_key(&ip)
     }
 
     /// Whether an address is both this book's and another's.
     pub fn overlaps(&self, other: &Self) -> bool {
         let (a, b) = (self.range, other.range);
         (a.first <= b.last && b.first <= a.last)
-            || self.fixed_for.keys().any(|&ip| other.covers(ip))
-            || other.fixed_for.keys().any(|&ip| self.covers(ip))
+            || self.reserved_for.keys().any(|&ip| other.covers(ip))
+            || other.reserved_for.keys().any(|&ip| self.covers(ip))
     }
 
     /// Takes what the log kept. Later records win; addresses that this book does not cover are
-    /// dropped. One that became another node's fixed address stays until its lease ends.
+    /// dropped. One that is now reserved for another node stays until its lease ends.
     pub fn restore(&mut self, record: Record) {
-        let is_ours = |ip| self.covers(ip) && !self.reserved.contains(&ip);
+        let is_ours = |ip| self.covers(ip) && !self.excluded.contains(&ip);
         match record {
             Record::Leased(lease) if is_ours(lease.ip) => {
-                self.hold(lease.ip, Holder::Leased(lease.mac), lease.until, true);
+                self.assign(lease.ip, Holder::Leased(lease.mac), lease.until, true);
             }
             Record::Declined { ip, until } if is_ours(ip) => {
-                self.hold(ip, Holder::Declined, until, false);
+                self.assign(ip, Holder::Declined, until, false);
             }
             Record::Leased(_) | Record::Declined { .. } => {}
         }
     }
 
-    /// Until then, no address that somebody held goes to another node, ended or not.
-    pub fn spare_until(&mut self, until: SystemTime) {
-        self.spared_until = until;
+    /// Until then, no address that a node held goes to another node, ended or not: a renewal that
+    /// the disk lost may still be in use by its owner.
+    pub fn restart_grace_until(&mut self, until: SystemTime) {
+        self.grace_until = until;
     }
 
     /// Every lease and every declined address: the shortest log that restores this book.
@@ -274,45 +275,46 @@ impl LeaseBook {
         records
     }
 
-    /// Chooses the address to offer to `mac`, and holds it for [`OFFER_HOLD`]. `None`: all are in
+    /// Chooses the address to offer to `mac`, and keeps it for [`OFFER_HOLD`]. `None`: all are in
     /// use, or there are too many newcomers, or see [`Self::blocked`].
     ///
-    /// In the order of RFC 2131 §4.3.1: its current address, its old one, the one it wishes for,
-    /// any other, the longest unused last.
-    pub fn propose(
+    /// In the order of RFC 2131 §4.3.1: its current address, its old one, the one that it requests
+    /// (option 50), any other; one that another node had comes last, the longest ended first.
+    pub fn offer(
         &mut self,
         mac: Mac,
         wanted: Option<Ipv4Addr>,
         now: SystemTime,
     ) -> Option<Ipv4Addr> {
-        self.sort_out(now);
+        self.expire(now);
         if !self.admits(mac, now) {
             return None;
         }
         let own = self.by_mac.get(&mac).copied().filter(|&ip| self.may_give(ip, mac));
-        let ip = match (own, self.fixed.get(&mac).copied()) {
+        let ip = match (own, self.reservations.get(&mac).copied()) {
             (Some(ip), _) => ip,
             (None, Some(ip)) => Some(ip).filter(|&ip| self.is_free(ip, now))?,
             (None, None) => wanted
                 .filter(|&ip| self.may_give(ip, mac) && self.is_free(ip, now))
-                .or_else(|| self.fresh(mac))
-                .or_else(|| self.recycled(mac, now))?,
+                .or_else(|| self.next_unused(mac))
+                .or_else(|| self.reclaim(mac, now))?,
         };
         let held = self.held.get(&ip).copied();
         if !held.is_some_and(|held| held.holder == Holder::Leased(mac) && held.until > now) {
             let is_regular = own.is_some() && held.is_some_and(|held| held.is_regular);
-            self.hold(ip, Holder::Offered(mac), now + OFFER_HOLD, is_regular);
+            self.assign(ip, Holder::Offered(mac), now + OFFER_HOLD, is_regular);
         }
         Some(ip)
     }
 
-    /// Gives `ip` to `mac`, or says why not (RFC 2131 §4.3.2).
-    pub fn claim(&mut self, mac: Mac, ip: Ipv4Addr, kind: ClaimKind, now: SystemTime) -> Claim {
-        self.sort_out(now);
+    /// Answers the REQUEST of `mac` for `ip` (RFC 2131 §4.3.2).
+    pub fn request(&mut self, mac: Mac, ip: Ipv4Addr, kind: ClaimKind, now: SystemTime) -> Claim {
+        self.expire(now);
         let own = self.by_mac.get(&mac).copied();
         let is_own = own == Some(ip);
-        // A host whose fixed address is not free yet goes on with the one that it has.
-        let waits = is_own && !self.fixed_for.contains_key(&ip) && self.blocked(mac, now).is_some();
+        // A host whose reserved address is not free yet keeps the one that it has.
+        let waits =
+            is_own && !self.reserved_for.contains_key(&ip) && self.blocked(mac, now).is_some();
         if !self.may_give(ip, mac) && !waits {
             return Claim::Refused;
         }
@@ -320,19 +322,20 @@ impl LeaseBook {
             return Claim::Refused;
         }
         if !is_own && kind == ClaimKind::Rebooting {
-            // It remembers another address than we do, or we know nothing of it.
+            // NAK where the book knows better; silence where it knows nothing: the address may be
+            // another server's (RFC 2131 §4.3.2, INIT-REBOOT).
             return if own.is_some() { Claim::Refused } else { Claim::Unknown };
         }
         if !self.admits(mac, now) {
             return Claim::Unknown;
         }
-        // Else it is free: an offer that a restart of ours forgot, or a lease that our disk lost
-        // while its owner kept on using it. To grant it is the only way to no second owner.
+        // Else it is free: an offer that a restart of this server forgot, or a lease that its disk
+        // lost while the owner kept using it. Only granting it prevents a second owner.
         let before = self.lease_of(mac);
         let until = now + self.lease_time(mac);
         let was_regular = self.held.get(&ip).is_some_and(|held| is_own && held.is_regular);
         let came_back = before.is_some_and(|before| before.ip == ip);
-        self.hold(ip, Holder::Leased(mac), until, was_regular || came_back);
+        self.assign(ip, Holder::Leased(mac), until, was_regular || came_back);
         Claim::Granted { lease: Lease { mac, ip, until }, before }
     }
 
@@ -347,12 +350,12 @@ impl LeaseBook {
         match holder(self, lease.ip) {
             Some(Holder::Declined) => {}
             Some(Holder::Leased(mac)) if mac != lease.mac => {}
-            // A mere offer to another gives way: the node may be using its old address.
-            _ => self.hold(lease.ip, Holder::Leased(lease.mac), lease.until, true),
+            // An offer to another node yields: this one may be using its old address.
+            _ => self.assign(lease.ip, Holder::Leased(lease.mac), lease.until, true),
         }
     }
 
-    /// The node took another server's offer: ours is free again.
+    /// The node accepted another server's offer: this book's is free again.
     pub fn withdraw_offer(&mut self, mac: Mac) {
         let Some(&ip) = self.by_mac.get(&mac) else { return };
         if self.held.get(&ip).is_some_and(|held| matches!(held.holder, Holder::Offered(_))) {
@@ -360,11 +363,11 @@ impl LeaseBook {
         }
     }
 
-    /// The node gives `ip` back (RFC 2131 §4.3.4); it stays known as the node's old address.
+    /// The node releases `ip` (RFC 2131 §4.3.4); it stays known as the node's old address.
     pub fn release(&mut self, mac: Mac, ip: Ipv4Addr, now: SystemTime) -> Option<Record> {
         let lease = self.lease_of(mac).filter(|lease| lease.ip == ip && lease.until > now)?;
         let is_regular = self.held.get(&ip).is_some_and(|held| held.is_regular);
-        self.hold(ip, Holder::Leased(mac), now, is_regular);
+        self.assign(ip, Holder::Leased(mac), now, is_regular);
         Some(Record::Leased(Lease { until: now, ..lease }))
     }
 
@@ -377,7 +380,7 @@ impl LeaseBook {
             return None;
         }
         let until = now + DECLINE_HOLD;
-        self.hold(ip, Holder::Declined, until, false);
+        self.assign(ip, Holder::Declined, until, false);
         Some(Record::Declined { ip, until })
     }
 
@@ -388,43 +391,43 @@ impl LeaseBook {
         matches!(held.holder, Holder::Leased(_)).then_some(Lease { mac, ip, until: held.until })
     }
 
-    /// Why `mac` cannot have its fixed address now; `None` when it can, or has none.
+    /// Why `mac` cannot get its reserved address now; `None` when it can, or has none.
     pub fn blocked(&self, mac: Mac, now: SystemTime) -> Option<Blocked> {
-        let ip = *self.fixed.get(&mac)?;
+        let ip = *self.reservations.get(&mac)?;
         let held = self.held.get(&ip)?;
         let by = held.holder.mac();
         let is_blocked = by != Some(mac) && !self.is_free(ip, now);
-        is_blocked.then(|| Blocked { ip, by, until: held.until.max(self.spared_until) })
+        is_blocked.then(|| Blocked { ip, by, until: held.until.max(self.grace_until) })
     }
 
-    /// Whether so many addresses are in use that newcomers get theirs a few at a time only.
+    /// Whether so many addresses are in use that unknown nodes are rate-limited.
     pub fn is_scarce(&self) -> bool {
         self.live.len() > self.range.size() as usize / 2
     }
 
     fn may_give(&self, ip: Ipv4Addr, mac: Mac) -> bool {
-        if self.reserved.contains(&ip) {
+        if self.excluded.contains(&ip) {
             return false;
         }
-        match self.fixed.get(&mac) {
-            Some(fixed) => *fixed == ip,
-            None => self.range.contains(ip) && !self.fixed_for.contains_key(&ip),
+        match self.reservations.get(&mac) {
+            Some(reserved) => *reserved == ip,
+            None => self.range.contains(ip) && !self.reserved_for.contains_key(&ip),
         }
     }
 
     fn is_free(&self, ip: Ipv4Addr, now: SystemTime) -> bool {
         self.held.get(&ip).is_none_or(|held| match held.holder {
             Holder::Offered(_) => held.until <= now,
-            Holder::Leased(_) | Holder::Declined => held.until.max(self.spared_until) <= now,
+            Holder::Leased(_) | Holder::Declined => held.until.max(self.grace_until) <= now,
         })
     }
 
-    /// Whether nothing is known of `mac`, neither a lease nor the supervisor's word.
+    /// Whether `mac` has no lease and is not in `server.toml`.
     fn is_newcomer(&self, mac: Mac) -> bool {
-        !self.listed.contains(&mac) && self.lease_of(mac).is_none()
+        !self.known.contains(&mac) && self.lease_of(mac).is_none()
     }
 
-    /// Whether `mac` may have an address, if there is one: known nodes always.
+    /// Whether `mac` may get an address, if there is one: known nodes always.
     fn admits(&mut self, mac: Mac, now: SystemTime) -> bool {
         if !self.is_scarce() || !self.is_newcomer(mac) {
             return true;
@@ -435,10 +438,10 @@ impl LeaseBook {
     }
 
     /// The next address that was never held.
-    fn fresh(&mut self, mac: Mac) -> Option<Ipv4Addr> {
-        while self.next_fresh <= u64::from(self.range.last) {
-            let bits = u32::try_from(self.next_fresh).expect("range.last fits, and bounds it");
-            self.next_fresh += 1;
+    fn next_unused(&mut self, mac: Mac) -> Option<Ipv4Addr> {
+        while self.unused_from <= u64::from(self.range.last) {
+            let bits = u32::try_from(self.unused_from).expect("range.last fits, and bounds it");
+            self.unused_from += 1;
             let ip = Ipv4Addr::from_bits(bits);
             if self.may_give(ip, mac) && !self.held.contains_key(&ip) {
                 return Some(ip);
@@ -448,29 +451,29 @@ impl LeaseBook {
     }
 
     /// The first of the ended addresses that may go to another node. A quarter of the range stays
-    /// with regular nodes that are away.
-    fn recycled(&self, mac: Mac, now: SystemTime) -> Option<Ipv4Addr> {
-        let is_for_all = |ip| !self.fixed_for.contains_key(&ip);
+    /// with regular nodes that are switched off.
+    fn reclaim(&self, mac: Mac, now: SystemTime) -> Option<Ipv4Addr> {
+        let is_for_all = |ip| !self.reserved_for.contains_key(&ip);
         let (rank, _, ip) = *self.ended.iter().find(|(_, _, ip)| is_for_all(*ip))?;
         let kept = self.range.size() as usize / KEPT_SHARE;
         let may_go = match rank {
             Rank::Offer => true,
-            Rank::Newcomer => self.spared_until <= now,
+            Rank::Newcomer => self.grace_until <= now,
             Rank::Regular => {
                 let is_spare = !self.is_scarce() || self.ended_regulars > kept;
-                self.spared_until <= now && (is_spare || self.listed.contains(&mac))
+                self.grace_until <= now && (is_spare || self.known.contains(&mac))
             }
         };
         may_go.then_some(ip)
     }
 
-    /// Moves what has ended by `now` to where it waits for other nodes.
-    fn sort_out(&mut self, now: SystemTime) {
+    /// Moves what has ended by `now` from `live` to `ended`.
+    fn expire(&mut self, now: SystemTime) {
         while let Some((until, ip)) = self.live.first().copied().filter(|(until, _)| *until <= now)
         {
-            let held = *self.held.get(&ip).expect("what is listed is held");
-            if self.fixed_for.contains_key(&ip) && self.spared_until <= now {
-                // Its host waits for it, and nobody else can get it.
+            let held = *self.held.get(&ip).expect("what is indexed is held");
+            if self.reserved_for.contains_key(&ip) && self.grace_until <= now {
+                // Its host waits for it, and no other node can get it.
                 self.forget(ip);
                 continue;
             }
@@ -480,9 +483,9 @@ impl LeaseBook {
         }
     }
 
-    /// Puts `ip` into the hands of `holder`; whoever had it, and whatever that node had, is undone.
-    /// A mere offer leaves a node what it had: it may still be using it.
-    fn hold(&mut self, ip: Ipv4Addr, holder: Holder, until: SystemTime, is_regular: bool) {
+    /// Makes `holder` the holder of `ip`; whoever held it, and whatever this node held, is freed.
+    /// An offer leaves a node its lease: it may still be using it.
+    fn assign(&mut self, ip: Ipv4Addr, holder: Holder, until: SystemTime, is_regular: bool) {
         self.forget(ip);
         if let Some(mac) = holder.mac()
             && let Some(old) = self.by_mac.insert(mac, ip)
@@ -494,24 +497,24 @@ impl LeaseBook {
             }
         }
         self.held.insert(ip, Held { holder, until, is_regular });
-        if self.is_listed(ip, holder) {
+        if self.is_indexed(ip, holder) {
             self.live.insert((until, ip));
         }
     }
 
-    /// Nobody holds `ip` any more, and [`Self::fresh`] may find it again.
+    /// Nobody holds `ip` any more, and [`Self::next_unused`] may find it again.
     fn free(&mut self, ip: Ipv4Addr) {
         self.forget(ip);
         if self.range.contains(ip) {
-            self.next_fresh = self.next_fresh.min(u64::from(ip.to_bits()));
+            self.unused_from = self.unused_from.min(u64::from(ip.to_bits()));
         }
     }
 
     fn forget(&mut self, ip: Ipv4Addr) {
         let Some(held) = self.held.remove(&ip) else { return };
-        if self.is_listed(ip, held.holder) && !self.live.remove(&(held.until, ip)) {
+        if self.is_indexed(ip, held.holder) && !self.live.remove(&(held.until, ip)) {
             let was_there = self.ended.remove(&(rank(held), held.until, ip));
-            assert!(was_there, "every held address is listed under its end");
+            assert!(was_there, "every held address is indexed under its end");
             self.ended_regulars -= usize::from(rank(held) == Rank::Regular);
         }
         if let Some(mac) = held.holder.mac()
@@ -521,12 +524,12 @@ impl LeaseBook {
         }
     }
 
-    fn is_listed(&self, ip: Ipv4Addr, holder: Holder) -> bool {
-        holder.mac().is_none() || self.fixed_for.get(&ip).copied() != holder.mac()
+    fn is_indexed(&self, ip: Ipv4Addr, holder: Holder) -> bool {
+        holder.mac().is_none() || self.reserved_for.get(&ip).copied() != holder.mac()
     }
 }
 
-/// The part of a range that [`LeaseBook::recycled`] leaves to known nodes.
+/// The part of a range that [`LeaseBook::reclaim`] leaves to known nodes.
 const KEPT_SHARE: usize = 4;
 
 fn rank(held: Held) -> Rank {
@@ -563,8 +566,8 @@ mod tests {
     }
 
     fn give(book: &mut LeaseBook, node: u8, now: SystemTime) -> Option<Ipv4Addr> {
-        let ip = book.propose(mac(node), None, now)?;
-        match book.claim(mac(node), ip, ClaimKind::Selecting, now) {
+        let ip = book.offer(mac(node), None, now)?;
+        match book.request(mac(node), ip, ClaimKind::Selecting, now) {
             Claim::Granted { lease, .. } => Some(lease.ip),
             Claim::Refused | Claim::Unknown => None,
         }
@@ -594,7 +597,7 @@ mod tests {
         for (node, now) in [(1, 0), (2, 1), (1, 0), (2, 1)] {
             give(&mut book, node, at(now));
         }
-        assert_eq!(book.propose(mac(3), None, at(2)), None);
+        assert_eq!(book.offer(mac(3), None, at(2)), None);
         assert_eq!(give(&mut book, 3, at(3600)), Some(ip(50)));
         assert_eq!(book.lease_of(mac(1)), None);
     }
@@ -602,28 +605,28 @@ mod tests {
     #[test]
     fn an_unanswered_offer_is_free_again_after_ten_seconds() {
         let mut book = book(50, 50);
-        assert_eq!(book.propose(mac(1), None, at(0)), Some(ip(50)));
-        assert_eq!(book.propose(mac(2), None, at(9)), None);
-        assert_eq!(book.propose(mac(2), None, at(10)), Some(ip(50)));
+        assert_eq!(book.offer(mac(1), None, at(0)), Some(ip(50)));
+        assert_eq!(book.offer(mac(2), None, at(9)), None);
+        assert_eq!(book.offer(mac(2), None, at(10)), Some(ip(50)));
     }
 
     #[test]
     fn invented_nodes_use_up_ended_offers_before_ended_leases() {
         let mut book = book(50, 51);
         give(&mut book, 1, at(0));
-        book.propose(mac(2), None, at(5000));
-        assert_eq!(book.propose(mac(3), None, at(5020)), Some(ip(51)));
+        book.offer(mac(2), None, at(5000));
+        assert_eq!(book.offer(mac(3), None, at(5020)), Some(ip(51)));
         assert!(book.lease_of(mac(1)).is_some());
     }
 
     #[test]
-    fn a_spared_lease_goes_back_to_its_node_only() {
+    fn in_the_grace_after_a_restart_a_lease_goes_back_to_its_node_only() {
         let mut book = book(50, 50);
         give(&mut book, 1, at(0));
-        book.spare_until(at(9000));
-        assert_eq!(book.propose(mac(2), Some(ip(50)), at(8000)), None);
-        assert_eq!(book.claim(mac(2), ip(50), ClaimKind::Renewing, at(8000)), Claim::Refused);
-        let own = book.claim(mac(1), ip(50), ClaimKind::Renewing, at(8000));
+        book.restart_grace_until(at(9000));
+        assert_eq!(book.offer(mac(2), Some(ip(50)), at(8000)), None);
+        assert_eq!(book.request(mac(2), ip(50), ClaimKind::Renewing, at(8000)), Claim::Refused);
+        let own = book.request(mac(1), ip(50), ClaimKind::Renewing, at(8000));
         assert!(matches!(own, Claim::Granted { .. }));
         book.release(mac(1), ip(50), at(8001));
         assert_eq!(give(&mut book, 2, at(9000)), Some(ip(50)));
@@ -632,16 +635,16 @@ mod tests {
     #[test]
     fn a_wish_is_granted_when_it_can_be() {
         let mut book = book(50, 60);
-        assert_eq!(book.propose(mac(1), Some(ip(55)), at(0)), Some(ip(55)));
-        assert_eq!(book.propose(mac(2), Some(ip(55)), at(0)), Some(ip(50)));
-        assert_eq!(book.propose(mac(3), Some(ip(99)), at(0)), Some(ip(51)));
+        assert_eq!(book.offer(mac(1), Some(ip(55)), at(0)), Some(ip(55)));
+        assert_eq!(book.offer(mac(2), Some(ip(55)), at(0)), Some(ip(50)));
+        assert_eq!(book.offer(mac(3), Some(ip(99)), at(0)), Some(ip(51)));
     }
 
     #[test]
-    fn reserved_addresses_are_never_given() {
+    fn excluded_addresses_are_never_assigned() {
         let mut book = book(1, 2);
-        assert_eq!(book.propose(mac(1), Some(ip(1)), at(0)), Some(ip(2)));
-        assert_eq!(book.claim(mac(2), ip(1), ClaimKind::Renewing, at(0)), Claim::Refused);
+        assert_eq!(book.offer(mac(1), Some(ip(1)), at(0)), Some(ip(2)));
+        assert_eq!(book.request(mac(2), ip(1), ClaimKind::Renewing, at(0)), Claim::Refused);
     }
 
     #[test]
@@ -649,7 +652,7 @@ mod tests {
         let mut book = book(50, 60);
         give(&mut book, 1, at(0));
         let mut check = |node: u8, last: u8, kind, expected: fn(Claim) -> bool| {
-            let claim = book.claim(mac(node), ip(last), kind, at(1));
+            let claim = book.request(mac(node), ip(last), kind, at(1));
             assert!(expected(claim), "node {node} asks for .{last} {kind:?}: {claim:?}");
         };
         let is_granted = |claim| matches!(claim, Claim::Granted { .. });
@@ -672,8 +675,8 @@ mod tests {
         assert!(book.decline(mac(1), ip(50), at(1)).is_some());
         assert_eq!(give(&mut book, 1, at(2)), Some(ip(51)));
         assert_eq!(give(&mut book, 1, at(2)), Some(ip(51)));
-        assert_eq!(book.propose(mac(2), None, at(3)), None);
-        assert_eq!(book.propose(mac(2), None, at(601)), Some(ip(50)));
+        assert_eq!(book.offer(mac(2), None, at(3)), None);
+        assert_eq!(book.offer(mac(2), None, at(601)), Some(ip(50)));
     }
 
     #[test]
@@ -691,7 +694,7 @@ mod tests {
     fn a_grant_that_could_not_be_kept_is_undone() {
         let mut book = book(50, 51);
         let Claim::Granted { lease, before } =
-            book.claim(mac(1), ip(50), ClaimKind::Selecting, at(0))
+            book.request(mac(1), ip(50), ClaimKind::Selecting, at(0))
         else {
             panic!("a free address is granted");
         };
@@ -714,17 +717,17 @@ mod tests {
     }
 
     #[test]
-    fn a_fixed_address_is_its_hosts_alone() {
+    fn a_reserved_address_is_only_its_hosts() {
         let mut book = book(50, 52);
-        book.reserve(mac(9), ip(51));
-        book.reserve(mac(8), ip(9));
+        book.add_reservation(mac(9), ip(51));
+        book.add_reservation(mac(8), ip(9));
         assert_eq!(give(&mut book, 1, at(0)), Some(ip(50)));
-        assert_eq!(book.propose(mac(2), Some(ip(51)), at(0)), Some(ip(52)));
-        assert_eq!(book.claim(mac(2), ip(51), ClaimKind::Renewing, at(0)), Claim::Refused);
-        assert_eq!(book.propose(mac(3), None, at(1)), None, "the last one is kept");
+        assert_eq!(book.offer(mac(2), Some(ip(51)), at(0)), Some(ip(52)));
+        assert_eq!(book.request(mac(2), ip(51), ClaimKind::Renewing, at(0)), Claim::Refused);
+        assert_eq!(book.offer(mac(3), None, at(1)), None, "the last one is kept");
         assert_eq!(give(&mut book, 9, at(2)), Some(ip(51)));
         assert_eq!(give(&mut book, 8, at(2)), Some(ip(9)), "outside the range");
-        assert_eq!(book.claim(mac(9), ip(50), ClaimKind::Renewing, at(90_000)), Claim::Refused);
+        assert_eq!(book.request(mac(9), ip(50), ClaimKind::Renewing, at(90_000)), Claim::Refused);
         assert_eq!(give(&mut book, 4, at(90_000)), Some(ip(52)), "never that of a host");
         assert_eq!(give(&mut book, 5, at(90_000)), Some(ip(50)));
         assert_eq!(give(&mut book, 6, at(90_000)), None);
@@ -735,15 +738,15 @@ mod tests {
     fn a_host_waits_for_its_address_until_the_lease_of_another_ends() {
         let leased = Record::Leased(Lease { mac: mac(1), ip: ip(51), until: at(3600) });
         let mut book = book(50, 60);
-        book.reserve(mac(9), ip(51));
+        book.add_reservation(mac(9), ip(51));
         book.restore(leased);
-        assert_eq!(book.propose(mac(9), None, at(10)), None);
+        assert_eq!(book.offer(mac(9), None, at(10)), None);
         let expected = Blocked { ip: ip(51), by: Some(mac(1)), until: at(3600) };
         assert_eq!(book.blocked(mac(9), at(10)), Some(expected));
         // The other one may not renew, gets a new address, and keeps the old one until then.
-        assert_eq!(book.claim(mac(1), ip(51), ClaimKind::Renewing, at(20)), Claim::Refused);
-        assert_eq!(book.propose(mac(1), None, at(21)), Some(ip(50)));
-        assert_eq!(book.propose(mac(9), None, at(22)), None, "a mere offer frees nothing");
+        assert_eq!(book.request(mac(1), ip(51), ClaimKind::Renewing, at(20)), Claim::Refused);
+        assert_eq!(book.offer(mac(1), None, at(21)), Some(ip(50)));
+        assert_eq!(book.offer(mac(9), None, at(22)), None, "a mere offer frees nothing");
         assert_eq!(give(&mut book, 1, at(23)), Some(ip(50)));
         assert_eq!(book.blocked(mac(9), at(3599)), Some(expected));
         assert_eq!(give(&mut book, 9, at(3600)), Some(ip(51)));
@@ -751,15 +754,15 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_got_a_fixed_address_moves_to_it() {
+    fn a_host_that_got_a_reservation_moves_to_it() {
         let mut book = book(50, 60);
-        book.reserve(mac(9), ip(55));
+        book.add_reservation(mac(9), ip(55));
         book.restore(Record::Leased(Lease { mac: mac(9), ip: ip(50), until: at(3600) }));
-        assert_eq!(book.claim(mac(9), ip(50), ClaimKind::Rebooting, at(1)), Claim::Refused);
-        assert_eq!(book.propose(mac(9), None, at(2)), Some(ip(55)));
-        assert_eq!(book.propose(mac(2), Some(ip(50)), at(3)), Some(ip(51)), "it may be in use");
+        assert_eq!(book.request(mac(9), ip(50), ClaimKind::Rebooting, at(1)), Claim::Refused);
+        assert_eq!(book.offer(mac(9), None, at(2)), Some(ip(55)));
+        assert_eq!(book.offer(mac(2), Some(ip(50)), at(3)), Some(ip(51)), "it may be in use");
         assert_eq!(give(&mut book, 9, at(4)), Some(ip(55)));
-        assert_eq!(book.propose(mac(3), Some(ip(50)), at(3600)), Some(ip(50)));
+        assert_eq!(book.offer(mac(3), Some(ip(50)), at(3600)), Some(ip(50)));
     }
 
     /// Invented nodes: each claims what it is offered, and never comes back.
@@ -769,8 +772,8 @@ mod tests {
             let [.., a, b, c] = n.to_be_bytes();
             let mac = Mac([6, 6, 6, a, b, c]);
             let now = at(from) + Duration::from_millis(n * 1000 / per_sec);
-            if let Some(ip) = book.propose(mac, None, now) {
-                let claim = book.claim(mac, ip, ClaimKind::Selecting, now);
+            if let Some(ip) = book.offer(mac, None, now) {
+                let claim = book.request(mac, ip, ClaimKind::Selecting, now);
                 given += usize::from(matches!(claim, Claim::Granted { .. }));
             }
         }
@@ -783,7 +786,7 @@ mod tests {
         for node in 1..=20 {
             give(&mut book, node, at(0));
         }
-        book.list(mac(90));
+        book.add_known(mac(90));
         let given = flood(&mut book, 10, 20, 500);
         assert!(given <= 30, "{given} of 10,000");
         for node in 1..=20 {
@@ -815,7 +818,7 @@ mod tests {
         assert_eq!(book.lease_of(mac(2)).map(|lease| lease.until), Some(at(3600)));
         assert_eq!(give(&mut book, 4, at(1)), Some(ip(53)));
         assert_eq!(book.lease_of(mac(4)).map(|lease| lease.until), Some(at(31)));
-        let renewed = book.claim(mac(4), ip(53), ClaimKind::Renewing, at(16));
+        let renewed = book.request(mac(4), ip(53), ClaimKind::Renewing, at(16));
         assert!(matches!(renewed, Claim::Granted { lease, .. } if lease.until == at(3616)));
     }
 
@@ -835,8 +838,8 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Step {
-        Propose(u8, Option<u8>),
-        Claim(u8, u8, ClaimKind),
+        Offer(u8, Option<u8>),
+        Request(u8, u8, ClaimKind),
         Release(u8, u8),
         Decline(u8, u8),
         Withdraw(u8),
@@ -850,8 +853,8 @@ mod tests {
             Just(ClaimKind::Renewing)
         ];
         prop_oneof![
-            (0..9_u8, proptest::option::of(0..9_u8)).prop_map(|(m, w)| Step::Propose(m, w)),
-            (0..9_u8, 0..9_u8, kind).prop_map(|(m, i, k)| Step::Claim(m, i, k)),
+            (0..9_u8, proptest::option::of(0..9_u8)).prop_map(|(m, w)| Step::Offer(m, w)),
+            (0..9_u8, 0..9_u8, kind).prop_map(|(m, i, k)| Step::Request(m, i, k)),
             (0..9_u8, 0..9_u8).prop_map(|(m, i)| Step::Release(m, i)),
             (0..9_u8, 0..9_u8).prop_map(|(m, i)| Step::Decline(m, i)),
             (0..9_u8).prop_map(Step::Withdraw),
@@ -863,8 +866,8 @@ mod tests {
         #[test]
         fn no_two_nodes_ever_hold_one_address(steps in prop::collection::vec(step(), 1..200)) {
             let mut book = book(0, 6);
-            book.reserve(mac(3), ip(4));
-            book.reserve(mac(5), ip(8));
+            book.add_reservation(mac(3), ip(4));
+            book.add_reservation(mac(5), ip(8));
             let is_allowed = |node: Mac, given: Ipv4Addr| {
                 let wanted = [(mac(3), ip(4)), (mac(5), ip(8))];
                 wanted.iter().all(|pair| (pair.0 == node) == (pair.1 == given))
@@ -873,15 +876,15 @@ mod tests {
             let mut granted: HashMap<Ipv4Addr, Lease> = HashMap::new();
             for step in steps {
                 match step {
-                    Step::Propose(m, wanted) => {
-                        if let Some(ip) = book.propose(mac(m), wanted.map(ip), now) {
+                    Step::Offer(m, wanted) => {
+                        if let Some(ip) = book.offer(mac(m), wanted.map(ip), now) {
                             prop_assert!(is_allowed(mac(m), ip));
                             let other = granted.get(&ip).filter(|l| l.until > now);
                             prop_assert!(other.is_none_or(|l| l.mac == mac(m)));
                         }
                     }
-                    Step::Claim(m, i, kind) => {
-                        if let Claim::Granted { lease, .. } = book.claim(mac(m), ip(i), kind, now) {
+                    Step::Request(m, i, kind) => {
+                        if let Claim::Granted { lease, .. } = book.request(mac(m), ip(i), kind, now) {
                             prop_assert!(is_allowed(lease.mac, lease.ip));
                             let other = granted.get(&lease.ip).filter(|l| l.until > now);
                             prop_assert!(other.is_none_or(|l| l.mac == mac(m)));

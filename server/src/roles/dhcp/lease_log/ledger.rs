@@ -99,7 +99,7 @@ impl Ledger {
         }
         for book in &mut books {
             records.iter().for_each(|&record| book.restore(record));
-            book.spare_until(now + SHORT_LEASE);
+            book.restart_grace_until(now + SHORT_LEASE);
         }
         let (begun, waiting, lines) = (Vec::new(), Vec::new(), records.len());
         Self { books, refused: None, begun, waiting, lines, clocks: (now, now) }
@@ -272,7 +272,7 @@ mod tests {
     }
 
     fn claim(ledger: &mut Ledger, mac: Mac, ip: Ipv4Addr, now: SystemTime) {
-        match ledger.book(0).claim(mac, ip, ClaimKind::Selecting, now) {
+        match ledger.book(0).request(mac, ip, ClaimKind::Selecting, now) {
             Claim::Granted { lease, before } => ledger.change(Change::Granted { lease, before }),
             other => panic!("{mac} is to get {ip}: {other:?}"),
         }
@@ -296,7 +296,7 @@ mod tests {
         decline(&mut ledger, A, ip(50), at(200));
         assert_eq!(refuse(&mut ledger, at(201)), [Kept::Lost, Kept::Lost]);
         assert_eq!(ledger.book(0).lease_of(A), None);
-        let mut wished = |mac, secs| ledger.book(0).propose(mac, Some(ip(50)), at(secs));
+        let mut wished = |mac, secs| ledger.book(0).offer(mac, Some(ip(50)), at(secs));
         assert_eq!(wished(A, 202), Some(ip(51)));
         assert_eq!(wished(B, 799), Some(ip(52)), "left alone for ten minutes");
     }
@@ -306,11 +306,11 @@ mod tests {
         let mut ledger = ledger();
         claim(&mut ledger, A, ip(51), at(200));
         decline(&mut ledger, A, ip(51), at(200));
-        assert_eq!(ledger.book(0).propose(B, None, at(200)), Some(ip(50)), "it is free so far");
+        assert_eq!(ledger.book(0).offer(B, None, at(200)), Some(ip(50)), "it is free so far");
         assert_eq!(refuse(&mut ledger, at(201)), [Kept::Lost, Kept::Lost]);
         let old = Lease { mac: A, ip: ip(50), until: at(1000) };
         assert_eq!(ledger.book(0).lease_of(A), Some(old));
-        assert_eq!(ledger.book(0).propose(B, Some(ip(51)), at(202)), Some(ip(52)));
+        assert_eq!(ledger.book(0).offer(B, Some(ip(51)), at(202)), Some(ip(52)));
     }
 
     #[test]
@@ -350,7 +350,7 @@ mod tests {
         claim(&mut ledger, B, ip(51), at(200));
         let (renewed, known) = (at(200) + HOUR + YEAR, at(1000) + YEAR);
         assert_eq!(ends(&mut ledger), (vec![renewed, known, renewed], true));
-        assert_eq!(ledger.book(0).propose(B, None, at(900)), Some(ip(51)));
+        assert_eq!(ledger.book(0).offer(B, None, at(900)), Some(ip(51)));
         ledger.time_of_day(at(300), at(300) + YEAR);
         claim(&mut ledger, B, ip(51), at(300));
         assert_eq!(ends(&mut ledger), (vec![at(300) + HOUR + YEAR], false), "once is enough");
@@ -369,7 +369,7 @@ mod tests {
     #[should_panic(expected = "two lease books cover one address")]
     fn a_fixed_address_in_the_range_of_another_book_is_not_taken() {
         let mut other = book(70, 80);
-        other.reserve(A, ip(55));
+        other.add_reservation(A, ip(55));
         Ledger::new(vec![book(50, 60), other], &[], at(0));
     }
 }

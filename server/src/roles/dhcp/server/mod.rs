@@ -226,8 +226,8 @@ fn book(network: &Network, pool: &Pool, cards: &[Card]) -> Result<LeaseBook, Dhc
     let range = Range::new(first, last).ok_or(DhcpError::EmptyRange(first, last))?;
     let own = cards.iter().map(|card| card.ip);
     let mut book = LeaseBook::new(range, own.chain(network.router).collect(), pool.lease);
-    network.fixed().for_each(|(mac, ip)| book.reserve(mac, ip));
-    network.nodes.hosts.iter().filter_map(|host| host.mac).for_each(|mac| book.list(mac));
+    network.reservations().for_each(|(mac, ip)| book.add_reservation(mac, ip));
+    network.nodes.hosts.iter().filter_map(|host| host.mac).for_each(|mac| book.add_known(mac));
     Ok(book)
 }
 
