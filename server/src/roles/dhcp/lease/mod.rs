@@ -7,6 +7,8 @@
 //! `newcomers.rs` limits how many addresses invented MAC addresses get. Nothing here is on disk; `lease_log/` keeps the [`Record`]s that this module
 //! hands out.
 
+#[cfg(test)]
+mod invariants;
 mod newcomers;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -905,6 +907,7 @@ mod tests {
                     Step::Withdraw(m) => book.withdraw_offer(mac(m)),
                     Step::Wait(secs) => now += Duration::from_secs(secs.into()),
                 }
+                book.check_invariants();
             }
         }
     }
