@@ -5,7 +5,7 @@
 //! [`Snapshot`] is what `bt-server status`, `/status.json` and the supervisor's page show. The
 //! book never forgets a limit: anybody on the network can cause events.
 
-pub mod rate_limit;
+pub mod log_rate_limit;
 pub mod report;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -13,7 +13,7 @@ use super::{Door, ProxySettings, Reply, Request, respond_proxy};
 use crate::boot::arch::{self, LoopGuard};
 use crate::mac::is_doctor;
 use crate::os::sockets::{self, BindError};
-use crate::status::rate_limit::Told;
+use crate::status::log_rate_limit::LogRateLimit;
 use crate::status::{SharedStatus, StatusEvent};
 use bt_catalog::Mac;
 
@@ -27,7 +27,7 @@ const RECEIVE_PAUSE: Duration = Duration::from_millis(500);
 const UNSUPPORTED_INTERVAL: Duration = Duration::from_mins(10);
 
 /// That the other server answers no relay agent is told at most this often.
-const UNHEARD_INTERVAL: Duration = Duration::from_hours(1);
+const UNANSWERED_INTERVAL: Duration = Duration::from_hours(1);
 
 /// Proxy mode, ready to run.
 #[derive(Debug)]
@@ -37,8 +37,8 @@ pub struct Proxy {
     settings: ProxySettings,
     agent: Agent,
     loops: LoopGuard,
-    told_unsupported: Told<Mac>,
-    told_unheard: Told<()>,
+    unsupported_limit: LogRateLimit<Mac>,
+    unanswered_limit: LogRateLimit<()>,
     status: SharedStatus,
 }
 
@@ -55,10 +55,10 @@ impl Proxy {
         let any = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
         let dhcp = sockets::broadcast_udp("proxyDHCP", interface, any(67))?;
         let pxe = sockets::broadcast_udp("proxyDHCP", interface, any(PXE_PORT))?;
-        let told_unsupported = Told::new(UNSUPPORTED_INTERVAL);
-        let told_unheard = Told::new(UNHEARD_INTERVAL);
+        let unsupported_limit = LogRateLimit::new(UNSUPPORTED_INTERVAL);
+        let unanswered_limit = LogRateLimit::new(UNANSWERED_INTERVAL);
         let (agent, loops) = (Agent::default(), LoopGuard::default());
-        Ok(Self { dhcp, pxe, settings, agent, loops, told_unsupported, told_unheard, status })
+        Ok(Self { dhcp, pxe, settings, agent, loops, unsupported_limit, unanswered_limit, status })
     }
 
     /// Serves until `shutdown`.
@@ -116,7 +116,7 @@ impl Proxy {
             if !forwarded.is_unheard {
                 return self.explain(&request, door, now);
             }
-            self.tell_unheard(request.mac, now);
+            self.warn_unanswered(request.mac, now);
         }
         match respond_proxy(&request, &self.settings, door) {
             Some(reply) => self.send(socket, request.mac, &reply, "boot file announced").await,
@@ -134,8 +134,8 @@ impl Proxy {
         info!(%mac, boot, kind = ?reply.kind, "{what}");
     }
 
-    fn tell_unheard(&mut self, mac: Mac, now: SystemTime) {
-        if self.told_unheard.is_due((), now) {
+    fn warn_unanswered(&mut self, mac: Mac, now: SystemTime) {
+        if self.unanswered_limit.is_due((), now) {
             let server = self.settings.server;
             self.warn(format!(
                 "the network's DHCP server answers no relay agent, so with Secure Boot {mac} will not \
@@ -150,7 +150,7 @@ impl Proxy {
         let code = request.arch_code.unwrap_or_default();
         let wants_boot = request.boot.is_some() && door == Door::Dhcp;
         let is_unsupported = arch::Arch::from_code(code) == arch::Arch::Unsupported(code);
-        if wants_boot && is_unsupported && self.told_unsupported.is_due(mac, now) {
+        if wants_boot && is_unsupported && self.unsupported_limit.is_due(mac, now) {
             let what = arch::describe(code);
             warn!(%mac, arch = code, "{what} cannot be booted: this PC gets no boot file");
         } else {

@@ -36,7 +36,7 @@ use crate::os::card::Card;
 use crate::os::sockets::{self, BindError};
 use crate::roles::dhcp::lease::{Blocked, LeaseBook, Range};
 use crate::roles::dhcp::lease_log::{Change, Kept, LeaseLog, Ledger, LogError, Work};
-use crate::status::rate_limit::Told;
+use crate::status::log_rate_limit::LogRateLimit;
 use crate::status::{SharedStatus, StatusEvent};
 use bt_catalog::Mac;
 
@@ -100,10 +100,10 @@ struct Server {
     loops: LoopGuard,
     status: SharedStatus,
     clock: Clock,
-    told: Told<Topic>,
-    told_unsupported: Told<Mac>,
+    warning_limit: LogRateLimit<Topic>,
+    unsupported_limit: LogRateLimit<Mac>,
     /// Relays of networks that have no addresses.
-    told_relays: Told<Ipv4Addr>,
+    relay_limit: LogRateLimit<Ipv4Addr>,
 }
 
 #[derive(Debug)]
@@ -147,9 +147,9 @@ impl Dhcp {
             loops: LoopGuard::default(),
             status,
             clock,
-            told: Told::new(WARN_INTERVAL),
-            told_unsupported: Told::new(UNSUPPORTED_INTERVAL),
-            told_relays: Told::new(UNSUPPORTED_INTERVAL),
+            warning_limit: LogRateLimit::new(WARN_INTERVAL),
+            unsupported_limit: LogRateLimit::new(UNSUPPORTED_INTERVAL),
+            relay_limit: LogRateLimit::new(UNSUPPORTED_INTERVAL),
         };
         if found.unknown > 0 {
             server.warn(format!(
@@ -460,7 +460,7 @@ impl Server {
             ));
         }
         if let (Some(_), None, Kind::Request { .. }) = (request.boot, &reply.boot, request.kind)
-            && self.told_unsupported.is_due(request.mac, now)
+            && self.unsupported_limit.is_due(request.mac, now)
         {
             let code = request.arch_code.unwrap_or_default();
             warn!(
@@ -473,7 +473,7 @@ impl Server {
     }
 
     fn tell_full(&mut self, network: usize, now: SystemTime) {
-        if self.told.is_due(Topic::Full(network), now) {
+        if self.warning_limit.is_due(Topic::Full(network), now) {
             let at = self.views[0].networks[network].first_address();
             self.warn(format!(
                 "every address of the DHCP range in {at} is in use or kept for known PCs, so further \
@@ -484,7 +484,7 @@ impl Server {
 
     fn tell_unknown_network(&mut self, request: &Request, now: SystemTime) {
         let Some(link) = link_of(request) else { return };
-        if self.told_relays.is_due(request.giaddr, now) {
+        if self.relay_limit.is_due(request.giaddr, now) {
             let known = self.views[0].networks.iter().map(|it| it.first_address().to_string());
             self.warn(format!(
                 "the relay {} forwards requests from the network of {link}, which has no addresses to \
@@ -498,7 +498,7 @@ impl Server {
     }
 
     fn tell_blocked(&mut self, mac: Mac, blocked: Blocked, now: SystemTime) {
-        if !self.told.is_due(Topic::Blocked(mac), now) {
+        if !self.warning_limit.is_due(Topic::Blocked(mac), now) {
             return;
         }
         let Blocked { ip, by, until } = blocked;
@@ -516,7 +516,7 @@ impl Server {
     }
 
     fn tell_disk(&mut self, error: &LogError, now: SystemTime) {
-        if self.told.is_due(Topic::Disk, now) {
+        if self.warning_limit.is_due(Topic::Disk, now) {
             let cause = error.source().map(ToString::to_string).unwrap_or_default();
             self.warn(format!(
                 "{error} ({cause}); until then PCs keep their addresses, but new ones get none"
@@ -620,9 +620,9 @@ mod tests {
             loops: LoopGuard::default(),
             status: Arc::new(Mutex::new(status)),
             clock,
-            told: Told::new(WARN_INTERVAL),
-            told_unsupported: Told::new(UNSUPPORTED_INTERVAL),
-            told_relays: Told::new(UNSUPPORTED_INTERVAL),
+            warning_limit: LogRateLimit::new(WARN_INTERVAL),
+            unsupported_limit: LogRateLimit::new(UNSUPPORTED_INTERVAL),
+            relay_limit: LogRateLimit::new(UNSUPPORTED_INTERVAL),
         }
     }
 
