@@ -27,7 +27,7 @@ use crate::os::capability::Capability;
 use crate::os::card::Card;
 use crate::publication::published::{Current, Invitation};
 use crate::role::ServerRole;
-use crate::roles::dhcp::rogue::Part;
+use crate::roles::dhcp::rogue::OwnMode;
 use crate::roles::dhcp::{Dhcp, Network, Proxy, ProxySettings, rogue_watch};
 use crate::roles::http::Http;
 use crate::roles::tftp::Tftp;
@@ -57,8 +57,8 @@ pub struct Bound {
     dhcp: Option<Dhcp>,
     /// One for each card; so are the next two.
     proxy: Vec<Proxy>,
-    /// Where answers to our search for other DHCP servers come in.
-    lookout: Vec<(Card, UdpSocket)>,
+    /// Where answers to the probes for rogue DHCP servers arrive.
+    probes: Vec<(Card, UdpSocket)>,
     tftp: Vec<Tftp>,
     http: Option<Http>,
 }
@@ -108,7 +108,7 @@ impl Site {
         } else {
             None
         };
-        let (mut tftp, mut proxy, mut lookout) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut tftp, mut proxy, mut probes) = (Vec::new(), Vec::new(), Vec::new());
         for card in &self.cards {
             if self.plays(ServerRole::Tftp) {
                 let settings = self.tftp_settings(card, loaders.clone());
@@ -130,7 +130,7 @@ impl Site {
         if dhcp.is_some() || !proxy.is_empty() {
             for card in &self.cards {
                 match rogue_watch::client_socket(&card.name) {
-                    Ok(socket) => lookout.push((card.clone(), socket)),
+                    Ok(socket) => probes.push((card.clone(), socket)),
                     Err(error) => warn!(
                         interface = card.name,
                         %error,
@@ -139,7 +139,7 @@ impl Site {
                 }
             }
         }
-        Ok(Bound { dhcp, proxy, lookout, tftp, http })
+        Ok(Bound { dhcp, proxy, probes, tftp, http })
     }
 
     /// What must be kept after the sockets are open: a seed on a low port opens its own a moment
@@ -180,9 +180,10 @@ impl Site {
             let detail = format!("{names} {tells} boot files, {gives} no addresses");
             roles.start("dhcp", detail, proxy.run(shutdown.clone()));
         }
-        for (card, socket) in bound.lookout {
-            let part = if self.config.dhcp == DhcpMode::Proxy { Part::Proxy } else { Part::Gives };
-            roles.watch(card, socket, part, shutdown);
+        for (card, socket) in bound.probes {
+            let mode =
+                if self.config.dhcp == DhcpMode::Proxy { OwnMode::Proxy } else { OwnMode::Full };
+            roles.watch(card, socket, mode, shutdown);
         }
         for tftp in bound.tftp {
             let detail = at_each_card(&|card| format!("{}:{TFTP_PORT}/udp", card.ip));
@@ -283,10 +284,16 @@ impl Roles {
         self.set.spawn(async move { (name, role.await) });
     }
 
-    /// Looks for other DHCP servers beside ours.
-    fn watch(&mut self, card: Card, socket: UdpSocket, part: Part, shutdown: &CancellationToken) {
+    /// Looks for rogue DHCP servers.
+    fn watch(
+        &mut self,
+        card: Card,
+        socket: UdpSocket,
+        mode: OwnMode,
+        shutdown: &CancellationToken,
+    ) {
         let status = Arc::clone(&self.status);
-        let watch = rogue_watch::watch(socket, card.name, card.ip, part, status, shutdown.clone());
+        let watch = rogue_watch::watch(socket, card.name, card.ip, mode, status, shutdown.clone());
         self.set.spawn(async move { ("the search for other DHCP servers", watch.await) });
     }
 

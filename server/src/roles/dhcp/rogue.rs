@@ -1,8 +1,8 @@
-//! Core: a DISCOVER that is nobody's, and what the answers to it tell of other servers.
+//! Core: probe DISCOVERs, to detect rogue DHCP servers by their answers.
 //!
-//! It looks like UEFI or BIOS firmware with an invented hardware address, so both address servers
-//! and boot servers answer. It is never followed by a REQUEST: no address is used up. Our own
-//! server knows it by its client identifier and keeps silent; another BootTorrent does not.
+//! A probe looks like UEFI or BIOS firmware with an invented MAC address, so both address servers
+//! and boot servers answer. No REQUEST follows it, so no address is leased. This server recognises
+//! its own probes by their client identifier and does not answer them; another BootTorrent does.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
@@ -11,20 +11,20 @@ use super::client::Client;
 pub use super::client::Firmware;
 use bt_catalog::Mac;
 
-/// How our own server knows its probes; its address follows, so that others' are told apart.
+/// The client identifier of a probe; the server's address follows, so that it knows its own.
 const MARK: &[u8] = b"\0boottorrent-probe";
-/// A server that has not been heard for so long is gone; its next answer is news again. Some
-/// rounds of probing, since a packet may be lost.
+/// A server that was silent for so long counts as stopped, and its next answer is reported again.
+/// Several rounds of probing, since a packet may be lost.
 const FORGET: Duration = Duration::from_mins(3);
 /// Servers remembered at once; answers can be invented.
-const MOST_SERVERS: usize = 16;
+const MAX_SERVERS: usize = 16;
 /// Option 53 (RFC 2132 §9.6).
 const OFFER: u8 = 2;
 
-/// A probe that was sent, to know its answers.
+/// A probe that was sent, to recognise its answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Probe {
-    /// Its invented hardware address.
+    /// Its invented MAC address.
     pub mac: Mac,
     /// Its transaction.
     pub xid: u32,
@@ -56,8 +56,8 @@ impl Probe {
 
     /// Reads an answer to this probe; `None` for everything else.
     pub fn read(&self, packet: &[u8]) -> Option<Offer> {
-        let heard = self.client(Firmware::Uefi).read(packet).filter(|heard| heard.kind == OFFER)?;
-        Some(Offer { server: heard.server?, address: heard.address, boot: heard.boot })
+        let reply = self.client(Firmware::Uefi).read(packet).filter(|reply| reply.kind == OFFER)?;
+        Some(Offer { server: reply.server?, address: reply.address, boot: reply.boot })
     }
 
     fn client(&self, firmware: Firmware) -> Client {
@@ -70,94 +70,96 @@ pub fn is_own_probe(client_id: &[u8], own: Ipv4Addr) -> bool {
     client_id.strip_prefix(MARK) == Some(&own.octets())
 }
 
-/// What this server does about addresses, as far as it matters for others.
+/// What this server does itself: it decides what another may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    /// It gives them: nobody else may.
-    Gives,
-    /// It names boot files only: somebody else must give them, and nobody else name files.
+pub enum OwnMode {
+    /// It assigns addresses: no other server may.
+    Full,
+    /// It only announces boot files: another server must assign addresses, none announce files.
     Proxy,
 }
 
 /// Something that was seen on the network.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sight {
-    /// As it should be: for the log.
-    Good(String),
-    /// The supervisor should look.
-    Bad(String),
+pub enum Observation {
+    /// As it should be; only logged.
+    Expected(String),
+    /// To be reported to the supervisor.
+    Problem(String),
 }
 
-/// Knows what was seen and told before, so that each thing is told once.
+/// Remembers what was seen and reported, so that each observation is reported once.
 #[derive(Debug)]
-pub struct Lookout {
-    part: Part,
+pub struct RogueDetector {
+    mode: OwnMode,
     seen: Vec<(Offer, SystemTime)>,
     rounds: u32,
-    is_alone_told: bool,
+    is_absence_reported: bool,
 }
 
-impl Lookout {
+impl RogueDetector {
     /// Nothing was seen yet.
-    pub fn new(part: Part) -> Self {
-        Self { part, seen: Vec::new(), rounds: 0, is_alone_told: false }
+    pub fn new(mode: OwnMode) -> Self {
+        Self { mode, seen: Vec::new(), rounds: 0, is_absence_reported: false }
     }
 
     /// Takes one answer; returns what is new in it.
-    pub fn saw(&mut self, offer: Offer, now: SystemTime) -> Option<Sight> {
+    pub fn observe(&mut self, offer: Offer, now: SystemTime) -> Option<Observation> {
         self.seen.retain(|(_, at)| now.duration_since(*at).is_ok_and(|passed| passed < FORGET));
         if let Some((known, at)) = self.seen.iter_mut().find(|(o, _)| o.server == offer.server) {
             *at = now;
-            // A server may name a file to one firmware only: no news when the other asks again.
-            let is_news = offer.boot.is_some() && known.boot != offer.boot
+            // A server may announce a file to one firmware only: nothing new when the other asks.
+            let is_new = offer.boot.is_some() && known.boot != offer.boot
                 || offer.address.is_some() && known.address.is_none();
             known.address = offer.address.or(known.address);
             known.boot = offer.boot.clone().or(known.boot.take());
-            return is_news.then(|| self.judge(&offer));
+            return is_new.then(|| self.judge(&offer));
         }
-        if self.seen.len() >= MOST_SERVERS {
+        if self.seen.len() >= MAX_SERVERS {
             return None;
         }
-        let sight = self.judge(&offer);
+        let observation = self.judge(&offer);
         self.seen.push((offer, now));
-        Some(sight)
+        Some(observation)
     }
 
-    /// The answers to one probe have all come; returns what is to be said of their absence.
-    pub fn round_is_over(&mut self) -> Option<Sight> {
+    /// The answers to one probe have all come; returns what their absence means.
+    pub fn end_round(&mut self) -> Option<Observation> {
         self.rounds = self.rounds.saturating_add(1);
         let has_addresses = self.seen.iter().any(|(offer, _)| offer.address.is_some());
-        match self.part {
-            Part::Gives if self.rounds == 1 && self.seen.is_empty() => {
-                Some(Sight::Good("no other DHCP server answers on this network".to_owned()))
-            }
+        match self.mode {
+            OwnMode::Full if self.rounds == 1 && self.seen.is_empty() => Some(
+                Observation::Expected("no other DHCP server answers on this network".to_owned()),
+            ),
             // The second round: one packet may be lost, and both firmwares have asked.
-            Part::Proxy if self.rounds >= 2 && !has_addresses && !self.is_alone_told => {
-                self.is_alone_told = true;
+            OwnMode::Proxy if self.rounds >= 2 && !has_addresses && !self.is_absence_reported => {
+                self.is_absence_reported = true;
                 let text = "no DHCP server assigns addresses on this network, so no PC can boot: start \
                             it, or write `mode = \"full\"` and a `range` below [dhcp] in server.toml";
-                Some(Sight::Bad(text.to_owned()))
+                Some(Observation::Problem(text.to_owned()))
             }
-            Part::Proxy if has_addresses => {
-                self.is_alone_told = false;
+            OwnMode::Proxy if has_addresses => {
+                self.is_absence_reported = false;
                 None
             }
-            Part::Gives | Part::Proxy => None,
+            OwnMode::Full | OwnMode::Proxy => None,
         }
     }
 
-    fn judge(&self, offer: &Offer) -> Sight {
+    fn judge(&self, offer: &Offer) -> Observation {
         let Offer { server, address, boot } = offer;
-        match (self.part, address, boot) {
-            (_, None, None) => Sight::Good(format!("{server} answers, but offers nothing")),
-            (Part::Proxy, Some(ip), None) => {
-                Sight::Good(format!("DHCP server {server} assigns addresses (it offered {ip})"))
+        match (self.mode, address, boot) {
+            (_, None, None) => {
+                Observation::Expected(format!("{server} answers, but offers nothing"))
             }
-            (Part::Gives, Some(ip), None) => Sight::Bad(format!(
+            (OwnMode::Proxy, Some(ip), None) => Observation::Expected(format!(
+                "DHCP server {server} assigns addresses (it offered {ip})"
+            )),
+            (OwnMode::Full, Some(ip), None) => Observation::Problem(format!(
                 "another DHCP server, {server}, assigns addresses here (it offered {ip}): PCs that it \
                  answers first do not boot; switch it off, or write `mode = \"proxy\"` below [dhcp] in server.toml"
             )),
-            (_, _, Some(file)) => Sight::Bad(format!(
+            (_, _, Some(file)) => Observation::Problem(format!(
                 "another server, {server}, announces the boot file `{file}`: PCs may start that instead; \
                  remove its boot options (66, 67 or next-server, filename)"
             )),
@@ -189,13 +191,15 @@ mod tests {
         Offer { server: OTHER, address, boot: boot.map(str::to_owned) }
     }
 
-    fn is_bad(sight: Option<Sight>, part: &str) {
-        let Some(Sight::Bad(text)) = sight else { panic!("a warning, not {sight:?}") };
+    fn is_bad(observation: Option<Observation>, part: &str) {
+        let Some(Observation::Problem(text)) = observation else {
+            panic!("a warning, not {observation:?}")
+        };
         assert!(text.contains(part), "{text}");
     }
 
     #[test]
-    fn only_our_own_server_keeps_silent_to_a_probe() {
+    fn only_this_server_does_not_answer_its_probe() {
         for firmware in [Firmware::Bios, Firmware::Uefi] {
             let packet = probe().packet(firmware, OWN);
             assert_eq!(Request::parse(&packet, OWN).err(), Some(NotForUs::OwnProbe));
@@ -227,36 +231,42 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_gives_addresses_is_a_problem_only_where_we_do() {
-        let mut full = Lookout::new(Part::Gives);
-        is_bad(full.saw(offer(Some(60), None), at(0)), "10.77.0.9, assigns addresses here");
-        assert_eq!(full.saw(offer(Some(61), None), at(30)), None, "told once");
-        is_bad(full.saw(offer(Some(62), None), at(300)), "assigns addresses here");
-        let mut proxy = Lookout::new(Part::Proxy);
-        assert!(matches!(proxy.saw(offer(Some(60), None), at(0)), Some(Sight::Good(_))));
+    fn a_server_that_assigns_addresses_is_a_problem_only_where_we_do() {
+        let mut full = RogueDetector::new(OwnMode::Full);
+        is_bad(full.observe(offer(Some(60), None), at(0)), "10.77.0.9, assigns addresses here");
+        assert_eq!(full.observe(offer(Some(61), None), at(30)), None, "reported once");
+        is_bad(full.observe(offer(Some(62), None), at(300)), "assigns addresses here");
+        let mut proxy = RogueDetector::new(OwnMode::Proxy);
+        assert!(matches!(
+            proxy.observe(offer(Some(60), None), at(0)),
+            Some(Observation::Expected(_))
+        ));
     }
 
     #[test]
-    fn a_foreign_boot_file_is_always_a_problem() {
-        let mut proxy = Lookout::new(Part::Proxy);
-        proxy.saw(offer(Some(60), None), at(0));
-        is_bad(proxy.saw(offer(Some(60), Some("pxelinux.0")), at(30)), "`pxelinux.0`");
-        assert_eq!(proxy.saw(offer(Some(60), None), at(60)), None, "the other firmware");
-        assert_eq!(proxy.saw(offer(Some(60), Some("pxelinux.0")), at(90)), None);
-        is_bad(Lookout::new(Part::Gives).saw(offer(None, Some("a.efi")), at(0)), "`a.efi`");
+    fn a_rogue_boot_file_is_always_a_problem() {
+        let mut proxy = RogueDetector::new(OwnMode::Proxy);
+        proxy.observe(offer(Some(60), None), at(0));
+        is_bad(proxy.observe(offer(Some(60), Some("pxelinux.0")), at(30)), "`pxelinux.0`");
+        assert_eq!(proxy.observe(offer(Some(60), None), at(60)), None, "the other firmware");
+        assert_eq!(proxy.observe(offer(Some(60), Some("pxelinux.0")), at(90)), None);
+        is_bad(
+            RogueDetector::new(OwnMode::Full).observe(offer(None, Some("a.efi")), at(0)),
+            "`a.efi`",
+        );
     }
 
     #[test]
-    fn silence_is_good_where_we_give_addresses_and_bad_beside_nobody() {
-        let mut full = Lookout::new(Part::Gives);
-        assert!(matches!(full.round_is_over(), Some(Sight::Good(_))));
-        assert_eq!(full.round_is_over(), None);
-        let mut proxy = Lookout::new(Part::Proxy);
-        assert_eq!(proxy.round_is_over(), None);
-        is_bad(proxy.round_is_over(), "no DHCP server assigns addresses");
-        assert_eq!(proxy.round_is_over(), None);
-        proxy.saw(offer(Some(60), None), at(0));
-        assert_eq!(proxy.round_is_over(), None);
+    fn silence_is_expected_in_full_mode_and_a_problem_in_proxy_mode() {
+        let mut full = RogueDetector::new(OwnMode::Full);
+        assert!(matches!(full.end_round(), Some(Observation::Expected(_))));
+        assert_eq!(full.end_round(), None);
+        let mut proxy = RogueDetector::new(OwnMode::Proxy);
+        assert_eq!(proxy.end_round(), None);
+        is_bad(proxy.end_round(), "no DHCP server assigns addresses");
+        assert_eq!(proxy.end_round(), None);
+        proxy.observe(offer(Some(60), None), at(0));
+        assert_eq!(proxy.end_round(), None);
     }
 
     proptest! {

@@ -1,4 +1,4 @@
-//! Shell: looks for other DHCP servers on the network, at the start and while this one runs.
+//! Shell: probes the network for rogue DHCP servers, at the start and while this server runs.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,17 +10,17 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::rogue::{Firmware, Lookout, Offer, Part, Probe, Sight};
+use super::rogue::{Firmware, Observation, Offer, OwnMode, Probe, RogueDetector};
 use crate::status::{SharedStatus, StatusEvent};
 
-/// From one probe to the next: a foreign server is told within 35 s.
+/// From one probe to the next: a rogue server is reported within 35 s.
 const PERIOD: Duration = Duration::from_secs(30);
 /// Servers that check whether an address is in use take 3 s before they offer it.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// Longer than any DHCP message in one Ethernet frame.
 const MAX_PACKET: usize = 2048;
 
-/// Probes until `shutdown`; what is seen goes to the log, and what is wrong to the supervisor.
+/// Probes until `shutdown`; logs what is seen, and reports problems to the supervisor.
 ///
 /// # Errors
 /// When the socket cannot be handed to the runtime; not for anything that comes in by it.
@@ -28,12 +28,12 @@ pub async fn watch(
     socket: std::net::UdpSocket,
     interface: String,
     own: Ipv4Addr,
-    part: Part,
+    mode: OwnMode,
     status: SharedStatus,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let socket = UdpSocket::from_std(socket)?;
-    let mut lookout = Lookout::new(part);
+    let mut detector = RogueDetector::new(mode);
     let mut firmwares = [Firmware::Uefi, Firmware::Bios].into_iter().cycle();
     let mut ticks = tokio::time::interval(PERIOD);
     loop {
@@ -41,7 +41,7 @@ pub async fn watch(
             () = shutdown.cancelled() => return Ok(()),
             _ = ticks.tick() => {}
         }
-        // Both at the start, so that what was seen is told of both.
+        // Both at the start, so that a server that answers only one of them is reported at once.
         for firmware in firmwares.by_ref().take(2) {
             let found = tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
@@ -50,13 +50,14 @@ pub async fn watch(
             match found {
                 Ok(offers) => {
                     let now = SystemTime::now();
-                    let sights = offers.into_iter().filter_map(|offer| lookout.saw(offer, now));
-                    let sights: Vec<_> = sights.collect();
-                    sights.into_iter().chain(lookout.round_is_over()).for_each(|sight| {
-                        tell(sight, &interface, &status);
+                    let observations =
+                        offers.into_iter().filter_map(|offer| detector.observe(offer, now));
+                    let observations: Vec<_> = observations.collect();
+                    observations.into_iter().chain(detector.end_round()).for_each(|observation| {
+                        report(observation, &interface, &status);
                     });
                 }
-                // The card is down: the next round may be better.
+                // The interface is down, say; the next round may succeed.
                 Err(error) => warn!(interface, %error, "cannot look for other DHCP servers"),
             }
         }
@@ -66,7 +67,7 @@ pub async fn watch(
 /// Looks once; every address server answers.
 ///
 /// # Errors
-/// When the socket cannot be had or the packet not sent.
+/// When the socket cannot be opened or the packet not sent.
 pub async fn look(interface: &str, own: Ipv4Addr) -> io::Result<Vec<Offer>> {
     let socket = UdpSocket::from_std(client_socket(interface)?)?;
     ask(&socket, Firmware::Uefi, own).await
@@ -87,11 +88,11 @@ async fn ask(socket: &UdpSocket, firmware: Firmware, own: Ipv4Addr) -> io::Resul
     Ok(offers)
 }
 
-/// A client's socket, to be opened before rights are given up. Shared: the machine may get an
-/// address of its own by DHCP.
+/// A client's socket, to be opened before privileges are dropped. Shared: the machine may get its
+/// own address by DHCP.
 ///
 /// # Errors
-/// What the system says: port 68 is taken, or a right is missing.
+/// What the system says: port 68 is taken, or a privilege is missing.
 pub fn client_socket(interface: &str) -> io::Result<std::net::UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_reuse_address(true)?;
@@ -102,10 +103,10 @@ pub fn client_socket(interface: &str) -> io::Result<std::net::UdpSocket> {
     Ok(socket.into())
 }
 
-fn tell(sight: Sight, interface: &str, status: &SharedStatus) {
-    match sight {
-        Sight::Good(text) => info!(interface, "{text}"),
-        Sight::Bad(text) => {
+fn report(observation: Observation, interface: &str, status: &SharedStatus) {
+    match observation {
+        Observation::Expected(text) => info!(interface, "{text}"),
+        Observation::Problem(text) => {
             warn!(interface, "{text}");
             status.lock().apply(StatusEvent::Warning { text }, SystemTime::now());
         }
