@@ -19,7 +19,7 @@ use bt_server::roles::dhcp::client::{Client, Firmware};
 use bt_server::roles::dhcp::lease::{LeaseBook, Range};
 use bt_server::roles::dhcp::relay_agent::Agent;
 use bt_server::roles::dhcp::{
-    Answer, Door, Network, ProxySettings, Request, respond, respond_proxy,
+    Answer, ListenPort, Network, ProxySettings, Request, respond, respond_proxy,
 };
 use bt_server::roles::http::slashes::single_slashes;
 use bt_server::roles::http::tracker::{Announce, Tracker};
@@ -136,8 +136,8 @@ impl Victim {
             assert_eq!(reply.bytes[0], 2, "BOOTREPLY");
             assert_eq!(reply.bytes[4..8], request.xid.to_be_bytes());
         }
-        for door in [Door::Dhcp, Door::Pxe(SocketAddrV4::new(NODE, 68))] {
-            if let Some(reply) = respond_proxy(&request, &self.proxy, door) {
+        for port in [ListenPort::Dhcp, ListenPort::Pxe(SocketAddrV4::new(NODE, 68))] {
+            if let Some(reply) = respond_proxy(&request, &self.proxy, port) {
                 assert_eq!(reply.bytes[16..20], [0; 4], "a proxy gives no address");
             }
         }

@@ -7,8 +7,8 @@ use bt_server::lab::config::Config;
 use bt_server::os::card::Card;
 use bt_server::roles::dhcp::lease::{LeaseBook, Range};
 use bt_server::roles::dhcp::{
-    Answer, Destination, Door, Kind, Network, ProxySettings, Reply, ReplyKind, Request, respond,
-    respond_proxy,
+    Answer, Destination, Kind, ListenPort, Network, ProxySettings, Reply, ReplyKind, Request,
+    respond, respond_proxy,
 };
 use dhcproto::v4::{Decodable, Decoder, DhcpOption, Message, OptionCode};
 
@@ -147,7 +147,7 @@ fn check_proxy(name: &str, pcap: &[u8], file: &str, asks_4011: bool) {
     let mut offers = 0;
     for packet in client_packets(pcap) {
         let request = Request::parse(&packet, SERVER).expect("a client's packet is for us");
-        let reply = respond_proxy(&request, &settings, Door::Dhcp);
+        let reply = respond_proxy(&request, &settings, ListenPort::Dhcp);
         let is_discover = matches!(request.kind, Kind::Discover { .. });
         assert_eq!(reply.is_some(), is_discover, "{name}: {:?}", request.kind);
         let Some(reply) = reply else { continue };
@@ -160,7 +160,7 @@ fn check_proxy(name: &str, pcap: &[u8], file: &str, asks_4011: bool) {
     for packet in packets_to(pcap, 4011) {
         // The proxy of the capture answered from and to port 4011.
         let Ok(request) = Request::parse(&packet, SERVER) else { continue };
-        let reply = respond_proxy(&request, &settings, Door::Pxe(sender)).expect("an ACK");
+        let reply = respond_proxy(&request, &settings, ListenPort::Pxe(sender)).expect("an ACK");
         check_proxy_reply(name, &request, &reply, file);
         assert_eq!((reply.kind, reply.to), (ReplyKind::ProxyAck, Destination::Sender(sender)));
         assert_eq!(decoded(&reply).ciaddr(), request.ciaddr);

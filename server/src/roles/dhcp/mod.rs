@@ -36,7 +36,7 @@ pub mod rogue_watch;
 mod server;
 
 pub use network::{Network, identity};
-pub use proxy::{Door, ProxySettings, respond_proxy};
+pub use proxy::{ListenPort, ProxySettings, respond_proxy};
 pub use proxy_server::Proxy;
 pub use request::{Kind, NotForUs, Request};
 pub use respond::{Answer, Destination, Reply, ReplyKind, Silence, respond};

@@ -1,9 +1,11 @@
-//! Core: a request beside another DHCP server -> the boot file, and nothing else.
+//! Core: a request on a network with another DHCP server -> the boot file, and nothing else.
 //!
-//! proxyDHCP as firmware does it (PXE 2.1 §2.2.3): the other server's offer has the address, ours
-//! has option 60 and the boot file. Option 43 tells PXE firmware to take the file from the offer;
-//! that which asks on port 4011 all the same is answered there. HTTP Boot and iPXE need neither.
-//! A REQUEST on port 67 is always another server's to answer.
+//! proxyDHCP as firmware does it (PXE 2.1 §2.2.3): the other server's offer has the address, this
+//! one's has option 60 and the boot file. Option 43 directs PXE firmware to take the file from the
+//! offer; firmware that asks port 4011 anyway is answered there. EDK2 is content with either one,
+//! and fails with PXE-E16 where both are missing (the captures proxydhcp-uefi-pxe-opt43-direct and
+//! proxydhcp-uefi-pxe-4011-unanswered); vendors' firmware differs, so both are offered. HTTP Boot
+//! and iPXE need neither. A REQUEST on port 67 is always the other server's to answer.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
@@ -15,39 +17,45 @@ use super::{Kind, Network, Request};
 use crate::boot::arch::BootFile;
 use crate::lab::config::Nodes;
 
-/// PXE_DISCOVERY_CONTROL (6) with bit 3, "the boot file name is in this offer", and the end.
+/// PXE_DISCOVERY_CONTROL (6) of one byte with bit 3, "use the boot file name of this offer", and
+/// the end tag (255).
 pub(super) const USE_THIS_FILE: [u8; 4] = [6, 1, 8, 255];
 
 /// What proxy mode needs to know.
 #[derive(Debug, Clone)]
 pub struct ProxySettings {
-    /// Our address: server id, TFTP and HTTP server.
+    /// This server's address: server identifier, TFTP and HTTP server.
     pub server: Ipv4Addr,
-    /// Port of our HTTP server.
+    /// Port of this server's HTTP role.
     pub http_port: u16,
     /// Rooms and single PCs.
     pub nodes: Arc<Nodes>,
 }
 
-/// The port that a request came in by.
+/// The port that a request was received on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Door {
+pub enum ListenPort {
     /// 67, shared with every DHCP server of the network.
     Dhcp,
-    /// 4011, where only boot clients ask, and only us; the reply goes back to the sender.
+    /// 4011, where only boot clients ask, and only this server (PXE 2.1 §2.2.3); the reply goes to
+    /// the sender's address and port.
     Pxe(SocketAddrV4),
 }
 
-/// Answers one request, or `None` where it is not ours to answer.
-pub fn respond_proxy(request: &Request, settings: &ProxySettings, door: Door) -> Option<Reply> {
+/// Answers one request; `None` where another server answers it, or nobody.
+pub fn respond_proxy(
+    request: &Request,
+    settings: &ProxySettings,
+    port: ListenPort,
+) -> Option<Reply> {
     let network = settings.network();
-    let (kind, message, to) = match (door, request.kind) {
+    let (kind, message, to) = match (port, request.kind) {
         // Only DISCOVER on port 67: a REQUEST there is for the server that assigns the address, and a
         // second ACK would confuse firmware that takes the first one.
-        (Door::Dhcp, Kind::Discover { .. }) => {
+        (ListenPort::Dhcp, Kind::Discover { .. }) => {
             (ReplyKind::ProxyOffer, MessageType::Offer, respond::destination(request))
         }
-        (Door::Pxe(sender), Kind::Request { .. } | Kind::Inform) => {
+        (ListenPort::Pxe(sender), Kind::Request { .. } | Kind::Inform) => {
             (ReplyKind::ProxyAck, MessageType::Ack, Destination::Sender(sender))
         }
         _ => return None,
@@ -69,8 +77,8 @@ pub fn respond_proxy(request: &Request, settings: &ProxySettings, door: Door) ->
     Some(Reply { kind, to, bytes, ip: request.ciaddr, boot: Some(boot), grant: None })
 }
 
-/// Whether this is the REQUEST by which a PC takes another server's address, about to load the
-/// first loader of its boot from us.
+/// Whether this is the REQUEST by which a PC accepts another server's address, about to load its
+/// first boot loader from this server.
 pub fn loads_first_hop(request: &Request, settings: &ProxySettings) -> bool {
     matches!(request.kind, Kind::Request { .. })
         && respond::boot_file(request, &settings.network(), None)
@@ -78,7 +86,7 @@ pub fn loads_first_hop(request: &Request, settings: &ProxySettings) -> bool {
 }
 
 impl ProxySettings {
-    /// A network of which nothing is known but our own address.
+    /// A network of which only this server's address is known.
     pub(super) fn network(&self) -> Network {
         Network {
             server: self.server,
@@ -121,15 +129,15 @@ mod tests {
         Request { boot, ..Request::of(Mac([2, 0, 0, 0, 0, 1]), kind) }
     }
 
-    fn file(request: &Request, door: Door) -> Option<String> {
-        let reply = respond_proxy(request, &settings(""), door)?;
+    fn file(request: &Request, port: ListenPort) -> Option<String> {
+        let reply = respond_proxy(request, &settings(""), port)?;
         reply.boot.map(|boot| boot.name().to_owned())
     }
 
     #[test]
     fn an_offer_has_a_file_and_no_address() {
         let asks = Request { machine_id: Some(vec![0; 17]), ..request(DISCOVER, 7, None) };
-        let reply = respond_proxy(&asks, &settings(""), Door::Dhcp).expect("an offer");
+        let reply = respond_proxy(&asks, &settings(""), ListenPort::Dhcp).expect("an offer");
         assert_eq!((reply.kind, reply.to), (ReplyKind::ProxyOffer, Destination::Broadcast));
         let message = Message::decode(&mut Decoder::new(&reply.bytes)).expect("can be read");
         assert_eq!((message.yiaddr(), message.siaddr()), (NONE, [10, 77, 0, 2].into()));
@@ -145,7 +153,7 @@ mod tests {
 
     #[test]
     fn http_boot_gets_its_own_class_and_no_option_43() {
-        let reply = respond_proxy(&request(DISCOVER, 16, None), &settings(""), Door::Dhcp);
+        let reply = respond_proxy(&request(DISCOVER, 16, None), &settings(""), ListenPort::Dhcp);
         let reply = reply.expect("an offer");
         let message = Message::decode(&mut Decoder::new(&reply.bytes)).expect("can be read");
         let class = message.opts().get(OptionCode::ClassIdentifier);
@@ -156,7 +164,7 @@ mod tests {
     #[test]
     fn port_4011_is_answered_where_the_question_came_from() {
         let asks = Request { ciaddr: [10, 77, 0, 60].into(), ..request(REQUEST, 7, None) };
-        let reply = respond_proxy(&asks, &settings(""), Door::Pxe(SENDER)).expect("an ACK");
+        let reply = respond_proxy(&asks, &settings(""), ListenPort::Pxe(SENDER)).expect("an ACK");
         assert_eq!((reply.kind, reply.to), (ReplyKind::ProxyAck, Destination::Sender(SENDER)));
         let message = Message::decode(&mut Decoder::new(&reply.bytes)).expect("can be read");
         assert_eq!((message.ciaddr(), message.yiaddr()), ([10, 77, 0, 60].into(), NONE));
@@ -164,13 +172,13 @@ mod tests {
 
     #[test]
     fn what_is_another_servers_to_answer_gets_silence() {
-        assert_eq!(file(&request(REQUEST, 7, None), Door::Dhcp), None);
-        assert_eq!(file(&request(Kind::Inform, 7, None), Door::Dhcp), None);
-        assert_eq!(file(&request(Kind::Release, 7, None), Door::Dhcp), None);
-        assert_eq!(file(&request(DISCOVER, 7, None), Door::Pxe(SENDER)), None);
+        assert_eq!(file(&request(REQUEST, 7, None), ListenPort::Dhcp), None);
+        assert_eq!(file(&request(Kind::Inform, 7, None), ListenPort::Dhcp), None);
+        assert_eq!(file(&request(Kind::Release, 7, None), ListenPort::Dhcp), None);
+        assert_eq!(file(&request(DISCOVER, 7, None), ListenPort::Pxe(SENDER)), None);
         let no_boot = Request { boot: None, ..request(DISCOVER, 7, None) };
-        assert_eq!(file(&no_boot, Door::Dhcp), None);
-        assert_eq!(file(&request(DISCOVER, 11, None), Door::Dhcp), None, "arm64");
+        assert_eq!(file(&no_boot, ListenPort::Dhcp), None);
+        assert_eq!(file(&request(DISCOVER, 11, None), ListenPort::Dhcp), None, "arm64");
     }
 
     #[test]
@@ -186,9 +194,12 @@ mod tests {
     #[test]
     fn ipxe_gets_the_script_and_a_relay_the_reply() {
         let ipxe = request(DISCOVER, 0, Some(IpxeFeatures::COMPLETE));
-        assert_eq!(file(&ipxe, Door::Dhcp).as_deref(), Some("http://10.77.0.2:6969/boot.ipxe"));
+        assert_eq!(
+            file(&ipxe, ListenPort::Dhcp).as_deref(),
+            Some("http://10.77.0.2:6969/boot.ipxe")
+        );
         let relayed = Request { giaddr: [10, 78, 0, 1].into(), ..ipxe };
-        let reply = respond_proxy(&relayed, &settings(""), Door::Dhcp).expect("an offer");
+        let reply = respond_proxy(&relayed, &settings(""), ListenPort::Dhcp).expect("an offer");
         assert_eq!(reply.to, Destination::Relay([10, 78, 0, 1].into()));
     }
 
@@ -196,7 +207,8 @@ mod tests {
     fn a_host_with_secure_boot_gets_shim_and_no_http_boot() {
         let host = "[[host]]\nmac = \"02:00:00:00:00:01\"\nuefi_loader = \"shim-grub\"\n";
         let told = |arch| {
-            let reply = respond_proxy(&request(DISCOVER, arch, None), &settings(host), Door::Dhcp);
+            let reply =
+                respond_proxy(&request(DISCOVER, arch, None), &settings(host), ListenPort::Dhcp);
             reply.and_then(|reply| reply.boot).map(|boot| boot.name().to_owned())
         };
         assert_eq!(told(7).as_deref(), Some("shimx64.efi"));

@@ -1,4 +1,4 @@
-//! Shell: proxy mode's two sockets, 67 beside the network's own DHCP server and 4011 for firmware.
+//! Shell: proxy mode's two sockets: 67, where the network's DHCP server is asked too, and 4011.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 
 use super::proxy::loads_first_hop;
 use super::relay_agent::Agent;
-use super::{Door, ProxySettings, Reply, Request, respond_proxy};
+use super::{ListenPort, ProxySettings, Reply, Request, respond_proxy};
 use crate::boot::arch::{self, LoopGuard};
 use crate::mac::is_doctor;
 use crate::os::sockets::{self, BindError};
@@ -23,10 +23,10 @@ const PXE_PORT: u16 = 4011;
 const MAX_PACKET: usize = 2048;
 /// After an error of a socket (the interface is down, say).
 const RECEIVE_PAUSE: Duration = Duration::from_millis(500);
-/// A PC that cannot be booted is told of at most this often: it asks again and again.
+/// A PC that cannot be booted is logged at most this often: it keeps asking.
 const UNSUPPORTED_INTERVAL: Duration = Duration::from_mins(10);
 
-/// That the other server answers no relay agent is told at most this often.
+/// A DHCP server that answers no relay agent is reported at most this often.
 const UNANSWERED_INTERVAL: Duration = Duration::from_hours(1);
 
 /// Proxy mode, ready to run.
@@ -84,13 +84,13 @@ impl Proxy {
                     continue;
                 }
             };
-            let door = if is_pxe { Door::Pxe(sender) } else { Door::Dhcp };
+            let port = if is_pxe { ListenPort::Pxe(sender) } else { ListenPort::Dhcp };
             let (socket, buffer) = if is_pxe { (&pxe, &pxe_buffer) } else { (&dhcp, &dhcp_buffer) };
-            self.answer(socket, &buffer[..length], door).await;
+            self.answer(socket, &buffer[..length], port).await;
         }
     }
 
-    async fn answer(&mut self, socket: &tokio::net::UdpSocket, packet: &[u8], door: Door) {
+    async fn answer(&mut self, socket: &tokio::net::UdpSocket, packet: &[u8], port: ListenPort) {
         if let Some((mac, reply)) = self.agent.back(packet, &self.settings) {
             return self
                 .send(socket, mac, &reply, "address of the other server, with our boot file")
@@ -104,23 +104,23 @@ impl Proxy {
             }
         };
         if request.giaddr == self.settings.server {
-            return; // Our own broadcast, heard back.
+            return; // Our own broadcast, received again.
         }
         let now = SystemTime::now();
-        if door == Door::Dhcp
+        if port == ListenPort::Dhcp
             && let Some(forwarded) = self.agent.forward(packet, &request, &self.settings, now)
         {
             if let Err(error) = socket.send_to(&forwarded.bytes, (Ipv4Addr::BROADCAST, 67)).await {
                 warn!(mac = %request.mac, %error, "DHCP message not relayed");
             }
             if !forwarded.is_unheard {
-                return self.explain(&request, door, now);
+                return self.explain(&request, port, now);
             }
             self.warn_unanswered(request.mac, now);
         }
-        match respond_proxy(&request, &self.settings, door) {
+        match respond_proxy(&request, &self.settings, port) {
             Some(reply) => self.send(socket, request.mac, &reply, "boot file announced").await,
-            None => self.explain(&request, door, now),
+            None => self.explain(&request, port, now),
         }
     }
 
@@ -144,21 +144,21 @@ impl Proxy {
         }
     }
 
-    /// What a PC's packet tells, though the answer is another server's or none.
-    fn explain(&mut self, request: &Request, door: Door, now: SystemTime) {
+    /// Logs what a request says about its PC, although this server does not answer it.
+    fn explain(&mut self, request: &Request, port: ListenPort, now: SystemTime) {
         let (mac, kind) = (request.mac, request.kind);
         let code = request.arch_code.unwrap_or_default();
-        let wants_boot = request.boot.is_some() && door == Door::Dhcp;
+        let wants_boot = request.boot.is_some() && port == ListenPort::Dhcp;
         let is_unsupported = arch::Arch::from_code(code) == arch::Arch::Unsupported(code);
         if wants_boot && is_unsupported && self.unsupported_limit.is_due(mac, now) {
             let what = arch::describe(code);
             warn!(%mac, arch = code, "{what} cannot be booted: this PC gets no boot file");
         } else {
-            debug!(%mac, ?kind, ?door, "no proxyDHCP reply");
+            debug!(%mac, ?kind, ?port, "no proxyDHCP reply");
         }
-        // It takes an address, so now it loads what we named. Its DISCOVERs would count those PCs
-        // too that no server gives an address.
-        if door == Door::Dhcp
+        // It accepts an address, so next it loads the file that this server announced. Counting
+        // DISCOVERs instead would include PCs that no server assigns an address to.
+        if port == ListenPort::Dhcp
             && loads_first_hop(request, &self.settings)
             && !is_doctor(mac)
             && self.loops.is_looping(mac, request.xid, now)
