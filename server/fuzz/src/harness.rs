@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use axum::http::Uri;
 
 use bt_catalog::Mac;
-use bt_server::boot::names::Wanted;
+use bt_server::boot::names::RequestedFile;
 use bt_server::boot::scripts::Scripts;
 use bt_server::lab::config::Config;
 use bt_server::os::card::Card;
@@ -186,7 +186,7 @@ impl Victim {
 fn tftp(packet: &[u8]) -> bool {
     match Packet::parse(packet) {
         Ok(Packet::Read(request)) => {
-            let _: Wanted = Wanted::read(&request.name);
+            let _: RequestedFile = RequestedFile::read(&request.name);
             let reply = options_ack(&request.options, u64::MAX);
             assert!(reply.len() <= 512, "{} bytes", reply.len());
             true

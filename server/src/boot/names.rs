@@ -1,38 +1,38 @@
 //! Core: which file a TFTP name means. There is no path to a disk here, so no name can lead to one.
 //!
-//! What can be fetched: the loaders in memory, the boot script under the name that newer iPXE
-//! builds look for, GRUB's menus, and for GRUB the two files of the small Linux.
+//! What can be fetched: the boot loaders in memory, the boot script under the name that newer iPXE
+//! builds look for, GRUB's menus, and for GRUB the two files of the netboot image.
 
 use crate::boot::scripts::GRUB_FOLDER;
 use bt_catalog::paths;
 
 /// First hop under Secure Boot: signed by Microsoft, which firmware trusts.
 pub const SHIM: &str = "shimx64.efi";
-/// What shim starts, asked for by this name: GRUB, signed by Debian, which this shim trusts.
+/// What shim starts, requested by this name: GRUB, signed by Debian, which this shim trusts.
 pub const GRUB: &str = "grubx64.efi";
-/// The name under which newer iPXE builds look for a script beside themselves.
+/// The script that newer iPXE builds request from the folder that they were loaded from.
 pub const AUTOEXEC: &str = "autoexec.ipxe";
-/// The small Linux, for GRUB, which fetches it by TFTP.
+/// The netboot image, for GRUB, which fetches it by TFTP.
 const BOOT_FILES: [&str; 2] = [paths::KERNEL, paths::INITRAMFS];
 
-/// What a name asks for.
+/// The file that a TFTP request means.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wanted {
+pub enum RequestedFile {
     /// The iPXE script.
     Script,
     /// A menu of GRUB, by its name in [`GRUB_FOLDER`].
     GrubMenu(String),
-    /// Kernel or initramfs of the small Linux.
+    /// Kernel or initramfs of the netboot image.
     BootFile(&'static str),
-    /// A loader, if there is one of that exact name.
+    /// A boot loader, if there is one of that exact name.
     Loader(String),
 }
 
-impl Wanted {
+impl RequestedFile {
     /// Reads a name as firmware writes it.
     pub fn read(name: &[u8]) -> Self {
         let name = match normalise(name) {
-            name if is_shims_rubbish(&name) => GRUB.to_owned(),
+            name if is_garbled_shim_request(&name) => GRUB.to_owned(),
             name => name,
         };
         if name == AUTOEXEC {
@@ -48,19 +48,19 @@ impl Wanted {
 }
 
 /// A file name as the allow-list spells it. Firmware writes `/name`, `//name`, `\name` and, with a
-/// DHCP option that it took for a C string, rubbish behind the name.
+/// DHCP option that it took for a C string, garbage after the name.
 pub fn normalise(name: &[u8]) -> String {
     let end = name.iter().rposition(u8::is_ascii_graphic).map_or(0, |last| last + 1);
     let name = String::from_utf8_lossy(&name[..end]).replace('\\', "/");
     let parts: Vec<&str> = name.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
-    // A folder is no file: `name/` stays different from `name`.
+    // A folder is not a file: `name/` stays different from `name`.
     let slash = if name.ends_with('/') { "/" } else { "" };
     parts.join("/") + slash
 }
 
-/// Dell firmware hands shim 15.8 the text of its boot entry ("... Onboard NIC ...") where shim
-/// expects the next loader's name, and shim asks for that.
-fn is_shims_rubbish(name: &str) -> bool {
+/// Dell firmware passes shim 15.8 the text of its boot entry ("... Onboard NIC ...") where shim
+/// expects the name of the next boot loader, and shim requests that text as a file.
+fn is_garbled_shim_request(name: &str) -> bool {
     !name.is_ascii() || name.to_ascii_lowercase().ends_with("onboard")
 }
 
@@ -68,13 +68,13 @@ fn is_shims_rubbish(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn check(name: &[u8], expected: &Wanted) {
-        assert_eq!(Wanted::read(name), *expected, "{}", name.escape_ascii());
+    fn check(name: &[u8], expected: &RequestedFile) {
+        assert_eq!(RequestedFile::read(name), *expected, "{}", name.escape_ascii());
     }
 
     #[test]
     fn names_are_taken_as_firmware_writes_them() {
-        let loader = Wanted::Loader("snponly.efi".to_owned());
+        let loader = RequestedFile::Loader("snponly.efi".to_owned());
         for name in [
             &b"snponly.efi"[..],
             b"/snponly.efi",
@@ -87,16 +87,16 @@ mod tests {
         ] {
             check(name, &loader);
         }
-        check(b"/autoexec.ipxe", &Wanted::Script);
-        check(b"/grub/grub.cfg", &Wanted::GrubMenu("grub.cfg".to_owned()));
-        check(b"(pxe)\\grub", &Wanted::Loader("(pxe)/grub".to_owned()));
-        check(b"/vmlinuz", &Wanted::BootFile("vmlinuz"));
-        check(b"/initrd.img", &Wanted::BootFile("initrd.img"));
+        check(b"/autoexec.ipxe", &RequestedFile::Script);
+        check(b"/grub/grub.cfg", &RequestedFile::GrubMenu("grub.cfg".to_owned()));
+        check(b"(pxe)\\grub", &RequestedFile::Loader("(pxe)/grub".to_owned()));
+        check(b"/vmlinuz", &RequestedFile::BootFile("vmlinuz"));
+        check(b"/initrd.img", &RequestedFile::BootFile("initrd.img"));
     }
 
     #[test]
-    fn shim_on_some_firmware_asks_for_rubbish_and_means_grub() {
-        let grub = Wanted::Loader(GRUB.to_owned());
+    fn a_garbled_request_of_shim_means_grub() {
+        let grub = RequestedFile::Loader(GRUB.to_owned());
         check(b"/\xc3\xbf\xfeM\x01x", &grub);
         check(b"Onboard", &grub);
     }
@@ -113,7 +113,11 @@ mod tests {
             b"%2e/vmlinuz",
             b"vmlinuz\0/../../etc/shadow",
         ] {
-            assert!(matches!(Wanted::read(name), Wanted::Loader(_)), "{}", name.escape_ascii());
+            assert!(
+                matches!(RequestedFile::read(name), RequestedFile::Loader(_)),
+                "{}",
+                name.escape_ascii()
+            );
         }
     }
 }

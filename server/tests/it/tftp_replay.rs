@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use bt_server::boot::names::Wanted;
+use bt_server::boot::names::RequestedFile;
 use bt_server::roles::tftp::packet::{Packet, ReadRequest};
 use bt_server::roles::tftp::transfer::{Ending, Step, Transfer};
 
@@ -152,11 +152,12 @@ fn shim_and_grub_ask_for_what_the_shelf_knows() {
         };
         assert_eq!((*block_size, *window), expected, "{name}");
     }
-    let wanted: Vec<Wanted> = names.iter().map(|name| Wanted::read(name.as_bytes())).collect();
+    let wanted: Vec<RequestedFile> =
+        names.iter().map(|name| RequestedFile::read(name.as_bytes())).collect();
     for expected in [
-        Wanted::Loader("shimx64.efi".to_owned()),
-        Wanted::Loader("grubx64.efi".to_owned()),
-        Wanted::GrubMenu("grub.cfg".to_owned()),
+        RequestedFile::Loader("shimx64.efi".to_owned()),
+        RequestedFile::Loader("grubx64.efi".to_owned()),
+        RequestedFile::GrubMenu("grub.cfg".to_owned()),
     ] {
         assert!(wanted.contains(&expected), "{expected:?} is not among {wanted:?}");
     }
@@ -183,7 +184,10 @@ fn every_first_hop_of_the_dhcp_captures_is_a_loader() {
         let requests = requests(pcap);
         assert!(!requests.is_empty());
         for request in requests {
-            assert_eq!(Wanted::read(&request.name), Wanted::Loader(loader.to_owned()));
+            assert_eq!(
+                RequestedFile::read(&request.name),
+                RequestedFile::Loader(loader.to_owned())
+            );
         }
     }
 }

@@ -29,7 +29,7 @@ use self::session::Sent;
 use self::sessions::{Refusal, Seat, Sessions};
 use crate::boot::files::BootFiles;
 use crate::boot::loaders::Loaders;
-use crate::boot::names::{AUTOEXEC, Wanted};
+use crate::boot::names::{AUTOEXEC, RequestedFile};
 use crate::boot::scripts::Scripts;
 use crate::os::open_files;
 use crate::os::sockets::{self, BindError};
@@ -166,8 +166,8 @@ impl Role {
             let text = "only mode octet; use binary mode";
             return Some(packet::error(ErrorCode::Illegal, text));
         }
-        let wanted = Wanted::read(&request.name);
-        let Some(found) = self.find(&wanted, ip) else {
+        let requested = RequestedFile::read(&request.name);
+        let Some(found) = self.find(&requested, ip) else {
             // Firmware asks for optional files all the time: no warning.
             debug!(%ip, path = printable(&request.name), "TFTP file not found");
             return Some(packet::error(ErrorCode::NotFound, "file not found"));
@@ -204,16 +204,16 @@ impl Role {
         is_local.then_some(ip)
     }
 
-    /// What `wanted` is, without reading from disk.
-    fn find(&self, wanted: &Wanted, ip: Ipv4Addr) -> Option<Found> {
+    /// What `requested` is, without reading from disk.
+    fn find(&self, requested: &RequestedFile, ip: Ipv4Addr) -> Option<Found> {
         let Settings { loaders, scripts, http, .. } = &self.settings;
-        match wanted {
-            Wanted::Script => Some(Found::here(AUTOEXEC, scripts.autoexec(*http))),
-            Wanted::GrubMenu(name) => {
+        match requested {
+            RequestedFile::Script => Some(Found::here(AUTOEXEC, scripts.autoexec(*http))),
+            RequestedFile::GrubMenu(name) => {
                 Some(Found::here("grub/grub.cfg", scripts.grub(*http, name, ip)?))
             }
-            Wanted::BootFile(name) => Some(Found::OnDisk(name)),
-            Wanted::Loader(name) => {
+            RequestedFile::BootFile(name) => Some(Found::OnDisk(name)),
+            RequestedFile::Loader(name) => {
                 loaders.find(name).map(|(name, bytes)| Found::here(name, bytes.clone()))
             }
         }
