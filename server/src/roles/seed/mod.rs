@@ -4,8 +4,8 @@
 //! nodes that are in the middle of it. So a replaced or removed system is shared for `GRACE`
 //! longer, except where its file was overwritten in place: those bytes are gone.
 
-pub mod follow;
-pub mod publish;
+pub mod publish_loop;
+pub mod replica;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
