@@ -19,12 +19,12 @@ use crate::lab::network_check;
 use crate::lab::watcher::Watch;
 use crate::os::interfaces;
 use crate::process::control::Control;
-use crate::publication::published::{self, Current, Invitation};
+use crate::publication::published::{self, Invitation, PublishedCatalog};
 use crate::publication::publisher::Publisher;
 use crate::role::{RoleSet, ServerRole};
 use crate::roles::seed::LabSeed;
-use crate::roles::seed::publish_loop::{BeginError, Live};
-use crate::roles::seed::replica::Follower;
+use crate::roles::seed::publish_loop::{BeginError, PublishLoop};
+use crate::roles::seed::replica::Replica;
 use crate::roles::{Bound, Site};
 use crate::status::{SharedStatus, StatusBook, StatusEvent};
 use crate::terminal::Progress;
@@ -35,7 +35,7 @@ pub struct Prepared {
     /// What every role needs to know.
     pub site: Site,
     bound: Bound,
-    current: Current,
+    current: PublishedCatalog,
     invitations: mpsc::Receiver<Invitation>,
 }
 
@@ -63,7 +63,7 @@ pub fn prepare(instance: &Instance) -> Result<Prepared, RunError> {
         .of_server(cards.iter().map(|card| card.ip));
     let status: SharedStatus = Arc::new(Mutex::new(book));
     let site = Site { instance: instance.clone(), config, cards, ip, status };
-    let current = Current::default();
+    let current = PublishedCatalog::default();
     let (invite, invitations) = mpsc::channel(MAX_INVITATIONS);
     let bound = site.bind(&current, invite)?;
     Ok(Prepared { site, bound, current, invitations })
@@ -114,23 +114,23 @@ async fn serve(
             format!("changes of the lab are noticed within 10 s, not at once: {error}")
         }));
         let (status, running) = (Arc::clone(&site.status), site.config.clone());
-        let mut live =
-            Live::new(publisher, seed, invitations, Arc::clone(&current), status, running);
+        let mut publishing =
+            PublishLoop::new(publisher, seed, invitations, Arc::clone(&current), status, running);
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            begun = live.begin(progress) => begun.map_err(|error| match error {
+            begun = publishing.begin(progress) => begun.map_err(|error| match error {
                 BeginError::Mistakes(found) => RunError::Mistakes(found),
                 BeginError::Publish(error) => RunError::Publish(error),
             })?,
         }
         let catalog = published::summary(&current.read());
-        let follow = live.run(watch, shutdown.clone());
+        let follow = publishing.run(watch, shutdown.clone());
         (site.start(bound, Some(follow), shutdown), Some(catalog))
     } else if let Some(seed) = seed {
         let status = Arc::clone(&site.status);
-        let mut follower = Follower::new(&site.instance.lab, site.announce_url(), seed, status);
-        let catalog = published::summary(follower.begin().await);
-        let follow = follower.run(shutdown.clone());
+        let mut replica = Replica::new(&site.instance.lab, site.announce_url(), seed, status);
+        let catalog = published::summary(replica.begin().await);
+        let follow = replica.run(shutdown.clone());
         (site.start(bound, Some(follow), shutdown), Some(catalog))
     } else {
         (site.start(bound, None::<std::future::Ready<()>>, shutdown), None)

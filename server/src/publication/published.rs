@@ -10,8 +10,8 @@ use bytes::Bytes;
 use crate::humanize;
 use crate::lab::files::SourceFile;
 
-/// What is offered now; replaced as a whole, so that a reader never sees half an edit.
-pub type Current = Arc<parking_lot::RwLock<Arc<Published>>>;
+/// What is published now; replaced in one step, so that a reader never sees half an edit.
+pub type PublishedCatalog = Arc<parking_lot::RwLock<Arc<Published>>>;
 
 /// One file that HTTP serves from memory.
 #[derive(Debug, Clone, PartialEq, Eq)]

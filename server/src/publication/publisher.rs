@@ -100,7 +100,7 @@ pub struct Publication {
 
 /// One system of the live catalog.
 #[derive(Debug, Clone)]
-struct Ready {
+struct PreparedSystem {
     offered: OfferedSystem,
     torrent: Torrent,
 }
@@ -113,7 +113,7 @@ pub struct Publisher {
     keyring: Keyring,
     torrents: Torrents,
     version: u64,
-    live: Option<(Catalog, BTreeMap<SystemId, Ready>)>,
+    live: Option<(Catalog, BTreeMap<SystemId, PreparedSystem>)>,
 }
 
 impl Publisher {
@@ -220,7 +220,7 @@ impl Publisher {
         Prepared::Waiting { meanwhile, why: Finding::advice(&place, what) }
     }
 
-    fn catalog_of(&self, offer: &Offer, ready: &[Ready], now: Timestamp) -> Catalog {
+    fn catalog_of(&self, offer: &Offer, ready: &[PreparedSystem], now: Timestamp) -> Catalog {
         let menu = &offer.config.menu;
         // People read it: whole seconds.
         let issued = Timestamp::from_second(now.as_second()).unwrap_or(now);
@@ -253,7 +253,7 @@ impl Publisher {
     fn publish(
         &mut self,
         catalog: Catalog,
-        ready: Vec<Ready>,
+        ready: Vec<PreparedSystem>,
         now: Timestamp,
     ) -> Result<Publication, PublishError> {
         let version = self.version + 1;
@@ -305,7 +305,7 @@ impl Publisher {
         &self,
         catalog: &str,
         signature: &str,
-        ready: &[Ready],
+        ready: &[PreparedSystem],
     ) -> BTreeMap<String, Document> {
         const TOML: &str = "application/toml";
         const TEXT: &str = "text/plain; charset=utf-8";
@@ -319,7 +319,7 @@ impl Publisher {
         add(signature_path(paths::KEYS), self.keyring.key_list_signature.as_bytes(), TEXT);
         add(paths::CATALOG.to_owned(), catalog.as_bytes(), TOML);
         add(signature_path(paths::CATALOG), signature.as_bytes(), TEXT);
-        for Ready { offered, torrent } in ready {
+        for PreparedSystem { offered, torrent } in ready {
             let path = paths::torrent(&offered.entry.id);
             add(path, &torrent.bytes, "application/x-bittorrent");
             if let Some(icon) = &offered.icon {
@@ -340,17 +340,17 @@ impl Publisher {
 }
 
 enum Prepared {
-    Ready(Ready),
-    Waiting { meanwhile: Option<Ready>, why: Finding },
+    Ready(PreparedSystem),
+    Waiting { meanwhile: Option<PreparedSystem>, why: Finding },
 }
 
 impl Prepared {
     fn ready(system: &OfferedSystem, torrent: Torrent) -> Self {
-        Self::Ready(Ready { offered: system.clone(), torrent })
+        Self::Ready(PreparedSystem { offered: system.clone(), torrent })
     }
 }
 
-fn by_id(ready: Vec<Ready>) -> BTreeMap<SystemId, Ready> {
+fn by_id(ready: Vec<PreparedSystem>) -> BTreeMap<SystemId, PreparedSystem> {
     ready.into_iter().map(|ready| (ready.offered.entry.id.clone(), ready)).collect()
 }
 
@@ -367,8 +367,8 @@ fn is_overwritten(old: &[SourceFile], new: &[SourceFile]) -> bool {
     })
 }
 
-fn system_of(ready: &Ready, announce: &str) -> System {
-    let Ready { offered: OfferedSystem { entry, icon, kernel, .. }, torrent } = ready;
+fn system_of(ready: &PreparedSystem, announce: &str) -> System {
+    let PreparedSystem { offered: OfferedSystem { entry, icon, kernel, .. }, torrent } = ready;
     let files = torrent.files.iter().map(|(role, length, sha256)| SystemFile {
         role: *role,
         length: *length,

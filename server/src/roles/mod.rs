@@ -25,7 +25,7 @@ use crate::lab::config::{Config, DhcpMode};
 use crate::lab::instance::Instance;
 use crate::os::capability::Capability;
 use crate::os::card::Card;
-use crate::publication::published::{Current, Invitation};
+use crate::publication::published::{Invitation, PublishedCatalog};
 use crate::role::ServerRole;
 use crate::roles::dhcp::rogue::OwnMode;
 use crate::roles::dhcp::{Dhcp, Network, Proxy, ProxySettings, rogue_watch};
@@ -90,7 +90,7 @@ impl Site {
     /// The first that cannot be had, in words.
     pub fn bind(
         &self,
-        current: &Current,
+        current: &PublishedCatalog,
         invitations: mpsc::Sender<Invitation>,
     ) -> Result<Bound, RunError> {
         let loaders = if self.plays(ServerRole::Tftp) || self.plays(ServerRole::Http) {

@@ -40,7 +40,7 @@ use crate::boot::names::AUTOEXEC;
 use crate::boot::scripts::Scripts;
 use crate::os::open_files;
 use crate::os::sockets::{self, BindError};
-use crate::publication::published::{Current, Invitation};
+use crate::publication::published::{Invitation, PublishedCatalog};
 use crate::status::report::NodeReport;
 use crate::status::{SharedStatus, StatusEvent};
 
@@ -81,7 +81,7 @@ pub struct Http {
 struct Lab {
     settings: Settings,
     boot_files: BootFiles,
-    current: Current,
+    current: PublishedCatalog,
     status: SharedStatus,
     tracker: Mutex<Tracker>,
     reports: Mutex<RateLimit>,
@@ -94,7 +94,7 @@ impl Http {
     /// When it cannot be opened; the error says why.
     pub fn bind(
         settings: Settings,
-        current: Current,
+        current: PublishedCatalog,
         status: SharedStatus,
     ) -> Result<Self, BindError> {
         let listener = sockets::tcp("HTTP", settings.listen)?;

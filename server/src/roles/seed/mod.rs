@@ -2,7 +2,7 @@
 //!
 //! Files are opened read-only and stay open: a file that is replaced keeps its old bytes for the
 //! nodes that are in the middle of it. So a replaced or removed system is shared for `GRACE`
-//! longer, except where its file was overwritten in place: those bytes are gone.
+//! longer, except where its file was overwritten in place: those bytes are lost.
 
 pub mod publish_loop;
 pub mod replica;
@@ -21,7 +21,7 @@ use crate::publication::published::{Invitation, Published, PublishedSystem, Seed
 use crate::publication::torrents::specs;
 use crate::status::SystemStatus;
 
-/// How long a replaced system is still shared: the longest download of a room, with room to spare.
+/// How long a replaced system is still shared: longer than the slowest download of a room takes.
 /// After that its disk space is free again.
 const GRACE: Duration = Duration::from_hours(1);
 
@@ -58,7 +58,7 @@ impl LabSeed {
     /// Listens; nothing is shared yet.
     ///
     /// # Errors
-    /// Where the port cannot be had, in words.
+    /// When the port cannot be used.
     pub async fn start(ip: Ipv4Addr, port: u16) -> Result<Self, SeedError> {
         let listen = SocketAddr::from((ip, port));
         // Tried first, for the explanation: the engine's own error is only a number.
@@ -69,9 +69,9 @@ impl LabSeed {
         Ok(Self { seed, shared: BTreeMap::new(), retired: Vec::new() })
     }
 
-    /// Shares what is published now. Returns what could not be shared, in words.
+    /// Shares what is published now. Returns what could not be shared, and why.
     pub fn apply(&mut self, sources: &[SeedSource], now: SystemTime) -> Vec<String> {
-        let gone: Vec<String> = self
+        let replaced: Vec<String> = self
             .shared
             .iter()
             .filter(|(id, old)| {
@@ -79,7 +79,7 @@ impl LabSeed {
             })
             .map(|(id, _)| id.clone())
             .collect();
-        for id in gone {
+        for id in replaced {
             if let Some(old) = self.shared.remove(&id) {
                 self.retire(&id, old, now);
             }
@@ -108,12 +108,12 @@ impl LabSeed {
         });
     }
 
-    /// Calls a stock client back.
+    /// Connects to a stock client that announced itself.
     pub fn invite(&self, guest: Invitation) {
         self.seed.invite(guest.infohash, guest.address);
     }
 
-    /// How each published system does.
+    /// The figures of each published system.
     pub fn status(&self, published: &Published) -> Vec<SystemStatus> {
         rows(published, |infohash| self.seed.stats(infohash))
     }
@@ -147,7 +147,7 @@ impl LabSeed {
     }
 }
 
-/// The table's rows of the published systems; without figures for what is not shared here.
+/// The status of the published systems; without figures for what is not shared here.
 pub fn rows(
     published: &Published,
     stats: impl Fn(Infohash) -> Option<SeedStats>,

@@ -1,7 +1,7 @@
-//! Shell: keeps what is offered the same as what the supervisor wrote.
+//! Shell: keeps the published catalog up to date with the lab's files.
 //!
-//! Waits for a change of the lab, lets the publisher look, and hands a new catalog to HTTP and the
-//! seed. Whatever goes wrong, the old catalog stays and the table says why.
+//! Waits for a change of the lab, lets the publisher refresh, and hands a new catalog to HTTP and
+//! the seed. Whatever goes wrong, the old catalog stays and the status says why.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,7 +16,7 @@ use crate::humanize;
 use crate::lab::config::Config;
 use crate::lab::files::Finding;
 use crate::lab::watcher::Watch;
-use crate::publication::published::{Current, Invitation};
+use crate::publication::published::{Invitation, PublishedCatalog};
 use crate::publication::publisher::{
     Outcome, Publication, PublishError, Publisher, Refresh, SETTLE,
 };
@@ -24,47 +24,55 @@ use crate::roles::seed::{self, LabSeed};
 use crate::status::{SharedStatus, StatusEvent};
 use crate::terminal::Progress;
 
-/// How often the table gets the seed's figures.
+/// How often the status gets the seed's figures.
 const FIGURES: Duration = Duration::from_secs(1);
-/// At the start, files that were just copied get this long to become quiet.
+/// At the start, files that were just copied get this long to settle.
 const PATIENCE_AT_START: Duration = Duration::from_secs(5);
 /// Before a failed publication (a full disk, say) is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Publisher, seed, and all who hear of a new catalog.
-pub struct Live {
+/// The publisher, the seed, and everything else that a new catalog is handed to.
+pub struct PublishLoop {
     publisher: Option<Publisher>,
     /// `None` where the seed is a process of its own.
     seed: Option<LabSeed>,
     /// Stock clients that announced themselves to the tracker.
     invitations: mpsc::Receiver<Invitation>,
-    current: Current,
+    current: PublishedCatalog,
     status: SharedStatus,
     /// The settings that the server was started with.
     running: Config,
-    told: Told,
+    last_reported: LastReported,
 }
 
-/// What the supervisor was told last, so that it is not told again every ten seconds.
+/// What the supervisor was shown last, so that the same is not reported every ten seconds.
 #[derive(Default)]
-struct Told {
+struct LastReported {
     refused: Option<String>,
     waiting: Vec<Finding>,
     error: Option<String>,
 }
 
-impl Live {
+impl PublishLoop {
     /// Nothing is published yet.
     pub fn new(
         publisher: Publisher,
         seed: Option<LabSeed>,
         invitations: mpsc::Receiver<Invitation>,
-        current: Current,
+        current: PublishedCatalog,
         status: SharedStatus,
         running: Config,
     ) -> Self {
         let publisher = Some(publisher);
-        Self { publisher, seed, invitations, current, status, running, told: Told::default() }
+        Self {
+            publisher,
+            seed,
+            invitations,
+            current,
+            status,
+            running,
+            last_reported: LastReported::default(),
+        }
     }
 
     /// The first publication: a server that cannot offer anything does not start.
@@ -122,14 +130,14 @@ impl Live {
     async fn follow(&mut self) {
         match self.look(Progress::Logged).await {
             Ok(refresh) => {
-                self.told.error = None;
+                self.last_reported.error = None;
                 self.take(refresh);
             }
             Err(error) => {
                 let text = format!("the catalog could not be renewed: {}", humanize::chain(&error));
-                if self.told.error.as_ref() != Some(&text) {
+                if self.last_reported.error.as_ref() != Some(&text) {
                     self.warn(text.clone());
-                    self.told.error = Some(text);
+                    self.last_reported.error = Some(text);
                 }
             }
         }
@@ -137,10 +145,10 @@ impl Live {
 
     /// How long to wait at most for the next look.
     fn patience(&self) -> Option<Duration> {
-        if self.told.error.is_some() {
+        if self.last_reported.error.is_some() {
             return Some(RETRY);
         }
-        (!self.told.waiting.is_empty()).then_some(SETTLE / 2)
+        (!self.last_reported.waiting.is_empty()).then_some(SETTLE / 2)
     }
 
     /// Lets the publisher look, on a thread where it may hash for minutes.
@@ -157,11 +165,11 @@ impl Live {
 
     fn take(&mut self, refresh: Refresh) {
         for finding in &refresh.waiting {
-            if !self.told.waiting.contains(finding) {
+            if !self.last_reported.waiting.contains(finding) {
                 self.warn(finding.to_string());
             }
         }
-        self.told.waiting = refresh.waiting;
+        self.last_reported.waiting = refresh.waiting;
         let mut refused = match &refresh.outcome {
             Outcome::Mistakes(found) => {
                 Some(found.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
@@ -180,13 +188,13 @@ impl Live {
         if let Outcome::New(publication) = refresh.outcome {
             self.publish(*publication);
         }
-        if refused != self.told.refused {
+        if refused != self.last_reported.refused {
             match &refused {
                 Some(reason) => warn!(%reason, "the newest edit is not live"),
                 None => info!("the newest edit is live"),
             }
             self.apply(StatusEvent::EditRefused(refused.clone()));
-            self.told.refused = refused;
+            self.last_reported.refused = refused;
         }
     }
 

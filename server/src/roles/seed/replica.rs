@@ -1,8 +1,8 @@
 //! Shell: the seed in a process of its own: shares what the role `http` has published.
 //!
-//! It needs no key. What is on offer stands in `state/published/`; where the files are, in
-//! `catalog/*.toml`. A system whose files are not those of its torrent is not shared: the process
-//! that publishes is about to notice, and this one looks again.
+//! It needs no key. `state/published/` says what is published, `catalog/*.toml` where the files are.
+//! A system whose files are not those of its torrent is not shared: the process that publishes is
+//! about to notice, and this one looks again.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,13 +22,13 @@ use crate::publication::torrents::Torrents;
 use crate::roles::seed::LabSeed;
 use crate::status::{CatalogStatus, SharedStatus, StatusEvent};
 
-/// How often the published catalog is looked at: one stat(2).
+/// How often the published catalog is checked: one stat(2).
 const LOOK: Duration = Duration::from_secs(1);
 /// Looks until a system that could not be shared is tried again.
 const RETRY_LOOKS: u32 = 5;
 
 /// See the module.
-pub struct Follower {
+pub struct Replica {
     lab: Lab,
     announce: String,
     seed: LabSeed,
@@ -37,7 +37,7 @@ pub struct Follower {
     seen: Option<Stamp>,
     published: Published,
     sources: BTreeMap<String, SeedSource>,
-    /// Systems that could not be shared, in words.
+    /// Why systems could not be shared.
     problems: Vec<String>,
 }
 
@@ -48,7 +48,7 @@ struct Found {
     problems: Vec<String>,
 }
 
-impl Follower {
+impl Replica {
     /// Shares nothing yet; `announce` is the tracker's URL.
     pub fn new(lab: &Lab, announce: String, seed: LabSeed, status: SharedStatus) -> Self {
         Self {
@@ -101,9 +101,9 @@ impl Follower {
         match reading.await.expect("reading does not panic") {
             Ok(Some(found)) => self.take(found),
             Ok(None) => {
-                self.tell(vec!["nothing is published yet; start the role http".to_owned()]);
+                self.report(vec!["nothing is published yet; start the role http".to_owned()]);
             }
-            Err(error) => self.tell(vec![format!("what is published cannot be read: {error}")]),
+            Err(error) => self.report(vec![format!("cannot read the published catalog: {error}")]),
         }
     }
 
@@ -132,11 +132,11 @@ impl Follower {
             expires: seconds(catalog.expires),
         }));
         self.apply(StatusEvent::Seeding(self.seed.status(&self.published)));
-        self.tell(problems);
+        self.report(problems);
     }
 
-    /// Warns of what is new among the problems.
-    fn tell(&mut self, problems: Vec<String>) {
+    /// Warns about new problems only.
+    fn report(&mut self, problems: Vec<String>) {
         for text in problems.iter().filter(|text| !self.problems.contains(text)) {
             warn!("{text}");
             self.apply(StatusEvent::Warning { text: text.clone() });
@@ -175,12 +175,12 @@ fn read(lab: &Lab, announce: &str) -> io::Result<Option<Found>> {
 
 fn source_of(lab: &Lab, torrents: &Torrents, system: &System) -> Result<SeedSource, String> {
     let offered = lab.system(&system.id).map_err(|findings| {
-        findings.first().map_or_else(|| "its entry is wrong".to_owned(), ToString::to_string)
+        findings.first().map_or_else(|| "its entry is not valid".to_owned(), ToString::to_string)
     })?;
     let torrent = torrents
         .find(&system.id, &offered.files)
         .filter(|torrent| torrent.infohash.0 == system.infohash.0);
-    let torrent = torrent.ok_or("its files are not those that are published")?;
+    let torrent = torrent.ok_or("its files differ from the published ones")?;
     Ok(SeedSource {
         id: system.id.to_string(),
         torrent: torrent.bytes,
