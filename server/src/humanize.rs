@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bt_catalog::ByteSize;
 
-/// `1.5 GiB`.
+/// `1.5 GB`.
 pub fn size(bytes: u64) -> String {
     ByteSize(bytes).to_string()
 }

@@ -42,8 +42,8 @@ pub fn bar(id: &SystemId, total: u64, progress: Progress) -> ProgressBar {
     if bar.is_hidden() {
         tell(format_args!("hashing {id}, {}", humanize::size(total)));
     }
-    let style =
-        "hashing {prefix}  [{wide_bar}] {bytes}/{total_bytes}, {binary_bytes_per_sec}, {eta} left";
+    let style = "hashing {prefix}  [{wide_bar}] {decimal_bytes}/{decimal_total_bytes}, \
+                 {decimal_bytes_per_sec}, {eta} left";
     bar.set_style(
         ProgressStyle::with_template(style).expect("a valid template").progress_chars("=> "),
     );

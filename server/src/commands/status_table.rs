@@ -146,7 +146,7 @@ fn row(node: &NodeStatus, age: &str) -> Vec<String> {
     ]
 }
 
-/// `42 % at 87 MiB/s`, while there is something to wait for.
+/// `42 % at 87 MB/s`, while there is something to wait for.
 fn progress(node: &NodeStatus) -> Option<String> {
     if node.total == 0 || node.done >= node.total {
         return None;

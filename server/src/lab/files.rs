@@ -10,6 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bt_catalog::{Digest, Role};
 use sha2::Digest as _;
 
+use crate::humanize;
+
 /// One file of a system as it was when the lab was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceFile {
@@ -107,7 +109,7 @@ pub(super) fn read_bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {
-        return Err(io::Error::other(format!("it has more than {} KiB", most >> 10)));
+        return Err(io::Error::other(format!("it is larger than {}", humanize::size(most))));
     }
     Ok(bytes)
 }

@@ -496,7 +496,8 @@ fn report_files(lab: &Lab, id: &SystemId) -> Result<Vec<String>> {
 
 fn bar(id: &SystemId) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-    let style = "adding {prefix}  [{wide_bar}] {bytes}/{total_bytes}, {binary_bytes_per_sec}, {eta} left {msg}";
+    let style = "adding {prefix}  [{wide_bar}] {decimal_bytes}/{decimal_total_bytes}, \
+                 {decimal_bytes_per_sec}, {eta} left {msg}";
     bar.set_style(
         ProgressStyle::with_template(style).expect("a valid template").progress_chars("=> "),
     );

@@ -49,7 +49,7 @@ impl Trouble {
 /// A file of the server, as it arrived.
 #[derive(Debug, Clone)]
 struct Arrived {
-    /// `snponly.efi 170 KiB by TFTP`.
+    /// `snponly.efi 170 kB by TFTP`.
     shown: String,
     bytes: Vec<u8>,
 }
