@@ -37,12 +37,12 @@ pub enum RunError {
     #[error(transparent)]
     Publish(#[from] PublishError),
     /// The control socket.
-    #[error("cannot make the control socket in state/")]
+    #[error("cannot create the control socket in state/")]
     Control(#[source] io::Error),
     /// The role has nothing to do.
     #[error(
-        "server.toml says `mode = \"off\"` below [dhcp], so there is nothing for the role dhcp to \
-         do; leave it out, or choose another mode"
+        "server.toml says `mode = \"off\"` below [dhcp], so the role dhcp has \
+         nothing to do; leave it out, or choose another mode"
     )]
     NoDhcp,
 }

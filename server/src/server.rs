@@ -111,7 +111,7 @@ async fn serve(
         let (watch, no_watch) = Watch::start(&site.instance.lab);
         notes.extend(loaders::boot_files(&site.instance.lab).iter().map(Finding::to_string));
         notes.extend(no_watch.map(|error| {
-            format!("changes of the lab are noticed within 10 s, not at once: {error}")
+            format!("changes in the lab folder are noticed within 10 s instead of at once: {error}")
         }));
         let (status, running) = (Arc::clone(&site.status), site.config.clone());
         let mut publishing =

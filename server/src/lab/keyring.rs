@@ -66,7 +66,7 @@ pub enum KeyringError {
     },
     /// The list of keys must be made anew, and the root key is not here.
     #[error(
-        "keys/keys.toml does not fit the lab's keys ({cause}), and only keys/root.key can sign a new \
+        "keys/keys.toml does not match the lab's keys ({cause}), and only keys/root.key can sign a new \
          one: put that file back for one start"
     )]
     RootKeyNeeded {
@@ -74,7 +74,7 @@ pub enum KeyringError {
         cause: CatalogError,
     },
     /// The system gave no random numbers.
-    #[error("cannot make a key: {0}")]
+    #[error("cannot create a key: {0}")]
     Make(String),
 }
 

@@ -43,7 +43,7 @@ pub enum LabError {
     /// There is no `server.toml`.
     #[error(
         "{} is not a lab folder: it has no server.toml; go to the lab's folder, name it with --lab, or \
-         make one with `bt-server init {}`", .0.display(), .0.display()
+         create one with `bt-server init {}`", .0.display(), .0.display()
     )]
     NotALab(PathBuf),
     /// The folder itself cannot be reached.
@@ -340,7 +340,7 @@ fn read_icon(path: &Path) -> Result<IconFile, String> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("png") if is_png => Ok(IconFile { bytes, content_type: "image/png" }),
         Some("svg") if is_svg => Ok(IconFile { bytes, content_type: "image/svg+xml" }),
-        _ => Err("does not hold what its name says (PNG or SVG)".to_owned()),
+        _ => Err("is not the PNG or SVG image that its name says".to_owned()),
     }
 }
 

@@ -33,8 +33,8 @@ fn subnet_findings(config: &Config, cards: &[Card]) -> Vec<Finding> {
         for other in cards[..index].iter().filter(|it| it.contains(card.ip) || card.contains(it.ip))
         {
             let what = format!(
-                "{} ({}) and {} ({}) are on one network; give each a network of its own, or take \
-                 one out of the list",
+                "{} ({}) and {} ({}) are on one network; give each a network of its own, or \
+                 remove one from the list",
                 other.name,
                 network_of(other),
                 card.name,
@@ -44,7 +44,7 @@ fn subnet_findings(config: &Config, cards: &[Card]) -> Vec<Finding> {
         }
         if !config.subnets.iter().any(|subnet| subnet.overlaps_card(card)) {
             let what = format!(
-                "there are no addresses to give on {} ({}): write a [[dhcp.subnet]] with \
+                "no addresses can be assigned on {} ({}): write a [[dhcp.subnet]] with \
                  network = \"{}\"",
                 card.name,
                 card.ip,
@@ -87,7 +87,8 @@ fn subnet_findings(config: &Config, cards: &[Card]) -> Vec<Finding> {
     };
     for address in config.nodes.hosts.iter().filter_map(|host| host.address) {
         if !is_known(&address) {
-            let what = format!("{address} is in no network in which this server assigns addresses");
+            let what =
+                format!("{address} is not in a network in which this server assigns addresses");
             add("[[host]] address", what);
         } else if cards.iter().any(|card| card.ip == address) {
             add("[[host]] address", format!("{address} is this server's own address"));
@@ -112,7 +113,7 @@ fn pool_findings(pool: &Pool, ip: Ipv4Addr, netmask: Ipv4Addr) -> Vec<Finding> {
     if !is_inside(first) || !is_inside(last) {
         let what = format!(
             "the range {first}-{last} is not inside the interface's network {network}/{}; addresses \
-             between {} and {} can be given",
+             between {} and {} can be assigned",
             mask.count_ones(),
             Ipv4Addr::from_bits(network.to_bits().saturating_add(1)),
             Ipv4Addr::from_bits(broadcast.to_bits().saturating_sub(1)),
@@ -206,7 +207,7 @@ mod tests {
         check(
             &[],
             &[([10, 77, 0, 2], 24)],
-            &["eth0 (10.77.0.0/24) and eth1", "no addresses to give on eth1"],
+            &["eth0 (10.77.0.0/24) and eth1", "no addresses can be assigned on eth1"],
         );
     }
 

@@ -60,7 +60,7 @@ pub enum DaemonError {
     /// It still runs.
     #[error(
         "bt-server (process {pid}) has not stopped after {} s; see state/log, or end it with \
-         `kill -9 {pid}`: that loses nothing", STOP_PATIENCE.as_secs()
+         `kill -9 {pid}`, which loses no data", STOP_PATIENCE.as_secs()
     )]
     StillRunning {
         /// Its process id.

@@ -44,8 +44,8 @@ pub enum RightsError {
     },
     /// Something in the lab is closed to the user that the server becomes.
     #[error(
-        "the server runs as {user}, who may not {verb} {}; let everything in the lab belong to \
-         {user}: `chown -R {user} {}`", path.display(), lab.display()
+        "the server runs as {user}, who cannot {verb} {}; make {user} the owner of everything in the \
+         lab: `chown -R {user} {}`", path.display(), lab.display()
     )]
     Closed {
         /// Its name.
@@ -68,7 +68,7 @@ pub fn reduce(instance: &Instance, keep: &[Capability]) -> Result<String, Rights
     let system = |what| move |source: Errno| RightsError::System { what, source: source.into() };
     let root = instance.lab.root();
     let owner = fs::metadata(root)
-        .map_err(|source| RightsError::System { what: "look at the lab folder", source })?;
+        .map_err(|source| RightsError::System { what: "access the lab folder", source })?;
     prctl::set_no_new_privs().map_err(system("drop the ability to gain privileges"))?;
     if geteuid().is_root() && owner.uid() != 0 {
         let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));

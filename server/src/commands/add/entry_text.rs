@@ -35,7 +35,7 @@ impl EntryText {
         let Self { id, name, icon, what, release, .. } = self;
         let mut text = format!(
             "# This is {what}, kernel {release}.\n\
-             # Written by `bt-server add`; yours to edit, and kept when the image is added again.\n\
+             # Written by `bt-server add`. Edit it freely: it is kept when the image is added again.\n\
              name     = {}\n\
              note     = \"\" # one line that students read below the name\n\
              icon     = \"{icon}\"\n\
@@ -47,7 +47,7 @@ impl EntryText {
             line(format!("initrd   = \"images/{id}/{INITRD}\""));
         }
         if self.family != Family::Plain {
-            line("# The medium, handed over in memory, and what makes it a disk of the started system.".into());
+            line("# The medium, handed over in memory, and what makes it a disk of the booted system.".into());
             line(format!("image    = \"images/{id}/{IMAGE}\""));
             line(format!("handover = \"images/{id}/{HANDOVER}\""));
             line(format!("family   = \"{}\"", self.family.name()));

@@ -167,18 +167,18 @@ fn plain(names: &[String]) -> Option<Layout> {
     let initrd = initrd_beside(kernel);
     let mut unsure = Vec::new();
     if initrd.is_none() {
-        unsure.push("there is no initrd next to the kernel: right only if the kernel has everything built in".to_owned());
+        unsure.push("there is no initrd next to the kernel: this works only if the kernel has everything built in".to_owned());
     }
     if kernel.starts_with("install.") {
         unsure.push(
-            "this is an installer that wants its CD, which the PC will not have; the package \
+            "this installer needs its CD, which the PC will not have; the package \
              debian-installer-12-netboot-amd64 has the one that installs from the network"
                 .to_owned(),
         );
     }
     if count > 1 {
         unsure.push(format!(
-            "there are {count} kernels in it, and only the one named above was taken: for another, name its folder"
+            "it contains {count} kernels, and only the one above is used; for another, add its folder"
         ));
     }
     let what = if is_installer { "the Debian installer" } else { "a kernel and an initrd" };
@@ -206,7 +206,7 @@ impl Layout {
         self.what = "a live system made by kiwi (openSUSE)".to_owned();
         if self.label.contains(char::is_whitespace) || self.label.is_empty() {
             self.unsure.push(format!(
-                "its volume label is `{}`, and kiwi finds its medium by the label: look at root=live:CDLABEL= in the entry",
+                "its volume label is `{}`, and kiwi finds its medium by the label: check root=live:CDLABEL= in the entry",
                 self.label
             ));
         }
@@ -373,7 +373,7 @@ mod tests {
         let cd = layout(&["install.amd/vmlinuz", "install.amd/initrd.gz"], "", "");
         assert!(cd.unsure[0].contains("netboot"));
         let two = layout(&["gtk/linux", "gtk/initrd.gz", "text/linux", "text/initrd.gz"], "", "");
-        assert!(two.unsure[0].contains("there are 2 kernels"));
+        assert!(two.unsure[0].contains("it contains 2 kernels"));
     }
 
     #[test]

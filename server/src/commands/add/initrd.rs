@@ -45,7 +45,7 @@ pub fn names(initrd: &Path) -> Result<Vec<String>> {
         let unpacked = unpack(rest)?;
         plain_archives(&unpacked, &mut names);
     }
-    ensure!(!names.is_empty(), "there is no archive in it");
+    ensure!(!names.is_empty(), "it contains no archive");
     Ok(names)
 }
 

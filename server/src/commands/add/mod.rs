@@ -116,7 +116,7 @@ pub fn add(lab: &Lab, options: &Options) -> Result<Vec<String>> {
     }
     if is_untried(found.family) {
         found.unsure.push(format!(
-            "no stock medium of family `{}` has been started by the project yet: try it on one PC first",
+            "the project has not booted an original medium of family `{}` yet: try it on one PC first",
             found.family.name()
         ));
     }
@@ -174,12 +174,12 @@ fn look_into_initrd(path: &Path, found: &mut Layout) {
             found.turn_into(family);
         }
         Ok(Some(family)) => found.unsure.push(format!(
-            "the medium looks like {}, and its initrd like family `{}`: change `family` in the entry if it does not start",
+            "the medium looks like {}, and its initrd like family `{}`: change `family` in the entry if it does not boot",
             found.what,
             family.name()
         )),
         Ok(None) => found.unsure.push(
-            "its initrd has none of the known programs that find an image: try it before students do".to_owned(),
+            "its initrd contains none of the known programs that find an image: try it before students do".to_owned(),
         ),
         Err(error) => found.unsure.push(format!("its initrd could not be inspected ({error:#})")),
     }
@@ -248,7 +248,7 @@ fn copy_boot_files(
         .with_context(|| format!("it contains no kernel, although it looks like {}", found.what))?;
     let kernel = folder.join(KERNEL);
     input.copy(name, &kernel, bar)?;
-    let header = kernel_header(&kernel).with_context(|| format!("{name} cannot be started"))?;
+    let header = kernel_header(&kernel).with_context(|| format!("{name} cannot be booted"))?;
     match &found.initrd {
         Some(initrd) => {
             let to = folder.join(INITRD);
@@ -278,8 +278,8 @@ fn is_untried(family: Family) -> bool {
 fn method_of(part: &Part, found: &mut Layout) -> Result<Option<BootMethod>> {
     if part.has_pmem && !part.has_join {
         found.unsure.push(
-            "this kernel has no device mapper (dm_mod), so the image has to lie in one piece of memory: large images may \
-             not start on PCs where it is not"
+            "this kernel has no device mapper (dm_mod), so the image must be contiguous in memory: large images may \
+             not boot on PCs whose memory is fragmented"
                 .to_owned(),
         );
     }
@@ -288,14 +288,14 @@ fn method_of(part: &Part, found: &mut Layout) -> Result<Option<BootMethod>> {
         (true, false) => Ok(Some(BootMethod::Pmem)),
         (false, true) => {
             found.unsure.push(
-                "this kernel has no driver for memory that keeps its content (CONFIG_X86_PMEM_LEGACY), so the image is \
-                 three times in memory while it starts: for small images only"
+                "this kernel has no driver for persistent memory (CONFIG_X86_PMEM_LEGACY), so the PC needs three times \
+                 the image's size while it boots: for small images only"
                     .to_owned(),
             );
             Ok(Some(BootMethod::Initrd))
         }
         (false, false) => bail!(
-            "this kernel has neither nd_pmem and nd_e820 nor loop: it cannot get an image handed over"
+            "this kernel has neither nd_pmem and nd_e820 nor loop, so no image can be handed over to it"
         ),
     }
 }

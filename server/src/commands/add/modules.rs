@@ -59,7 +59,7 @@ pub fn part(release: &str, sources: &Sources<'_>) -> Result<(Part, String)> {
     let unread =
         if unread.is_empty() { String::new() } else { format!(" ({})", unread.join("; ")) };
     bail!(
-        "the modules of kernel {release} are not found{unread}: they make the image a disk of the started system. Name \
+        "cannot find the modules of kernel {release}{unread}, which make the image a disk of the booted system; name \
          them with --modules: the distribution's kernel package (.deb), or a folder with lib/modules/{release}"
     )
 }
@@ -91,7 +91,7 @@ fn of_squashfs(squashfs: &Squashfs, release: &str) -> Result<Option<Part>> {
 fn unpacked(squashfs: &Squashfs, path: &str) -> Result<Vec<u8>> {
     let bytes = squashfs
         .read(path)?
-        .with_context(|| format!("{squashfs} lists {path} and does not have it"))?;
+        .with_context(|| format!("{squashfs} lists {path}, but does not contain it"))?;
     let name = path.rsplit('/').next().unwrap_or(path);
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let file = folder.path().join(name);

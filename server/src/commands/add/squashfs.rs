@@ -58,10 +58,6 @@ impl Squashfs {
             return Ok(output.stdout);
         }
         let words = String::from_utf8_lossy(&output.stderr);
-        bail!(
-            "cannot look into {}: {}",
-            self.name,
-            words.lines().last().unwrap_or("unsquashfs failed")
-        )
+        bail!("cannot read {}: {}", self.name, words.lines().last().unwrap_or("unsquashfs failed"))
     }
 }

@@ -42,7 +42,7 @@ impl Trouble {
     }
 
     pub(super) fn io(error: std::io::Error) -> Self {
-        Self::new(format!("the network refuses: {error}"), "check the network interface")
+        Self::new(format!("network error: {error}"), "check the network interface")
     }
 }
 
@@ -192,11 +192,11 @@ impl<'a> Walk<'a> {
                 }
                 (None, Some(next)) => name = next,
                 (None, None) => {
-                    return Err(Trouble::new(format!("{name} names no kernel"), NO_HTTP));
+                    return Err(Trouble::new(format!("{name} does not name a kernel"), NO_HTTP));
                 }
             }
         }
-        let what = format!("{first} leads from script to script and to no kernel");
+        let what = format!("{first} chains more than {MAX_CHAIN} scripts, and none names a kernel");
         Err(Trouble::new(what, NO_HTTP))
     }
 
@@ -205,7 +205,7 @@ impl<'a> Walk<'a> {
         let Arrived { shown, bytes } = self.fetch(name)?;
         let short = name.rsplit('/').next().unwrap_or(name);
         if self.disk.get(short).is_some_and(|expected| *expected != bytes) {
-            let what = format!("{shown} arrives, but differs from the file on disk");
+            let what = format!("{shown} arrived, but differs from the file on disk");
             let remedy = "if it was just replaced: `bt-server stop`, `bt-server start`";
             return Err(Trouble::new(what, remedy));
         }

@@ -36,7 +36,8 @@ pub(super) fn tftp(server: SocketAddr, name: &str) -> Result<Vec<u8>, String> {
             }
             continue;
         };
-        let (head, data) = packet[..received].split_at_checked(4).ok_or("a broken TFTP packet")?;
+        let (head, data) =
+            packet[..received].split_at_checked(4).ok_or("a malformed TFTP packet")?;
         let number = u16::from_be_bytes([head[2], head[3]]);
         // A block is only the right one when it comes from where the transfer is.
         if to.port() != server.port() && from != to {
@@ -56,7 +57,7 @@ pub(super) fn tftp(server: SocketAddr, name: &str) -> Result<Vec<u8>, String> {
                     return Ok(file);
                 }
                 if file.len() > MAX_BYTES {
-                    return Err(format!("{name} by TFTP does not end"));
+                    return Err(format!("{name} by TFTP is larger than any boot file"));
                 }
             }
             _ => continue,
@@ -88,7 +89,8 @@ pub(super) fn http(url: &str) -> Result<Vec<u8>, String> {
 /// The body of a whole answer with status 200.
 fn body(mut answer: Vec<u8>) -> Result<Vec<u8>, String> {
     const END: &[u8] = b"\r\n\r\n";
-    let end = answer.windows(END.len()).position(|window| window == END).ok_or("no HTTP answer")?;
+    let end =
+        answer.windows(END.len()).position(|window| window == END).ok_or("not an HTTP response")?;
     let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
     let status = head.lines().next().unwrap_or_default().to_owned();
     if status.split(' ').nth(1) != Some("200") {
@@ -117,7 +119,7 @@ pub(super) fn handshake(seed: SocketAddr, infohash: [u8; 20]) -> Result<(), Stri
     if answer.starts_with(PROTOCOL) && answer[28..48] == infohash {
         Ok(())
     } else {
-        Err(format!("the seed at {seed} answers, but for another swarm"))
+        Err(format!("the seed at {seed} answers for another swarm"))
     }
 }
 

@@ -27,7 +27,7 @@ const DHCP: u16 = 67;
 const OFFER: u8 = 2;
 const ACK: u8 = 5;
 const NO_ANSWER: &str = "see `bt-server status` and the log in state/ for messages of DHCP; a \
-                         firewall, or a range without a free address, keeps it silent too";
+                         firewall, or a range without a free address, has the same effect";
 
 const HIDDEN: &str = "this machine's firewall seems to drop what comes to its own UDP port 68";
 
@@ -74,7 +74,7 @@ impl<'a> Asker<'a> {
                 is_filtered: Cell::new(false),
             }),
             Err(error) => {
-                let what = format!("this program cannot ask for an address as a PC does: {error}");
+                let what = format!("cannot send a DHCP request as a PC does: {error}");
                 let remedy = "run doctor as root, while no DHCP client runs on this interface";
                 found.warn("dhcp", what, remedy);
                 None
@@ -91,7 +91,7 @@ impl<'a> Asker<'a> {
                 strangers(self.config, self.card, &heard, hidden.as_deref(), found);
             }
             Err(error) => {
-                let what = format!("nothing can be sent on {}: {error}", self.card.name);
+                let what = format!("cannot send on {}: {error}", self.card.name);
                 found.fail("dhcp", what, "check the network interface and its address");
             }
         }
@@ -135,14 +135,14 @@ impl<'a> Asker<'a> {
             let request = client.request(self.card.ip, Some(address));
             let ack = self.own_answer(&client, &request, DHCP, ACK)?.ok_or_else(|| {
                 self.no_answer(format!(
-                    "it was offered {address}, asked for it, and did not get it"
+                    "it was offered {address} and requested it, but did not get it"
                 ))
             })?;
             let release = client.release(self.card.ip, address);
             self.sender.send_to(&release, (Ipv4Addr::BROADCAST, DHCP)).map_err(Trouble::io)?;
             file = ack.boot.or(file);
         } else if matches!(self.config.dhcp, DhcpMode::Full(_)) {
-            let what = "the offer of this lab's server holds no address".to_owned();
+            let what = "this lab's server makes an offer without an address".to_owned();
             return Err(Trouble::new(what, NO_ANSWER));
         }
         let remedy = "the boot loader follows from `uefi_loader` and the kind of PC: docs/supervisor/boot-loaders.md";
@@ -236,7 +236,9 @@ fn strangers(
     let names = |is: &dyn Fn(&Heard) -> bool| {
         let others = heard.iter().filter(|it| it.server != Some(card.ip) && is(it));
         let mut names: Vec<String> = others
-            .map(|it| it.server.map_or("one without a name".to_owned(), |ip| ip.to_string()))
+            .map(|it| {
+                it.server.map_or("one without a server identifier".to_owned(), |ip| ip.to_string())
+            })
             .collect();
         names.sort();
         names.dedup();

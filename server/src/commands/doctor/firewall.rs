@@ -66,7 +66,7 @@ impl Firewall {
 pub(super) fn let_in(card: &str, protocol: &str, port: u16) -> String {
     format!(
         "let it in: `nft insert rule inet filter input iifname {card} {protocol} dport {port} accept`, \
-         with the names of your own table and chain, and in its configuration file"
+         with the names of your own table and chain; add it to the firewall's configuration file too"
     )
 }
 

@@ -62,7 +62,7 @@ pub fn disk(lab: &Lab, found: &mut Diagnosis) {
     }
     if let Err(error) = try_to_write(&state) {
         let what = format!(
-            "nothing can be written in state/: {error}; without leases and catalogs on the disk, no \
+            "cannot write to state/: {error}; without leases and catalogs on the disk, no \
              new PC gets an address and no change goes live"
         );
         let remedy = match error.kind() {
@@ -188,7 +188,7 @@ pub fn processes(running: &[(Instance, u32)], found: &mut Diagnosis) {
                 found.warn(
                     "rights",
                     what,
-                    "start it by `bt-server start`, or by the unit of the manual",
+                    "start it with `bt-server start`, or with the unit in docs/supervisor/roles.md",
                 );
             }
             None => found.good("rights", what),
@@ -258,6 +258,6 @@ mod tests {
         assert_eq!(seen.len(), 3, "{seen:?}");
         assert_eq!(seen[1], (Verdict::Fail, "0 B free for state/".to_owned()));
         assert_eq!(seen[2].0, Verdict::Fail);
-        assert!(seen[2].1.starts_with("nothing can be written in state/: "), "{seen:?}");
+        assert!(seen[2].1.starts_with("cannot write to state/: "), "{seen:?}");
     }
 }

@@ -82,11 +82,11 @@ pub fn init(options: &Options) -> Result<Vec<String>> {
     let card = network_card(options.interface.as_deref())?;
     for name in ["catalog", "images"] {
         let path = folder.join(name);
-        fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
     }
     for name in ["keys", "state"] {
         let path = folder.join(name);
-        private_folder(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        private_folder(&path).with_context(|| format!("cannot create {}", path.display()))?;
     }
     let mut report = Report { folder, lines: Vec::new(), next: Vec::new() };
     if folder.join("server.toml").exists() {
@@ -194,7 +194,7 @@ impl Card {
 fn dhcp_mode(card: &Card) -> (Mode, String) {
     let looked = match card.address {
         Some((ip, _)) if !ip.is_loopback() => look(&card.name, ip),
-        Some(_) => Err(io::Error::other("it is this machine alone")),
+        Some(_) => Err(io::Error::other("only this machine can reach that interface")),
         None => Err(io::Error::other("the interface has no address")),
     };
     match looked {
@@ -274,7 +274,7 @@ fn sample(options: &Options, report: &mut Report<'_>) -> Result<()> {
         let kernel = bt_initramfs::kernel::find(&options.kernel, None)
             .context("the sample needs a Debian kernel (--kernel)")?;
         bt_initramfs::sample::build(&kernel, Path::new(BUSYBOX), &out, 0)
-            .context("the sample could not be made")?;
+            .context("cannot create the sample")?;
         report.made("images/sample/", &format!("Debian kernel {} and BusyBox", kernel.version));
     }
     report.add("catalog/sample.toml", SAMPLE_TOML, "the sample's entry in the menu")
@@ -305,12 +305,12 @@ fn boot_files(options: &Options, lab: &Lab, lab_id: LabId, report: &mut Report<'
     // A program that the supervisor named must do; one that only lies there may be of no use.
     let built = match (options.node.clone(), find_node()) {
         (Some(node), _) => {
-            Ok(build(node).context("the PCs' boot files could not be built")?.kernel_version)
+            Ok(build(node).context("cannot build the PCs' boot files")?.kernel_version)
         }
         (None, Some(node)) => {
             build(node).map(|built| built.kernel_version).map_err(|error| format!("{error:#}"))
         }
-        (None, None) => Err("no bt-node program was found here".to_owned()),
+        (None, None) => Err("bt-node was not found here".to_owned()),
     };
     let why_not = match built {
         Ok(kernel) => {

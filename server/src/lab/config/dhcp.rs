@@ -117,8 +117,8 @@ struct RawSubnet {
     options: RawOptions,
 }
 
-const NO_RANGE: &str = "the addresses to give are missing: write `range = \"10.77.0.50-10.77.0.150\"` \
-                        below `[dhcp]`, or `mode = \"proxy\"` where another DHCP server gives them";
+const NO_RANGE: &str = "the DHCP range is missing: write `range = \"10.77.0.50-10.77.0.150\"` \
+                        below `[dhcp]`, or `mode = \"proxy\"` if another DHCP server assigns the addresses";
 
 /// Checks the whole section. Everything in it is checked in every mode, so that a mistake is found
 /// now and not on the day when the mode is changed.
@@ -162,13 +162,13 @@ pub(super) fn dhcp(raw: Option<Spanned<RawDhcp>>, has_more_cards: bool) -> At<Dh
     Ok(found)
 }
 
-const NO_SUBNET_RANGE: &str = "the addresses to give are missing: write \
-                               `range = \"10.78.0.50-10.78.0.150\"`; only outside mode \"full\" does a \
-                               network need none";
+const NO_SUBNET_RANGE: &str = "the DHCP range is missing: write \
+                               `range = \"10.78.0.50-10.78.0.150\"`; only in mode \"full\" does a \
+                               network need one";
 
 /// Giving addresses on somebody else's network takes all its PCs away: it must be asked for.
-const NO_MODE: &str = "there are addresses to give, but no `mode`: write `mode = \"full\"` where this \
-                       server is the only DHCP server, or take `range` out where there is another";
+const NO_MODE: &str = "`range` is set, but `mode` is not: write `mode = \"full\"` if this server is \
+                       the only DHCP server, or remove `range` if there is another";
 
 /// What networks share unless they say something else.
 struct Common {
@@ -283,7 +283,7 @@ fn extra_options(raw: &RawOptions) -> At<Vec<ExtraOption>> {
         }
         bytes += option.data.len() + 2;
         if bytes > MOST_OPTION_BYTES {
-            let cause = format!("the options have more than {MOST_OPTION_BYTES} bytes in all");
+            let cause = format!("the options have more than {MOST_OPTION_BYTES} bytes in total");
             return Err((key.span().start, cause));
         }
         found.push(option);

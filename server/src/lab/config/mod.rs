@@ -295,7 +295,7 @@ mod tests {
         refused("", 1, "write `interface = ");
         refused(&format!("{SMALL}[seed]\nport = 6969\n"), 6, "need different ports");
         refused(&format!("{SMALL}[http]\nport = 6881\n"), 6, "need different ports");
-        refused("interface = \"eth0\"\n[dhcp]\nmode = \"full\"\n", 2, "to give are missing");
+        refused("interface = \"eth0\"\n[dhcp]\nmode = \"full\"\n", 2, "DHCP range is missing");
         refused("interface = \"eth0\"\n[dhcp]\nmode = \"of\"\n", 3, "write \"proxy\"");
         let no_mode = "interface = \"eth0\"\n[dhcp]\nrange = \"10.0.0.5-10.0.0.9\"\n";
         refused(no_mode, 3, "mode = \"full\"");

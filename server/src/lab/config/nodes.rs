@@ -400,7 +400,7 @@ fn add_room(rooms: &mut Vec<Room>, raw: Spanned<RawRoom>, text: &str) -> At<()> 
         return Err((at, format!("the maximum is {MOST_ROOMS} rooms")));
     }
     if rooms.iter().any(|known| known.name == room.name) {
-        let cause = format!("there are two rooms `{}`; put their lists into one", room.name);
+        let cause = format!("there are two rooms `{}`; merge their lists into one", room.name);
         return Err((raw.name.span().start, cause));
     }
     rooms.push(room);
