@@ -7,8 +7,6 @@
 //! `newcomers.rs` limits how many addresses invented MAC addresses get. Nothing here is on disk; `lease_log/` keeps the [`Record`]s that this module
 //! hands out.
 
-#[cfg(test)]
-mod invariants;
 mod newcomers;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -542,6 +540,8 @@ fn rank(held: Held) -> Rank {
     }
 }
 
+#[cfg(test)]
+mod invariants;
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
